@@ -1,0 +1,25 @@
+"""See what NVFP4 and 4over6 quantization do to a model's activations."""
+
+import importlib
+
+from .engines import analyze, engines, quantize
+from .quantized import Quantized
+from .recipe import RECIPES, Recipe
+from .stats import Stats, measure
+
+__version__ = "0.1.0"
+
+# imported at first use, since they need matplotlib or Jupyter
+_LAZY = {"explore": "explorer", "report": "html"}
+
+__all__ = ["RECIPES", "Quantized", "Recipe", "Stats", "analyze", "engines", "measure", "quantize", *_LAZY]
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+    raise AttributeError(f"module 'nvfp4viz' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_LAZY])
