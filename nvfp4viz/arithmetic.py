@@ -151,4 +151,4 @@ def block_amax(x: Tensor) -> Tensor:
 def token_amax(x: Tensor) -> Tensor:
     """Largest magnitude of each row of x [M, K]: float32 [M, 1], without a copy of x."""
     low, high = torch.aminmax(x, dim=-1, keepdim=True)
-    return torch.maximum(-low, high).float()  # [M, 1]
+    return torch.maximum(-low, high).abs().float()  # [M, 1]; abs, since the maximum of zeros may be -0

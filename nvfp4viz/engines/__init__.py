@@ -6,6 +6,7 @@ An engine is a module with
     device()                                      where it wants x
     quantize(x, recipe, encode_scale)             -> Quantized; x [M, K] there, encode_scale float32 [1, 1] or None
     analyze(x, recipes, encode_scales, first_token) -> list of Stats, one a recipe, encode_scales one a recipe
+The last two raise ValueError where x is not finite (`formats.check_finite` words it); they may find out on the way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import tensor_scales
-from ..formats import as_tokens, check_finite
+from ..formats import as_tokens
 from ..quantized import Quantized
 from ..recipe import Recipe, as_recipe
 from ..stats import Stats
@@ -92,7 +93,6 @@ def quantize(x: Tensor, recipe: Recipe | str, *, engine: str = "auto", encode_sc
     Raises TypeError or ValueError for input that cannot be quantized, RuntimeError for an engine that cannot run here.
     """
     recipe, x2d = as_recipe(recipe), as_tokens(x)
-    check_finite(x2d)
     module = choose(engine, x2d, [recipe])
     q = module.quantize(x2d.to(module.device(x2d)), recipe, _encode_scale(x2d, recipe, encode_scale, module))
     if q.codes.device == x2d.device:
@@ -115,7 +115,6 @@ def analyze_all(
     """Statistics of x under several recipes, sharing what they can; `first_token` is x's place in a longer stream."""
     x = as_tokens(x)
     module = choose(engine, x, recipes)
-    check_finite(x)
     given = encode_scales or [None] * len(recipes)
     scales = [_encode_scale(x, r, s, module) for r, s in zip(recipes, given, strict=True)]
     totals, start, step = None, 0, max(1, CHUNK // x.shape[1])
@@ -142,7 +141,7 @@ def _encode_scale(x: Tensor, recipe: Recipe, encode_scale, module) -> Tensor | N
             raise ValueError(f"encode_scale is given, but {recipe.name} scales per token: use Recipe(per_token=False)")
         return None
     if encode_scale is None:
-        amax = torch.maximum(-x.amin(), x.amax()).float() if x.numel() else torch.zeros((), device=x.device)
+        amax = torch.maximum(-x.amin(), x.amax()).abs().float() if x.numel() else torch.zeros((), device=x.device)
         return tensor_scales(amax, recipe)[0].to(module.device(x))
     scale = torch.as_tensor(encode_scale, dtype=torch.float32).detach()
     if scale.numel() != 1 or not scale.isfinite().all() or not (scale > 0).all():

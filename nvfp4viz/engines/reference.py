@@ -16,7 +16,7 @@ from ..arithmetic import (
     token_amax,
     token_scales,
 )
-from ..formats import blocks, e2m1_encode, e4m3_encode, flush, pack, tiles
+from ..formats import blocks, check_finite, e2m1_encode, e4m3_encode, flush, pack, tiles
 from ..quantized import Quantized
 from ..recipe import Recipe
 from ..stats import Stats, measure
@@ -28,6 +28,7 @@ def quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Q
         x:            [M, K] bf16, fp16 or fp32, finite, K a multiple of 16.
         encode_scale: float32 [1, 1], per tensor only; from the tensor's amax where it is None.
     """
+    check_finite(x)
     m, k = x.shape
     amax = token_amax(x) if m else x.new_zeros((0, 1), dtype=torch.float32)  # [M, 1]
     if recipe.per_token:
