@@ -2,17 +2,22 @@
 
 import importlib
 
+from .activations import load, synthetic
 from .engines import analyze, engines, quantize
 from .quantized import Quantized
 from .recipe import RECIPES, Recipe
 from .stats import Stats, measure
+from .sweep import Sweep, sweep
 
 __version__ = "0.1.0"
 
 # imported at first use, since they need matplotlib or Jupyter
 _LAZY = {"explore": "explorer", "report": "html"}
 
-__all__ = ["RECIPES", "Quantized", "Recipe", "Stats", "analyze", "engines", "measure", "quantize", *_LAZY]
+__all__ = [
+    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "engines", "load", "measure", "quantize", "sweep",
+    "synthetic", *_LAZY,
+]  # fmt: skip
 
 
 def __getattr__(name):

@@ -1,0 +1,189 @@
+"""Stored activations, read lazily and as data only; and synthetic ones, made from a seed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .files import sha256
+
+
+class Activations(Mapping):
+    """Tensor name -> activations [..., K], each read from its file when it is asked for."""
+
+    def __init__(self, readers: dict[str, Callable[[], Tensor]], sources: list[dict]):
+        self._readers = readers
+        self.sources = sources  # one dict a file: path, sha256, bytes, metadata
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def __repr__(self) -> str:
+        return f"Activations({len(self)} tensors from {', '.join(Path(s['path']).name for s in self.sources)})"
+
+
+def load(*paths: str | os.PathLike) -> Activations:
+    """Activations of .safetensors, .npy, .npz and .pt/.pth/.bin files, or of every such file in a folder.
+
+    A file with one unnamed tensor gives it the file's stem as name; a name that several files have gets the stem before
+    it. Nothing in a file is executed.
+
+    Raises FileNotFoundError, or ValueError that says what is wrong with which file.
+    """
+    if not paths:
+        raise ValueError("no file given: load(path) takes .safetensors, .npy, .npz or .pt files, or folders of them")
+    files = [f for p in paths for f in _expand(Path(p))]
+    readers: dict[str, Callable[[], Tensor]] = {}
+    sources = []
+    for path in files:
+        try:
+            found, metadata = _FORMATS[path.suffix.lower()](path)
+        except Exception as error:  # every reader fails in its own way; the caller gets one
+            raise ValueError(f"cannot read {str(path)!r}: {_reason(error)}") from error
+        for name, reader in found.items():
+            readers[name if name not in readers else f"{path.stem}/{name}"] = reader
+        sources.append({"path": str(path), "sha256": sha256(path), "bytes": path.stat().st_size, "metadata": metadata})
+    if not readers:
+        raise ValueError(f"no floating-point tensor in {', '.join(map(str, paths))}: nothing to analyse")
+    return Activations(readers, sources)
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in _FORMATS)
+        if not found:
+            raise ValueError(f"folder {str(path)!r} holds no {', '.join(_FORMATS)} file")
+        return found
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder {str(path)!r}")
+    if path.suffix.lower() not in _FORMATS:
+        raise ValueError(f"cannot read {str(path)!r}: known formats are {', '.join(_FORMATS)}")
+    return [path]
+
+
+def _reason(error: Exception) -> str:
+    text = (str(error) or type(error).__name__).strip().splitlines()[0]
+    if (
+        isinstance(error, pickle.UnpicklingError)
+        or "weights_only" in str(error).lower()
+        or "pickle" in str(error).lower()
+    ):
+        return f"it holds pickled objects, which are not loaded because they could run code; save tensors only ({text[:120]})"
+    return f"truncated or damaged, or not what its name says ({text[:200]})"
+
+
+def _safetensors(path: Path):
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as f:
+        metadata = dict(f.metadata() or {})
+        names = [n for n in f.keys() if f.get_slice(n).get_dtype() in ("BF16", "F16", "F32", "F64")]  # noqa: SIM118
+
+    def reader(name):
+        def read():
+            with safe_open(path, "pt") as f:
+                return _activation(f.get_tensor(name))
+
+        return read
+
+    return {n: reader(n) for n in names}, metadata
+
+
+def _npy(path: Path):
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return _floats({path.stem: array}), {}
+
+
+def _npz(path: Path):
+    with np.load(path, allow_pickle=False) as arrays:
+        return _floats({name: arrays[name] for name in arrays.files}), {}
+
+
+def _pt(path: Path):
+    mapped = zipfile.is_zipfile(path)  # the old format cannot be memory-mapped
+    value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    return _floats({name or path.stem: tensor for name, tensor in _walk(value, "")}), {}
+
+
+def _walk(value, name: str):
+    """Tensors in nested dicts and lists, named by their path."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _walk(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            yield from _walk(inner, f"{name}.{i}" if name else str(i))
+
+
+def _floats(values: dict) -> dict[str, Callable[[], Tensor]]:
+    """Readers of the floating-point arrays and tensors among `values`; a NumPy array is copied when it is read."""
+
+    def reader(value):
+        return lambda: _activation(torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value)
+
+    def is_float(value) -> bool:
+        return value.dtype.kind == "f" if isinstance(value, np.ndarray) else value.is_floating_point()
+
+    return {name: reader(value) for name, value in values.items() if value.ndim and is_float(value)}
+
+
+def _activation(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.float64 else x
+
+
+_FORMATS = {
+    ".safetensors": _safetensors,
+    ".npy": _npy,
+    ".npz": _npz,
+    ".pt": _pt,
+    ".pth": _pt,
+    ".bin": _pt,
+}
+
+
+def synthetic(kind: str, tokens: int = 256, features: int = 1024, *, seed: int = 0, strength: float = 1.0) -> Tensor:
+    """Synthetic activations, bf16 [tokens, features], the same for a seed everywhere.
+
+    Args:
+        kind:     "normal"; "lognormal" (sigma = strength); "outlier channels" (1 % of channels 20 * strength times
+                  larger); "spikes" (1 element in 1,000 is 50 * strength times larger); "spread" (each token has one lone
+                  value 24,000 * strength times the amax of its other blocks, which are all alike: favours a ceiling of
+                  448); "crowded" (every block has its token's amax: favours 256).
+        strength: how far it goes.
+    """
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, features, generator=g)
+    if kind == "lognormal":
+        x = x.sign() * torch.exp(strength * torch.randn(tokens, features, generator=g))
+    elif kind == "outlier channels":
+        channels = torch.randperm(features, generator=g)[: max(1, features // 100)]
+        x[:, channels] *= 20 * strength
+    elif kind == "spikes":
+        x = torch.where(torch.rand(tokens, features, generator=g) < 1e-3, x * 50 * strength, x)
+    elif kind in ("spread", "crowded"):
+        grouped = x.unflatten(-1, (-1, 16))
+        x = (grouped / grouped.abs().amax(-1, keepdim=True)).flatten(-2)  # every block has amax 1
+        if kind == "spread":
+            x[:, :16] = 0
+            x[:, 0] = 24_000 * strength
+    elif kind != "normal":
+        raise ValueError(f"unknown kind {kind!r}: one of {', '.join(map(repr, SYNTHETIC))}")
+    return x.bfloat16()
+
+
+SYNTHETIC = ("normal", "lognormal", "outlier channels", "spikes", "spread", "crowded")

@@ -1,0 +1,172 @@
+"""Tensors x recipes: the statistics of each, as one table that saves, loads and merges."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+from torch import Tensor
+
+from .engines import analyze_all, engine_module
+from .files import replacing
+from .recipe import RECIPES, Recipe, as_recipes
+from .stats import Stats
+
+FORMAT = "nvfp4viz-sweep-1"
+COLUMNS = (
+    "sqnr_db", "nmse", "mse", "mae", "max_error", "cosine", "four_rate", "four_saturated", "scale_saturated",
+    "element_clipped", "scale_subnormal", "scale_zero", "element_flushed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Statistics by tensor and recipe, with what is needed to repeat them."""
+
+    stats: dict[str, dict[str, Stats]]  # tensor -> recipe's name -> Stats
+    recipes: dict[str, Recipe]  # name -> Recipe, in order
+    provenance: dict = field(default_factory=dict)  # versions, sources with checksums, command line
+    skipped: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no statistics
+
+    @property
+    def tensors(self) -> list[str]:
+        return list(self.stats)
+
+    @property
+    def engines(self) -> list[str]:
+        """The engines that ran."""
+        return sorted({s.engine for row in self.stats.values() for s in row.values()})
+
+    def total(self, recipe: str) -> Stats:
+        """Statistics of all tensors together under one recipe."""
+        return reduce(add, (row[recipe] for row in self.stats.values()))
+
+    def table(self):
+        """A pandas DataFrame with one row a tensor and recipe."""
+        import pandas as pd
+
+        return pd.DataFrame([
+            {"tensor": tensor, "recipe": name, "engine": s.engine, "tokens": s.tokens, "features": s.features}
+            | {column: getattr(s, column) for column in COLUMNS}
+            for tensor, row in self.stats.items()
+            for name, s in row.items()
+        ])  # fmt: skip
+
+    def __add__(self, other: Sweep) -> Sweep:
+        """Both sweeps in one; statistics of a tensor that both have are added."""
+        if not isinstance(other, Sweep):
+            return NotImplemented
+        if self.recipes != other.recipes:
+            raise ValueError(f"sweeps of different recipes do not add: {list(self.recipes)} and {list(other.recipes)}")
+        merged = dict(self.stats)
+        for tensor, row in other.stats.items():
+            merged[tensor] = {n: merged[tensor][n] + s for n, s in row.items()} if tensor in merged else row
+        sources = [*self.provenance.get("sources", []), *other.provenance.get("sources", [])]
+        return Sweep(merged, self.recipes, {**self.provenance, "sources": sources}, {**self.skipped, **other.skipped})
+
+    def to_dict(self) -> dict:
+        return {
+            "format": FORMAT,
+            "recipes": {name: r.to_dict() for name, r in self.recipes.items()},
+            "stats": {t: {n: s.to_dict() for n, s in row.items()} for t, row in self.stats.items()},
+            "provenance": self.provenance,
+            "skipped": self.skipped,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Sweep:
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            seen = values.get("format") if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"not a sweep of this version: format is {seen!r}, expected {FORMAT!r}")
+        return cls(
+            {t: {n: Stats.from_dict(s) for n, s in row.items()} for t, row in values["stats"].items()},
+            {name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
+            values["provenance"],
+            values["skipped"],
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write everything as .json, or the table as .csv or .parquet."""
+        suffix = Path(path).suffix.lower()
+        if suffix not in (".json", ".csv", ".parquet"):
+            raise ValueError(f"cannot save as {str(path)!r}: use .json (everything), .csv or .parquet (the table)")
+        with replacing(path) as temporary:
+            if suffix == ".json":
+                temporary.write_text(json.dumps(self.to_dict(), allow_nan=False))
+            elif suffix == ".csv":
+                self.table().to_csv(temporary, index=False)
+            else:
+                self.table().to_parquet(temporary, index=False)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Sweep:
+        """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"cannot read the sweep {str(path)!r}: {error}") from error
+
+
+def sweep(
+    activations: Mapping[str, Tensor] | Tensor,
+    recipes=RECIPES,
+    *,
+    engine: str = "auto",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Sweep:
+    """Statistics of every tensor under every recipe.
+
+    Args:
+        activations: tensor name -> [..., K], as `load` gives them; each is read once and let go.
+        recipes:     recipes, or their short names, as a mapping or a sequence.
+        progress:    called with tensors done, tensors in all and the name of the next.
+    Returns: Sweep. A tensor that cannot be quantized is in `.skipped` with the reason; an interrupt keeps what is done.
+    Raises ValueError where no tensor could be analysed.
+    """
+    if isinstance(activations, Tensor):
+        activations = {"activations": activations}
+    recipes = as_recipes(recipes)
+    if not recipes:
+        raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
+    if engine != "auto":
+        engine_module(engine)  # a misspelt engine is the caller's mistake, not a tensor's
+    stats, skipped, interrupted = {}, {}, False
+    try:
+        for done, name in enumerate(activations):
+            if progress:
+                progress(done, len(activations), name)
+            try:
+                row = analyze_all(activations[name], list(recipes.values()), engine=engine)
+            except (TypeError, ValueError) as error:
+                skipped[name] = str(error)
+                continue
+            stats[name] = dict(zip(recipes, row, strict=True))
+    except KeyboardInterrupt:
+        interrupted = True
+        warnings.warn(f"interrupted: {len(stats)} of {len(activations)} tensors were analysed", stacklevel=2)
+    if not stats and not interrupted:
+        raise ValueError("no tensor could be analysed: " + "; ".join(f"{n}: {why}" for n, why in skipped.items()))
+    sources = getattr(activations, "sources", [])
+    return Sweep(stats, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped)
+
+
+def versions() -> dict:
+    """Versions of what decides the numbers, for provenance."""
+    from . import __version__
+
+    found = {"nvfp4viz": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in ("torch", "numpy", "numba", "flashinfer-python"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return {"versions": found, "command": sys.argv[:]}
