@@ -1,0 +1,78 @@
+# Needs Python >= 3.10 and make, no more. Another Python: make PYTHON=python3.12 ...
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DATA := data/smollm2-135m-activations.safetensors
+REPORT := build/report.html
+WHEELS := .cache/wheels
+SGLANG := sglang==0.5.23
+TORCH := torch==2.13.0  # for make constraints: PyTorch moves on purpose, the rest follows
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=tests/nbval_sanitize.cfg
+
+.DELETE_ON_ERROR:
+.PHONY: help report test lab bench wheels constraints clean distclean
+
+help: ## this list
+	@echo "nvfp4viz: what NVFP4 4over6 quantization does to activations"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F '~' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+report: $(VENV)/.installed ## analyse the bundled activations, write build/report.html
+	@mkdir -p $(dir $(REPORT))
+	@echo "==> analysing $(DATA)"
+	@$(BIN)/nvfp4viz report $(DATA) -o $(REPORT) $(ARGS)
+	@echo "$(CURDIR)/$(REPORT)"
+
+test: $(VENV)/.installed-test ## lint and run every test, docstring and notebook; ARGS="-k word" narrows
+	@echo "==> ruff check"
+	@$(BIN)/ruff check
+	@echo "==> pytest: tests, docstrings, notebooks"
+	@$(BIN)/pytest $(NBVAL) tests nvfp4viz notebooks $(ARGS)
+
+lab: $(VENV)/.installed-test ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab notebooks $(ARGS)
+
+bench: $(VENV)/.installed-test ## measure speed
+	@$(BIN)/pytest -m bench tests $(ARGS)
+
+wheels: $(VENV)/.installed-test ## fetch the SGLang wheel that some tests read a file of
+	@echo "==> fetching $(SGLANG) into $(WHEELS)"
+	@$(PIP) download -q --no-deps --only-binary=:all: -d $(WHEELS) $(SGLANG)
+
+constraints: ## pin in constraints.txt what pyproject.toml resolves to today
+	@rm -rf build/constraints && mkdir -p build
+	@echo "==> resolving every extra in build/constraints"
+	@$(PYTHON) -m venv build/constraints
+	@build/constraints/bin/python -m pip install -q --upgrade pip packaging
+	@build/constraints/bin/python -m pip install -q -e '.[lab,test,bench]' $(TORCH)
+	@build/constraints/bin/python .ci/constraints.py > build/constraints.txt
+	@mv build/constraints.txt constraints.txt
+
+clean: ## remove what was made, keep the installed environment
+	rm -rf build dist nvfp4viz.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find nvfp4viz tests notebooks -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+distclean: clean ## remove the installed environment and downloads too
+	rm -rf $(VENV) .cache
+
+$(VENV)/.made:
+	@$(PYTHON) -c '' 2> /dev/null || { echo "error: '$(PYTHON)' does not run here; nvfp4viz needs Python 3.10 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: nvfp4viz needs Python 3.10 or newer and '$(PYTHON)' is $$($(PYTHON) -V 2>&1): make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "error: '$(PYTHON)' cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "==> making $(VENV) with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -q 'pip>=23'
+	@touch $@
+
+# --no-compile: Python compiles what is imported, a fraction of what is installed
+$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "==> installing nvfp4viz into $(VENV) (PyTorch and FlashInfer are large: some minutes the first time)"
+	@$(PIP) install -q --no-compile -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "==> installing nvfp4viz with JupyterLab and the test tools into $(VENV) (some minutes the first time)"
+	@$(PIP) install -q --no-compile -c constraints.txt -e '.[lab,test,bench]'
+	@touch $(VENV)/.installed $@
