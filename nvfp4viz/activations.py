@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -53,7 +54,7 @@ def load(*paths: str | os.PathLike) -> Activations:
             found, metadata = _FORMATS[path.suffix.lower()](path)
         except Exception as error:  # every reader fails in its own way; the caller gets one
             raise ValueError(f"cannot read {str(path)!r}: {_reason(error)}") from error
-        for name, reader in found.items():
+        for name, reader in sorted(found.items(), key=lambda item: _natural(item[0])):
             readers[name if name not in readers else f"{path.stem}/{name}"] = reader
         sources.append({"path": str(path), "sha256": sha256(path), "bytes": path.stat().st_size, "metadata": metadata})
     if not readers:
@@ -72,6 +73,12 @@ def _expand(path: Path) -> list[Path]:
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"cannot read {str(path)!r}: known formats are {', '.join(_FORMATS)}")
     return [path]
+
+
+def _natural(name: str) -> tuple:
+    """Sorts layers.2 before layers.10, and what is in no layer (lm_head) last."""
+    parts = re.split(r"(\d+)", name)
+    return len(parts) == 1, [(0, int(p), "") if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
 
 
 def _reason(error: Exception) -> str:

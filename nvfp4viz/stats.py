@@ -15,7 +15,8 @@ from .quantized import Quantized
 from .recipe import Recipe
 
 REPLICATES = 200  # Poisson-bootstrap replicates over tokens
-BINS = 128  # of NMSE, four an octave, from 2^-24 to 2^8
+BINS = 256  # of NMSE, eight an octave, from 2^-24 to 2^8
+MANTISSA_SHIFT = 49  # leaves exponent and three bits of a float64's mantissa
 MARGIN = 1 + 2.0**-20  # above a limit by less is FP32 noise, not clipping
 
 
@@ -45,7 +46,7 @@ class Stats:
     nonzero_blocks: int = _sum()
     n_four: int = _sum()  # blocks that chose 4: their byte is e4m3(h4) and not e4m3(h6)
     n_four_saturated: int = _sum()  # blocks whose 4 candidate exceeds 448
-    n_scale_saturated: int = _sum()  # blocks whose chosen candidate exceeds 448
+    n_scale_saturated: int = _sum()  # blocks whose chosen candidate exceeds 448 before rounding
     n_scale_subnormal: int = _sum()  # blocks of byte 1..7
     n_scale_zero: int = _sum()  # non-zero blocks of byte 0
     n_element_clipped: int = _sum()  # elements scaled above 6, in blocks of a scale that is not 0
@@ -77,7 +78,8 @@ class Stats:
 
     @property
     def scale_saturated(self) -> float:
-        """Share of non-zero blocks whose own scale exceeds 448: a static scale met a larger activation."""
+        """Share of non-zero blocks whose own scale would exceed 448: a static scale met a larger activation, or 4 was
+        chosen although it saturates."""
         return _rate(self.n_scale_saturated, self.nonzero_blocks)
 
     @property
@@ -192,13 +194,13 @@ def _plain(value):
 
 def nmse_bins() -> np.ndarray:
     """The BINS + 1 edges of the NMSE histograms; the first bin also holds smaller ratios (0 too), the last larger ones."""
-    quarters = np.arange(BINS + 1)
-    return np.ldexp(1 + quarters % 4 / 4, quarters // 4 - 24)
+    eighths = np.arange(BINS + 1)
+    return np.ldexp(1 + eighths % 8 / 8, eighths // 8 - 24)
 
 
 def nmse_bin(ratio: Tensor) -> Tensor:
-    """The bin of each ratio, float64 in and int64 out: exponent and two bits of its mantissa, so exact everywhere."""
-    return ((ratio.view(torch.int64) >> 50) - ((1023 - 24) << 2)).clamp(0, BINS - 1)
+    """The bin of each ratio, float64 in and int64 out: exponent and three bits of its mantissa, so exact everywhere."""
+    return ((ratio.view(torch.int64) >> MANTISSA_SHIFT) - ((1023 - 24) << 3)).clamp(0, BINS - 1)
 
 
 def poisson_weights(first_token: int, tokens: int, device=None) -> Tensor:
