@@ -169,8 +169,8 @@ def synthetic(kind: str, tokens: int = 256, features: int = 1024, *, seed: int =
     Args:
         kind:     "normal"; "lognormal" (sigma = strength); "outlier channels" (1 % of channels 20 * strength times
                   larger); "spikes" (1 element in 1,000 is 50 * strength times larger); "spread" (each token has one lone
-                  value 24,000 * strength times the amax of its other blocks, which are all alike: favours a ceiling of
-                  448); "crowded" (every block has its token's amax: favours 256).
+                  value, 20,000 to 60,000 * strength times the amax of its other blocks: where E4M3 runs out of normal
+                  numbers, so favours a ceiling of 448); "crowded" (every block has its token's amax: favours 256).
         strength: how far it goes.
     """
     g = torch.Generator().manual_seed(seed)
@@ -184,10 +184,12 @@ def synthetic(kind: str, tokens: int = 256, features: int = 1024, *, seed: int =
         x = torch.where(torch.rand(tokens, features, generator=g) < 1e-3, x * 50 * strength, x)
     elif kind in ("spread", "crowded"):
         grouped = x.unflatten(-1, (-1, 16))
-        x = (grouped / grouped.abs().amax(-1, keepdim=True)).flatten(-2)  # every block has amax 1
+        grouped /= grouped.abs().amax(-1, keepdim=True)  # every block has amax 1
         if kind == "spread":
-            x[:, :16] = 0
-            x[:, 0] = 24_000 * strength
+            grouped *= 3 ** torch.rand(tokens, features // 16, 1, generator=g)  # 1 to 3
+            grouped[:, 0] = 0
+            grouped[:, 0, 0] = 60_000 * strength
+        x = grouped.flatten(-2)
     elif kind != "normal":
         raise ValueError(f"unknown kind {kind!r}: one of {', '.join(map(repr, SYNTHETIC))}")
     return x.bfloat16()

@@ -114,7 +114,9 @@ def output_scale(block_scale: Tensor, bmax: Tensor, encode: Tensor, recipe: Reci
     return torch.where(flush(bmax) == 0, torch.zeros_like(scale), scale)
 
 
-def candidate_error(x: Tensor, codes: Tensor, block_scale: Tensor, encode: Tensor, amax: Tensor, recipe: Recipe) -> Tensor:
+def candidate_error(
+    x: Tensor, codes: Tensor, block_scale: Tensor, encode: Tensor, amax: Tensor, recipe: Recipe
+) -> Tensor:
     """The error by which 4over6 chooses: summed over a block in column order, in FP32.
 
     Args:    x: float32 [..., 16]; codes: uint8 [..., 16]; block_scale, encode: float32 [..., 1];

@@ -25,7 +25,9 @@ def _sum(default=0):
 
 
 def _array(*shape, dtype=np.int64):
-    return field(default_factory=lambda: np.zeros(shape, dtype), metadata={"merge": "sum", "shape": shape, "dtype": dtype})
+    return field(
+        default_factory=lambda: np.zeros(shape, dtype), metadata={"merge": "sum", "shape": shape, "dtype": dtype}
+    )
 
 
 def _max():
@@ -248,11 +250,15 @@ def measure(x: Tensor, quantized: Quantized, *, first_token: int = 0) -> Stats:
     """
     x = as_tokens(x)
     if tuple(x.shape) != quantized.shape:
-        raise ValueError(f"x is {tuple(x.shape)}, quantized was {quantized.shape}: measure a tensor against its own codes")
+        raise ValueError(
+            f"x is {tuple(x.shape)}, quantized was {quantized.shape}: measure a tensor against its own codes"
+        )
     check_finite(x)
     bad = int((quantized.block_scales.view(torch.uint8) > 126).sum())
     if bad:
-        raise ValueError(f"{bad} block scales are NaN or negative: these bytes are no NVFP4 scales, is the layout right?")
+        raise ValueError(
+            f"{bad} block scales are NaN or negative: these bytes are no NVFP4 scales, is the layout right?"
+        )
     total = Stats(quantized.recipe, quantized.engine, x.shape[1])
     step = max(1, (1 << 19) // x.shape[1])
     for i in range(0, x.shape[0], step):

@@ -155,6 +155,8 @@ def sweep(
         warnings.warn(f"interrupted: {len(stats)} of {len(activations)} tensors were analysed", stacklevel=2)
     if not stats and not interrupted:
         raise ValueError("no tensor could be analysed: " + "; ".join(f"{n}: {why}" for n, why in skipped.items()))
+    if progress:
+        progress(len(activations), len(activations), "")
     sources = getattr(activations, "sources", [])
     return Sweep(stats, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped)
 

@@ -21,6 +21,7 @@ from ..quantized import Quantized
 from ..recipe import Recipe
 from ..stats import Stats, measure
 
+
 def quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
     """Quantize tokens to NVFP4.
 
@@ -76,9 +77,7 @@ def _encode(x: Tensor, h: Tensor, bmax: Tensor, encode: Tensor, recipe: Recipe) 
 
 def analyze(x: Tensor, recipes, encode_scales, first_token: int = 0) -> list[Stats]:
     """Statistics of x [M, K] under each recipe, from the quantized tensor."""
-    return [
-        measure(x, quantize(x, r, s), first_token=first_token) for r, s in zip(recipes, encode_scales, strict=True)
-    ]
+    return [measure(x, quantize(x, r, s), first_token=first_token) for r, s in zip(recipes, encode_scales, strict=True)]
 
 
 def why_not() -> str | None:

@@ -1,0 +1,132 @@
+"""The command line: nvfp4viz report, sweep and doctor."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+BUNDLED = "smollm2-135m-activations.safetensors"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 well, 1 findings, 2 a mistake of the caller, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_, **__: print(f"nvfp4viz: {message}", file=sys.stderr)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        print(f"nvfp4viz: error: {text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nvfp4viz: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="nvfp4viz", description="See what NVFP4 and 4over6 do to a model's activations."
+    )
+    parser.add_argument("--version", action="version", version=f"nvfp4viz {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    report = commands.add_parser("report", help="analyse activations and write one HTML file that opens offline")
+    _add_sweep_arguments(report)
+    report.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
+    report.set_defaults(run=_report)
+
+    sweep = commands.add_parser("sweep", help="analyse activations and write the table of results")
+    _add_sweep_arguments(sweep)
+    sweep.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help=".json (everything), .csv or .parquet (the table)"
+    )
+    sweep.set_defaults(run=_sweep)
+
+    doctor = commands.add_parser("doctor", help="what can run here, and whether all consumers read the same settings")
+    from .doctor import add_arguments, run
+
+    add_arguments(doctor)
+    doctor.set_defaults(run=run)
+    return parser
+
+
+def _add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE",
+        help="activations: .safetensors, .npy, .npz, .pt, or folders of them; default: the bundled SmolLM2 activations",
+    )  # fmt: skip
+    parser.add_argument(
+        "--recipes", nargs="+", metavar="RECIPE",
+        help="short names, such as standard 4/6-mse-256 or 4/6-mae-448-tensor-fast; default: the five named ones",
+    )  # fmt: skip
+    parser.add_argument("--engine", default="auto", help="auto (the default), or a name that `nvfp4viz doctor` lists")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+
+def _run_sweep(arguments: argparse.Namespace):
+    from .activations import load
+    from .recipe import RECIPES, as_recipes
+    from .sweep import Sweep, sweep
+
+    folder = Path(arguments.output).resolve().parent
+    if not folder.is_dir():  # said before the work, not after it
+        raise FileNotFoundError(f"folder {str(folder)!r} does not exist: create it, or choose another output path")
+    files = arguments.files or [_bundled()]
+    if len(files) == 1 and str(files[0]).endswith(".json"):
+        return Sweep.load(files[0])
+    recipes = as_recipes(arguments.recipes or RECIPES)
+    activations = load(*files)
+    return sweep(activations, recipes, engine=arguments.engine, progress=None if arguments.quiet else _progress_bar())
+
+
+def _progress_bar():
+    from tqdm import tqdm
+
+    bar = tqdm(unit="tensor", file=sys.stderr, leave=False, dynamic_ncols=True)
+
+    def show(done: int, total: int, name: str) -> None:
+        bar.total, bar.n = total, done
+        bar.set_description_str(name[-40:], refresh=False)
+        bar.refresh()
+        if done == total:
+            bar.close()
+
+    return show
+
+
+def _bundled() -> Path:
+    for folder in (Path("data"), Path(__file__).parents[1] / "data"):
+        if (folder / BUNDLED).exists():
+            return folder / BUNDLED
+    raise ValueError(
+        "no FILE given, and the bundled activations come only with the repository: name a file of your own"
+    )
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from .html import report
+
+    sweep = _run_sweep(arguments)
+    return _finish(sweep, report(sweep, arguments.output))
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    sweep = _run_sweep(arguments)
+    sweep.save(arguments.output)
+    return _finish(sweep, Path(arguments.output))
+
+
+def _finish(sweep, path: Path) -> int:
+    for name, why in sweep.skipped.items():
+        print(f"nvfp4viz: skipped {name}: {why}", file=sys.stderr)
+    print(os.path.relpath(path) if not path.is_absolute() else path)
+    return 130 if sweep.provenance.get("interrupted") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
