@@ -88,7 +88,7 @@ def _reason(error: Exception) -> str:
         or "weights_only" in str(error).lower()
         or "pickle" in str(error).lower()
     ):
-        return f"it holds pickled objects, which are not loaded because they could run code; save tensors only ({text[:120]})"
+        return f"it holds pickled objects, not loaded since they could run code; save tensors only ({text[:120]})"
     return f"truncated or damaged, or not what its name says ({text[:200]})"
 
 
@@ -168,7 +168,8 @@ def synthetic(kind: str, tokens: int = 256, features: int = 1024, *, seed: int =
 
     Args:
         kind:     "normal"; "lognormal" (sigma = strength); "outlier channels" (1 % of channels 20 * strength times
-                  larger); "spikes" (1 element in 1,000 is 50 * strength times larger); "spread" (each token has one lone
+                  larger); "spikes" (1 element in 1,000 is 50 * strength times larger); "spread" (each token has one
+                  lone
                   value, 20,000 to 60,000 * strength times the amax of its other blocks: where E4M3 runs out of normal
                   numbers, so favours a ceiling of 448); "crowded" (every block has its token's amax: favours 256).
         strength: how far it goes.

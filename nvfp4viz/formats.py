@@ -65,7 +65,7 @@ def blocks(x: Tensor) -> Tensor:
 
 
 def tiles(m: int, k: int, limit: int = 1 << 21):
-    """Row and column ranges that cover [m, k], each at most `limit` elements (0.4 GiB of the reference's intermediates)."""
+    """Row and column ranges that cover [m, k], each at most `limit` elements: the reference's 0.4 GiB."""
     columns = min(k, limit)
     rows = max(1, limit // columns)
     for i in range(0, m, rows):

@@ -58,7 +58,8 @@ def render(sweep: Sweep) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>NVFP4 report: {escape(', '.join(sweep.tensors)[:80])}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>NVFP4 report: {escape(', '.join(sweep.tensors)[:80])}</title>\n<style>\n{css}</style>\n"
+        + "</head>\n<body>\n<main>\n"
         + "\n".join(sections)
         + f"\n</main>\n{_data(sweep)}\n<script>{script}</script>\n</body>\n</html>\n"
     )
@@ -124,7 +125,8 @@ def _figures(sweep: Sweep, verdict) -> str:
         (plots.error_by_tensor(sweep, baseline=baseline if len(sweep.recipes) > 1 else None),
          "Each row is a tensor, each mark a recipe; farther right is better."),
         (plots.block_scale_histogram(totals[high], totals[low] if low != high else None),
-         "All tensors together. Solid: blocks that map their largest value to 6; pale: to 4. A block whose scale for 6 is"
+         "All tensors together. Solid: blocks that map their largest value to 6; pale: to 4. A block whose scale for"
+            " 6 is"
          " right of 298.67 cannot choose 4."),
         (plots.clipping_rates(totals), "All tensors together, on a logarithmic axis."),
     ]  # fmt: skip
@@ -141,7 +143,7 @@ def _figures(sweep: Sweep, verdict) -> str:
 
 
 def _ceilings(sweep: Sweep, best: str) -> tuple[str, str]:
-    """Two recipes that differ in the ceiling: like the best one if there are such, of the lowest and highest ceiling."""
+    """Two recipes that differ in the ceiling: like the best one, of the lowest and the highest ceiling there is."""
     like = [n for n, r in sweep.recipes.items() if r.four_over_six and r.err_mode == sweep.recipes[best].err_mode] or [
         best
     ]
@@ -193,7 +195,8 @@ def _table(sweep: Sweep) -> str:
         '<button id="csv" type="button">Download CSV</button><span id="shown" class="note" role="status"></span></div>'
     )
     return (
-        f'<h2>Every tensor, every recipe</h2>\n{tools}\n<div id="results" class="scroll tall" tabindex="0" role="region"'
+        f'<h2>Every tensor, every recipe</h2>\n{tools}\n<div id="results" class="scroll tall" tabindex="0" '
+        ' role="region"'
         f' aria-label="Results"><table><thead><tr>{head}</tr></thead>\n<tbody>\n'
         + "\n".join(rows)
         + "\n</tbody></table></div>"
@@ -225,7 +228,7 @@ def _provenance(sweep: Sweep) -> str:
 
 
 def _text(value) -> str:
-    """Any text as HTML text: escaped, control characters made visible, bidirectional overrides shown as symbols, bounded."""
+    """Any text as HTML text: escaped, control characters and bidirectional overrides made visible, bounded."""
     text = str(value)
     text = text if len(text) <= 2000 else text[:1000] + f" … ({len(text):,} characters) … " + text[-500:]
     return escape("".join(_VISIBLE.get(ord(c), c) for c in text))

@@ -195,7 +195,7 @@ def _plain(value):
 
 
 def nmse_bins() -> np.ndarray:
-    """The BINS + 1 edges of the NMSE histograms; the first bin also holds smaller ratios (0 too), the last larger ones."""
+    """The BINS + 1 edges of the NMSE histograms; the first also holds smaller ratios (0 too), the last larger."""
     eighths = np.arange(BINS + 1)
     return np.ldexp(1 + eighths % 8 / 8, eighths // 8 - 24)
 

@@ -1,6 +1,6 @@
 """The readable specification: NVFP4 and 4over6 in plain torch, on any device, for any ceiling.
 
-Slow on purpose (every intermediate has a name), exact on purpose: strict and fast equal FlashInfer's kernels bit for bit.
+Slow on purpose: every intermediate has a name. Strict and fast equal FlashInfer's kernels bit for bit.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Q
 def quantize_blocks(x: Tensor, encode: Tensor, amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Codes and block scale of each block: uint8 [..., 16] and float8_e4m3fn [..., 1].
 
-    Args: x: float32 [..., 16]; encode: its encode scale; amax: its token's amax; both float32, broadcasting to [..., 1].
+    Args: x: float32 [..., 16]; encode: its encode scale, amax: its token's amax, both float32, as [..., 1].
     """
     bmax = x.abs().amax(-1, keepdim=True)  # [..., 1]
     h6, h4 = block_candidates(bmax, encode, recipe)
