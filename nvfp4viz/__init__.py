@@ -8,6 +8,7 @@ from .quantized import Quantized
 from .recipe import RECIPES, Recipe
 from .stats import Stats, measure
 from .sweep import Sweep, sweep
+from .verdict import recommend
 
 __version__ = "0.1.0"
 
@@ -15,8 +16,8 @@ __version__ = "0.1.0"
 _LAZY = {"explore": "explorer", "report": "html"}
 
 __all__ = [
-    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "engines", "load", "measure", "quantize", "sweep",
-    "synthetic", *_LAZY,
+    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "engines", "load", "measure", "quantize",
+    "recommend", "sweep", "synthetic", *_LAZY,
 ]  # fmt: skip
 
 
