@@ -143,7 +143,7 @@ def recommend(sweep: Sweep) -> Verdict:
 
 
 def _find(recipes: dict[str, Recipe], best: str, default: Recipe) -> str | None:
-    """The name of a default: of the best recipe's granularity and arithmetic if that was measured, else the plain one."""
+    """The name of a default: with the best recipe's granularity and arithmetic if that was measured, else plain."""
     like = replace(default, per_token=recipes[best].per_token, fast_math=recipes[best].fast_math)
     return next((name for wanted in (like, default) for name, r in recipes.items() if r == wanted), None)
 
