@@ -3,6 +3,7 @@
 import importlib
 
 from .activations import load, synthetic
+from .capture import capture, record
 from .engines import analyze, engines, quantize
 from .quantized import Quantized
 from .recipe import RECIPES, Recipe
@@ -16,8 +17,8 @@ __version__ = "0.1.0"
 _LAZY = {"explore": "explorer", "report": "html"}
 
 __all__ = [
-    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "engines", "load", "measure", "quantize",
-    "recommend", "sweep", "synthetic", *_LAZY,
+    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "capture", "engines", "load", "measure", "quantize",
+    "recommend", "record", "sweep", "synthetic", *_LAZY,
 ]  # fmt: skip
 
 
