@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .additive import Additive, largest, rate, summed, summed_array
 from .arithmetic import block_candidates, output_scale, token_amax, token_scales
 from .formats import BLOCK, as_tokens, blocks, check_finite, e4m3_encode, flush, unpack
 from .quantized import Quantized
@@ -20,104 +21,90 @@ MANTISSA_SHIFT = 49  # leaves exponent and three bits of a float64's mantissa
 MARGIN = 1 + 2.0**-20  # above a limit by less is FP32 noise, not clipping
 
 
-def _sum(default=0):
-    return field(default=default, metadata={"merge": "sum"})
-
-
-def _array(*shape, dtype=np.int64):
-    return field(
-        default_factory=lambda: np.zeros(shape, dtype), metadata={"merge": "sum", "shape": shape, "dtype": dtype}
-    )
-
-
-def _max():
-    return field(default=0.0, metadata={"merge": "max"})
-
-
 @dataclass(frozen=True, eq=False)
-class Stats:
+class Stats(Additive):
     """What quantizing one tensor by one recipe did. `a + b` is the statistics of both tokens together."""
 
     recipe: Recipe
     engine: str  # the engine that quantized
     features: int  # K; 0 where tensors of different K were added
-    tokens: int = _sum()  # M
-    elements: int = _sum()
-    nonzero_elements: int = _sum()
-    blocks: int = _sum()
-    nonzero_blocks: int = _sum()
-    n_four: int = _sum()  # blocks that chose 4: their byte is e4m3(h4) and not e4m3(h6)
-    n_four_saturated: int = _sum()  # blocks whose 4 candidate exceeds 448
-    n_scale_saturated: int = _sum()  # blocks whose chosen candidate exceeds 448 before rounding
-    n_scale_subnormal: int = _sum()  # blocks of byte 1..7
-    n_scale_zero: int = _sum()  # non-zero blocks of byte 0
-    n_element_clipped: int = _sum()  # elements scaled above 6, in blocks of a scale that is not 0
-    n_element_flushed: int = _sum()  # non-zero elements decoded to 0
-    err_sq: float = _sum(0.0)  # sum of (x_hat - x)^2, in the unit of x, squared
-    err_abs: float = _sum(0.0)  # sum of |x_hat - x|
-    x_sq: float = _sum(0.0)  # sum of x^2
-    x_hat_sq: float = _sum(0.0)
-    x_dot_x_hat: float = _sum(0.0)
-    max_error: float = _max()  # largest |x_hat - x|
-    x_amax: float = _max()  # largest |x|
-    scale_histogram: np.ndarray = _array(127, 2)  # all blocks, by scale byte and by choice: 6, 4
-    code_histogram: np.ndarray = _array(16)  # elements by E2M1 code
-    token_histogram: np.ndarray = _array(BINS)  # non-zero tokens by NMSE, see `nmse_bins`
-    block_histogram: np.ndarray = _array(BINS)  # non-zero blocks by NMSE
-    bootstrap_err_sq: np.ndarray = _array(REPLICATES, dtype=np.float64)  # err_sq of tokens drawn anew
-    bootstrap_x_sq: np.ndarray = _array(REPLICATES, dtype=np.float64)  # x_sq of the same draws
+    tokens: int = summed()  # M
+    elements: int = summed()
+    nonzero_elements: int = summed()
+    blocks: int = summed()
+    nonzero_blocks: int = summed()
+    n_four: int = summed()  # blocks that chose 4: their byte is e4m3(h4) and not e4m3(h6)
+    n_four_saturated: int = summed()  # blocks whose 4 candidate exceeds 448
+    n_scale_saturated: int = summed()  # blocks whose chosen candidate exceeds 448 before rounding
+    n_scale_subnormal: int = summed()  # blocks of byte 1..7
+    n_scale_zero: int = summed()  # non-zero blocks of byte 0
+    n_element_clipped: int = summed()  # elements scaled above 6, in blocks of a scale that is not 0
+    n_element_flushed: int = summed()  # non-zero elements decoded to 0
+    err_sq: float = summed(0.0)  # sum of (x_hat - x)^2, in the unit of x, squared
+    err_abs: float = summed(0.0)  # sum of |x_hat - x|
+    x_sq: float = summed(0.0)  # sum of x^2
+    x_hat_sq: float = summed(0.0)
+    x_dot_x_hat: float = summed(0.0)
+    max_error: float = largest()  # largest |x_hat - x|
+    x_amax: float = largest()  # largest |x|
+    scale_histogram: np.ndarray = summed_array(127, 2)  # all blocks, by scale byte and by choice: 6, 4
+    code_histogram: np.ndarray = summed_array(16)  # elements by E2M1 code
+    token_histogram: np.ndarray = summed_array(BINS)  # non-zero tokens by NMSE, see `nmse_bins`
+    block_histogram: np.ndarray = summed_array(BINS)  # non-zero blocks by NMSE
+    bootstrap_err_sq: np.ndarray = summed_array(REPLICATES, dtype=np.float64)  # err_sq of tokens drawn anew
+    bootstrap_x_sq: np.ndarray = summed_array(REPLICATES, dtype=np.float64)  # x_sq of the same draws
 
     # rates: 0 over nothing
     @property
     def four_rate(self) -> float:
         """Share of non-zero blocks that map their amax to 4."""
-        return _rate(self.n_four, self.nonzero_blocks)
+        return rate(self.n_four, self.nonzero_blocks)
 
     @property
     def four_saturated(self) -> float:
         """Share of non-zero blocks whose candidate for 4 exceeds E4M3's 448: 4 could not be had."""
-        return _rate(self.n_four_saturated, self.nonzero_blocks)
+        return rate(self.n_four_saturated, self.nonzero_blocks)
 
     @property
     def scale_saturated(self) -> float:
         """Share of non-zero blocks whose own scale would exceed 448: a static scale met a larger activation, or 4 was
         chosen although it saturates."""
-        return _rate(self.n_scale_saturated, self.nonzero_blocks)
+        return rate(self.n_scale_saturated, self.nonzero_blocks)
 
     @property
     def scale_subnormal(self) -> float:
         """Share of non-zero blocks whose scale is an E4M3 subnormal, with fewer than 4 significant bits."""
-        return _rate(self.n_scale_subnormal, self.nonzero_blocks)
+        return rate(self.n_scale_subnormal, self.nonzero_blocks)
 
     @property
     def scale_zero(self) -> float:
         """Share of non-zero blocks whose scale rounds to 0: all 16 values are lost."""
-        return _rate(self.n_scale_zero, self.nonzero_blocks)
+        return rate(self.n_scale_zero, self.nonzero_blocks)
 
     @property
     def element_clipped(self) -> float:
         """Share of elements whose scaled magnitude exceeds 6, E2M1's largest."""
-        return _rate(self.n_element_clipped, self.elements)
+        return rate(self.n_element_clipped, self.elements)
 
     @property
     def element_flushed(self) -> float:
         """Share of non-zero elements that decode to 0."""
-        return _rate(self.n_element_flushed, self.nonzero_elements)
+        return rate(self.n_element_flushed, self.nonzero_elements)
 
     @property
     def mse(self) -> float:
         """Mean squared error, in the unit of x, squared."""
-        return _rate(self.err_sq, self.elements)
+        return rate(self.err_sq, self.elements)
 
     @property
     def mae(self) -> float:
         """Mean absolute error, in the unit of x."""
-        return _rate(self.err_abs, self.elements)
+        return rate(self.err_abs, self.elements)
 
     @property
     def nmse(self) -> float:
         """Squared error over the squared signal; 0 for an all-zero tensor."""
-        return _rate(self.err_sq, self.x_sq)
+        return rate(self.err_sq, self.x_sq)
 
     @property
     def sqnr_db(self) -> float:
@@ -129,7 +116,7 @@ class Stats:
         """Cosine between x and x_hat; 1 for an all-zero tensor, 0 where only one of them is zero."""
         if not self.x_sq and not self.x_hat_sq:
             return 1.0
-        return _rate(self.x_dot_x_hat, math.sqrt(self.x_sq) * math.sqrt(self.x_hat_sq))
+        return rate(self.x_dot_x_hat, math.sqrt(self.x_sq) * math.sqrt(self.x_hat_sq))
 
     @property
     def bootstrap_nmse(self) -> np.ndarray:
@@ -138,60 +125,16 @@ class Stats:
             self.bootstrap_err_sq, self.bootstrap_x_sq, where=self.bootstrap_x_sq > 0, out=np.zeros(REPLICATES)
         )
 
-    def __add__(self, other: Stats) -> Stats:
-        if not isinstance(other, Stats):
-            return NotImplemented
+    def _shared(self, other: Stats) -> dict:
         if self.recipe != other.recipe:
             raise ValueError(f"statistics of {self.recipe.name} and {other.recipe.name} do not add: one recipe a sum")
-        values = {"recipe": self.recipe}
-        values["engine"] = " + ".join(sorted({*self.engine.split(" + "), *other.engine.split(" + ")}))
-        values["features"] = self.features if self.features == other.features else 0
-        for f in _MERGED:
-            a, b = getattr(self, f.name), getattr(other, f.name)
-            values[f.name] = max(a, b) if f.metadata["merge"] == "max" else a + b
-        return Stats(**values)
-
-    def __eq__(self, other) -> bool:
-        if not isinstance(other, Stats):
-            return NotImplemented
-        return all(np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(Stats))
-
-    def to_dict(self) -> dict:
-        """JSON-ready: lists for arrays, "inf" for an infinite sum; `from_dict` gives the same Stats back."""
-        values = {f.name: getattr(self, f.name) for f in fields(Stats)}
-        values["recipe"] = self.recipe.to_dict()
-        return {name: _plain(value) for name, value in values.items()}
+        engines = {*self.engine.split(" + "), *other.engine.split(" + ")}
+        features = self.features if self.features == other.features else 0
+        return {"recipe": self.recipe, "engine": " + ".join(sorted(engines)), "features": features}
 
     @classmethod
-    def from_dict(cls, values: dict) -> Stats:
-        """The inverse of `to_dict`; ValueError where a field is missing, unknown or of the wrong shape."""
-        wanted = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != wanted:
-            raise ValueError(f"not the statistics of this version: fields {sorted(set(values) ^ wanted)} differ")
-        parsed = {"recipe": Recipe.from_dict(values["recipe"])}
-        parsed["engine"], parsed["features"] = str(values["engine"]), int(values["features"])
-        for f in _MERGED:
-            if "shape" not in f.metadata:
-                parsed[f.name] = type(f.default)(values[f.name])
-                continue
-            array = np.array(values[f.name], dtype=f.metadata["dtype"])
-            if array.shape != f.metadata["shape"]:
-                raise ValueError(f"{f.name} has shape {array.shape}, expected {f.metadata['shape']}")
-            parsed[f.name] = array
-        return cls(**parsed)
-
-
-_MERGED = [f for f in fields(Stats) if f.metadata]
-
-
-def _rate(count, of) -> float:
-    return float(count / of) if of else 0.0
-
-
-def _plain(value):
-    if isinstance(value, np.ndarray):
-        return [_plain(v) for v in value.tolist()] if value.dtype == np.float64 else value.tolist()
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    def _noun(cls) -> str:
+        return "statistics"
 
 
 def nmse_bins() -> np.ndarray:

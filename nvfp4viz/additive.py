@@ -1,0 +1,106 @@
+"""Frozen dataclasses that add up: what streams over chunks, merges over ranks and travels as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field, fields
+
+import numpy as np
+
+from .recipe import Recipe
+
+
+def summed(default=0):
+    """A field that adds: a count, or a float64 sum where the default is 0.0."""
+    return field(default=default, metadata={"merge": "sum"})
+
+
+def summed_array(*shape: int, dtype=np.int64):
+    """An array that adds, of this shape; without one, of a shape that other fields decide."""
+    zeros = {"default_factory": lambda: np.zeros(shape, dtype)} if shape else {}
+    return field(**zeros, metadata={"merge": "sum", "shape": shape, "dtype": dtype})
+
+
+def largest():
+    """A field of which the larger one stays."""
+    return field(default=0.0, metadata={"merge": "max"})
+
+
+class Additive:
+    """`a + b` is what was counted over both; fields that are neither `summed` nor `largest` must be equal."""
+
+    def __add__(self, other):
+        if type(other) is not type(self):
+            return NotImplemented
+        values = self._shared(other)
+        for f in fields(self):
+            if f.metadata:
+                a, b = getattr(self, f.name), getattr(other, f.name)
+                values[f.name] = max(a, b) if f.metadata["merge"] == "max" else a + b
+        return type(self)(**values)
+
+    def _shared(self, other) -> dict:
+        """The fields that do not add, in the sum. Raises ValueError where they differ."""
+        names = [f.name for f in fields(self) if not f.metadata]
+        for name in names:
+            a, b = getattr(self, name), getattr(other, name)
+            if a != b:
+                a, b = (v.name if isinstance(v, Recipe) else v for v in (a, b))
+                raise ValueError(f"{type(self).__name__} of {name} {a} and {b} do not add")
+        return {name: getattr(self, name) for name in names}
+
+    def __eq__(self, other) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    def to_dict(self) -> dict:
+        """JSON-ready: lists for arrays, "inf" for an infinite sum; `from_dict` gives the same back."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict):
+        """The inverse of `to_dict`; ValueError where a field is missing, unknown or of the wrong shape."""
+        wanted = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or set(values) != wanted:
+            raise ValueError(f"not the {cls._noun()} of this version: fields {sorted(set(values) ^ wanted)} differ")
+        return cls(**{f.name: _parse(f, values[f.name]) for f in fields(cls)})
+
+    @classmethod
+    def _noun(cls) -> str:
+        return cls.__name__
+
+
+def rate(count, of) -> float:
+    """count / of, 0 over nothing."""
+    return float(count / of) if of else 0.0
+
+
+def _plain(value):
+    if isinstance(value, Recipe):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(tuple(value)) if value.dtype == np.float64 else value.tolist()
+    if isinstance(value, np.floating):
+        value = float(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parse(f, value):
+    if "shape" in f.metadata:
+        array = np.array(value, dtype=f.metadata["dtype"])
+        if f.metadata["shape"] and array.shape != f.metadata["shape"]:
+            raise ValueError(f"{f.name} has shape {array.shape}, expected {f.metadata['shape']}")
+        return array
+    return _PARSERS[f.type](value)
+
+
+_PARSERS = {  # by a field's annotation
+    "Recipe": Recipe.from_dict,
+    "str": str,
+    "int": int,
+    "float": float,
+    "tuple[float, ...]": lambda value: tuple(map(float, value)),
+}
