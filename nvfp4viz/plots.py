@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from .recipe import style
+from .formats import E2M1_MAGNITUDES
+from .recipe import Recipe, style
 from .stats import Stats, nmse_bins
 from .sweep import Sweep
 
@@ -264,6 +265,34 @@ def nmse_distribution(stats: Mapping[str, Stats], ax: Axes | None = None, *, of:
     engine = f" · engine {next(iter(stats.values())).engine}" if stats else ""
     dress(ax, f"Error of each {of}{engine}", "NMSE (dB)", f"share of {of}s at most there", grid="both")
     legend(ax, loc="lower right")
+    return ax
+
+
+def block_close_up(seen: dict, ax: Axes | None = None) -> Axes:
+    """One block on the E2M1 grids of its candidate scales, from `microscope.inspect_block`.
+
+    How to read it: dots are the 16 values, ticks below them what the grid can hold under a scale; each dot is
+    tied to the tick it is stored as: a slanted tie is an error. The candidate in colour was kept.
+    """
+    tried = seen["candidates"]
+    ax = ax or new_axes(7.4, 0.9 + 1.25 * len(tried))
+    color = style(Recipe.parse(seen["recipe"]))["color"]
+    for row, c in zip(range(len(tried))[::-1], tried, strict=True):
+        kept = c["to"] == seen["choice"]
+        ink = color if kept else FAINT
+        grid = sorted({sign * m * c["step"] for m in E2M1_MAGNITUDES for sign in (-1, 1)})
+        ax.hlines(row, grid[0], grid[-1], color=ink, linewidth=0.8)
+        ax.vlines(grid, row - 0.07, row + 0.07, color=ink, linewidth=1.2)
+        for x, x_hat in zip(seen["values"], c["decoded"], strict=True):
+            ax.plot([x, x_hat], [row + 0.42, row + 0.07], color=ink, linewidth=0.9, alpha=0.8)
+        ax.plot(seen["values"], [row + 0.42] * len(seen["values"]), "o", color=ink, markersize=4.5, linestyle="none")
+        note = f"amax to {c['to']}: scale {c['block_scale']:g}, {seen['err_mode']} score {c['score']:.4g}"
+        note += ", saturated" * c["saturated"] + ", kept" * (kept and len(tried) > 1)
+        ax.text(0, row + 0.58, note, color=ink, fontsize=8.5, ha="center", va="bottom")
+    ax.set_ylim(-0.25, len(tried) - 0.12)
+    ax.set_yticks([])
+    dress(ax, f"One block under {seen['recipe']}", "value (unit of x)")
+    ax.spines["left"].set_visible(False)
     return ax
 
 
