@@ -3,10 +3,11 @@
 import importlib
 
 from .activations import load, synthetic
-from .capture import capture, record
+from .capture import capture
 from .engines import analyze, engines, quantize
 from .quantized import Quantized
 from .recipe import RECIPES, Recipe
+from .recorder import record
 from .stats import Stats, measure
 from .sweep import Sweep, sweep
 from .verdict import recommend

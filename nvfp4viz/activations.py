@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .files import sha256
+from .readers import Steps, expand, natural, sglang
 
 
 class Activations(Mapping):
@@ -39,6 +39,8 @@ class Activations(Mapping):
 def load(*paths: str | os.PathLike) -> Activations:
     """Activations of .safetensors, .npy, .npz and .pt/.pth/.bin files, or of every such file in a folder.
 
+    A .safetensors.index.json stands for its shards, and a folder that SGLang's dumper or tensor dump wrote gives one
+    tensor for all steps (see readers.py).
     A file with one unnamed tensor gives it the file's stem as name; a name that several files have gets the stem before
     it. Nothing in a file is executed.
 
@@ -46,7 +48,7 @@ def load(*paths: str | os.PathLike) -> Activations:
     """
     if not paths:
         raise ValueError("no file given: load(path) takes .safetensors, .npy, .npz or .pt files, or folders of them")
-    files = [f for p in paths for f in _expand(Path(p))]
+    files = [f for p in paths for f in expand(Path(p), _FORMATS)]
     readers: dict[str, Callable[[], Tensor]] = {}
     sources = []
     for path in files:
@@ -54,31 +56,15 @@ def load(*paths: str | os.PathLike) -> Activations:
             found, metadata = _FORMATS[path.suffix.lower()](path)
         except Exception as error:  # every reader fails in its own way; the caller gets one
             raise ValueError(f"cannot read {str(path)!r}: {_reason(error)}") from error
-        for name, reader in sorted(found.items(), key=lambda item: _natural(item[0])):
+        for name, reader in sorted(found.items(), key=lambda item: natural(item[0])):
+            if isinstance(reader, Steps) and isinstance(readers.get(name), Steps):
+                readers[name].reads += reader.reads
+                continue
             readers[name if name not in readers else f"{path.stem}/{name}"] = reader
         sources.append({"path": str(path), "sha256": sha256(path), "bytes": path.stat().st_size, "metadata": metadata})
     if not readers:
         raise ValueError(f"no floating-point tensor in {', '.join(map(str, paths))}: nothing to analyse")
     return Activations(readers, sources)
-
-
-def _expand(path: Path) -> list[Path]:
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in _FORMATS)
-        if not found:
-            raise ValueError(f"folder {str(path)!r} holds no {', '.join(_FORMATS)} file")
-        return found
-    if not path.exists():
-        raise FileNotFoundError(f"no file or folder {str(path)!r}")
-    if path.suffix.lower() not in _FORMATS:
-        raise ValueError(f"cannot read {str(path)!r}: known formats are {', '.join(_FORMATS)}")
-    return [path]
-
-
-def _natural(name: str) -> tuple:
-    """Sorts layers.2 before layers.10, and what is in no layer (lm_head) last."""
-    parts = re.split(r"(\d+)", name)
-    return len(parts) == 1, [(0, int(p), "") if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
 
 
 def _reason(error: Exception) -> str:
@@ -122,7 +108,15 @@ def _npz(path: Path):
 def _pt(path: Path):
     mapped = zipfile.is_zipfile(path)  # the old format cannot be memory-mapped
     value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    steps = sglang(path, value)
+    if steps is not None:
+        return {name: Steps(_again(path, name)) for name in _floats(steps)}, {}
     return _floats({name or path.stem: tensor for name, tensor in _walk(value, "")}), {}
+
+
+def _again(path: Path, name: str):
+    """Reads one tensor of a step when it is asked for: thousands of files cannot all stay mapped."""
+    return lambda: _activation(sglang(path, torch.load(path, map_location="cpu", weights_only=True))[name])
 
 
 def _walk(value, name: str):

@@ -152,11 +152,17 @@ class Observer:
                 with torch.autocast(x.device.type, enabled=False):
                     self.take(label, x, given)
         except Exception as error:
-            self.problems[name] = str(error) or type(error).__name__
-            if name in self._handles:
-                self._handles.pop(name).remove()
+            self._let_go(name, str(error) or type(error).__name__)
+
+    def _let_go(self, name: str, why: str) -> None:
+        known = why in self.problems.values()
+        self.problems[name] = why
+        if name in self._handles:
+            self._handles.pop(name).remove()
+        if not known:  # one warning a reason, not one a layer
             with contextlib.suppress(Warning):  # where warnings are errors, `problems` still tells
-                warnings.warn(f"module {name!r} is no longer observed: {self.problems[name]}", stacklevel=2)
+                text = f"module {name!r} is no longer observed: {why}; more modules with this reason go unannounced"
+                warnings.warn(text, stacklevel=3)
 
     def take(self, label: str, x: Tensor, given: Tensor) -> None:
         """x: [M, K], at least one token; `given`: the tensor that the module was called with."""

@@ -1,0 +1,1 @@
+"""Hooks that inference engines load by name."""
