@@ -5,6 +5,7 @@ import inspect
 import itertools
 import os
 import threading
+import time
 
 import pytest
 import torch
@@ -138,7 +139,7 @@ def test_call_and_result(recorder, recipe, engine):
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(per_token=False)], ids=lambda r: r.name)
 @pytest.mark.parametrize(
     "make",
-    [lambda x: x.T.contiguous().T, lambda x: x[:, ::2], lambda x: x[:1].T.contiguous().T,
+    [lambda x: x.T.contiguous().T, lambda x: x[:, ::2], lambda x: x.flatten()[:64, None].T,
      lambda x: x.flatten()[4:20][None]],
     ids=["transposed", "strided", "one row", "misaligned"],
 )  # fmt: skip
@@ -204,8 +205,9 @@ def test_threads_do_not_see_each_others_environment(monkeypatch):
 
     def work(fast_math):
         start.wait()
-        for _ in range(200):
+        for _ in range(20):
             with flashinfer.environment(fast_math):
+                time.sleep(0.0005)  # lets another thread in, if it can
                 seen.append((fast_math, *map(os.environ.get, flashinfer.STRICT)))
 
     threads = [threading.Thread(target=work, args=(i % 2 == 0,)) for i in range(8)]
@@ -214,7 +216,7 @@ def test_threads_do_not_see_each_others_environment(monkeypatch):
     for thread in threads:
         thread.join()
     assert set(seen) == {(True, None, None), (False, "1", None)}
-    assert len(seen) == 1600
+    assert len(seen) == 160
     assert tuple(map(os.environ.get, flashinfer.STRICT)) == (None, "1")
 
 
