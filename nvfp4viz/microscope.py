@@ -102,7 +102,7 @@ def inspect_block(values, amax: float, recipe: Recipe | str) -> dict:
             "squared_error": float((errors * errors).sum()),
         })  # fmt: skip
     four = len(tried) == 2 and byte == tried[1]["byte"] != tried[0]["byte"]
-    return _finite({
+    return finite({
         "recipe": recipe.name,
         "err_mode": recipe.err_mode,
         "values": x.tolist(),
@@ -160,7 +160,7 @@ def pick(
     found = [{"token": int(tokens[i // per_token]), "block": i % per_token, "value": value.flatten()[i].item()}
              for i in order.tolist()]  # fmt: skip
     return {
-        "blocks": _finite(found),
+        "blocks": finite(found),
         "note": note if found else "; ".join(filter(None, [f"no such block: {RULES[rule]}", note])),
     }
 
@@ -189,10 +189,10 @@ def _rank(rows: Tensor, x: Tensor, recipe: Recipe, rule: str, g: torch.Generator
     return saved, nonzero & (saved > 0)
 
 
-def _finite(value):
-    """The same with floats that JSON lacks as strings."""
+def finite(value):
+    """The same with floats that JSON lacks as strings, also within lists and dicts."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
