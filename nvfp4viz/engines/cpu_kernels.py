@@ -22,9 +22,12 @@ from ..stats import BINS, POISSON_THRESHOLDS, REPLICATES
 
 LANES = 64
 FLT_MIN, FLT_MAX = np.finfo(np.float32).smallest_normal, np.finfo(np.float32).max
-ZERO, ONE, SIX, E4M3_MAX, E4M3_NORMAL = (np.float32(v) for v in (0, 1, 6, 448, 2**-6))
+ZERO, ONE, SIX, E4M3_MAX = (np.float32(v) for v in (0, 1, 6, 448))
 ONE_AND_HALF, FP16_REBIAS = np.float32(1.5), np.float32(2.0**112)
 EXPONENT, MAGNITUDE = 0x7F800000, 0x7FFFFFFF  # bits of a float32
+ONE_BITS, FOUR_BITS, E4M3_NORMAL_BITS, E4M3_TOP_BITS = (
+    int(np.float32(v).view(np.int32)) for v in (1, 4, 2**-6, 256)
+)
 THRESHOLDS = np.array(POISSON_THRESHOLDS, dtype=np.uint32)
 
 
@@ -49,8 +52,8 @@ class Rules(NamedTuple):
     rcp_table: np.ndarray  # int8 [2^23] in fast
 
 
-class Tokens(NamedTuple):
-    """Scales of a few tokens under one recipe, float32 [tokens] each."""
+class Scales(NamedTuple):
+    """FP32 scales of some tokens, or of a tile's blocks; float32 [tokens] or [LANES] each."""
 
     encode: np.ndarray
     inverse: np.ndarray  # 1/encode, rounded or approximate
@@ -123,19 +126,17 @@ def flush(x):
 @_jit
 def e2m1(x):
     """The E2M1 magnitude nearest to a magnitude: ties to even, 6 at most, NaN to 6."""
-    x = x if x < SIX else SIX
-    binade = to_bits(x if x > ONE else ONE) & EXPONENT
+    binade = min(max(to_bits(x) & EXPONENT, ONE_BITS), FOUR_BITS)
     shift = from_bits(binade + (22 << 23))  # its last place is half the binade: E2M1's step
-    return (x + shift) - shift
+    return ((x if x < SIX else SIX) + shift) - shift
 
 
 @_jit
 def e4m3(x):
     """The E4M3 magnitude nearest to a magnitude, and its byte: ties to even, 448 at most."""
-    x = x if x < E4M3_MAX else E4M3_MAX
-    binade = to_bits(x if x > E4M3_NORMAL else E4M3_NORMAL) & EXPONENT
+    binade = min(max(to_bits(x) & EXPONENT, E4M3_NORMAL_BITS), E4M3_TOP_BITS)
     shift = from_bits(binade + (20 << 23))  # its last place is an eighth of the binade
-    shifted = x + shift
+    shifted = (x if x < E4M3_MAX else E4M3_MAX) + shift
     return shifted - shift, (to_bits(shifted) - to_bits(shift)) + 8 * ((binade >> 23) - (127 - 6))
 
 
@@ -153,10 +154,25 @@ def reciprocal(x, rules):
 
 
 @_jit
+def new_scales(n):
+    scales = np.empty((4, n), np.float32)
+    return Scales(scales[0], scales[1], scales[2], scales[3])
+
+
+@_jit
+def spread(tokens, token, lanes):
+    """Scales of a tile's blocks, from those of their tokens."""
+    for i in range(LANES):
+        lanes.encode[i] = tokens.encode[token[i]]
+        lanes.inverse[i] = tokens.inverse[token[i]]
+        lanes.decode[i] = tokens.decode[token[i]]
+        lanes.unit[i] = tokens.unit[token[i]]
+
+
+@_jit
 def scale_tokens(amax, rules):
-    """Tokens, from their amax [tokens]."""
-    tokens = np.empty((4, amax.shape[0]), np.float32)
-    encode, inverse, decode, unit = tokens[0], tokens[1], tokens[2], tokens[3]
+    """Scales of tokens under a recipe, from their amax [tokens]."""
+    encode, inverse, decode, unit = scales = new_scales(amax.shape[0])
     for t in range(amax.shape[0]):
         top = flush(amax[t])
         if not rules.per_token:
@@ -170,7 +186,7 @@ def scale_tokens(amax, rules):
             decode[t] = flush(ONE / encode[t]) if top != ZERO else ZERO
         inverse[t] = reciprocal(encode[t], rules)
         unit[t] = encode[t] if rules.fp16_error else (top if rules.per_token else inverse[t])
-    return Tokens(encode, inverse, decode, unit)
+    return scales
 
 
 @_jit
@@ -208,7 +224,7 @@ def fill(bits, stride, half, features, blocks, first_token):
             block += 1
     for spare in range(block, token.size):
         x[spare // LANES, :, spare % LANES] = ZERO
-        token[spare // LANES, spare % LANES] = 0
+        token[spare // LANES, spare % LANES] = blocks.amax.shape[0] - 1
     for tile in range(x.shape[0]):
         sum_tile(x[tile], token[tile], blocks.bmax[tile], blocks.x_sq[tile], blocks.token_x_sq)
     poisson_weights(first_token, blocks.weights)
@@ -225,8 +241,21 @@ def sum_tile(x, token, bmax, x_sq, token_x_sq):
         for i in range(LANES):
             value = np.float64(x[c, i])
             x_sq[i] += value * value
-    for i in range(LANES):
-        token_x_sq[token[i]] += x_sq[i]
+    add_to_tokens(x_sq, token, token_x_sq)
+
+
+@_jit
+def add_to_tokens(values, token, total):
+    """Add a tile's values, one a block, to those of their tokens."""
+    if token[0] == token[LANES - 1]:  # tokens rise along the lanes
+        parts = np.zeros(8)
+        for i in range(0, LANES, 8):
+            for j in range(8):
+                parts[j] += values[i + j]
+        total[token[0]] += parts.sum()
+    else:
+        for i in range(LANES):
+            total[token[i]] += values[i]
 
 
 @_jit
@@ -235,10 +264,10 @@ def describe(blocks):
     found = np.zeros(4 + blocks.weights.shape[1])
     found[0] = blocks.amax.max()
     for tile in range(blocks.x.shape[0]):
-        nonzero = 0
+        nonzero = np.int32(0)
         for c in range(BLOCK):
             for i in range(LANES):
-                nonzero += blocks.x[tile, c, i] != ZERO
+                nonzero = np.int32(nonzero + (blocks.x[tile, c, i] != ZERO))
         found[1] += nonzero
         for i in range(LANES):
             found[2] += blocks.bmax[tile, i] != ZERO
@@ -254,64 +283,79 @@ class Candidate(NamedTuple):
     scale: np.ndarray  # float32: the E4M3 block scale
     byte: np.ndarray  # int32: its byte
     output_scale: np.ndarray  # float32: what x is multiplied with
+    diff: np.ndarray  # float32: its score in one column
     error: np.ndarray  # float32: its score
 
 
 @_jit
 def new_candidate():
-    floats = np.zeros((4, LANES), np.float32)
-    return Candidate(floats[0], floats[1], np.zeros(LANES, np.int32), floats[2], floats[3])
+    floats = np.zeros((5, LANES), np.float32)
+    return Candidate(floats[0], floats[1], np.zeros(LANES, np.int32), floats[2], floats[3], floats[4])
 
 
 @_jit
-def scale_blocks(bmax, token, tokens, rules, factor, candidate):
+def scale_blocks(bmax, lanes, rules, factor, candidate):
     """Scales of a tile's blocks by one candidate: `factor` is 1 for 6 and 1.5 for 4."""
+    h, output_scale = candidate.h, candidate.output_scale
+    encode, inverse = lanes.encode, lanes.inverse
+    if rules.fast:
+        for i in range(LANES):
+            h[i] = flush(encode[i] * flush(flush(bmax[i]) * rules.sixth))
+    elif rules.four_over_six:
+        for i in range(LANES):
+            h[i] = flush(flush(flush(bmax[i]) / SIX) * encode[i])
+    else:
+        for i in range(LANES):
+            h[i] = flush(flush(bmax[i]) * flush(encode[i] * rules.sixth))
     for i in range(LANES):
-        encode, inverse, top = tokens.encode[token[i]], tokens.inverse[token[i]], flush(bmax[i])
-        if rules.fast:
-            h = flush(encode * flush(top * rules.sixth))
-        elif rules.four_over_six:
-            h = flush(flush(top / SIX) * encode)
-        else:
-            h = flush(top * flush(encode * rules.sixth))
-        h = flush(h * factor)
-        scale, byte = e4m3(h)
-        output_scale = reciprocal(flush(scale * inverse), rules)
-        output_scale = FLT_MAX if output_scale > FLT_MAX and not rules.fast else output_scale
-        candidate.h[i], candidate.scale[i], candidate.byte[i] = h, scale, byte
-        candidate.output_scale[i] = output_scale if top != ZERO else ZERO
+        h[i] = flush(h[i] * factor)
+        candidate.scale[i], candidate.byte[i] = e4m3(h[i])
+        output_scale[i] = flush(candidate.scale[i] * inverse[i])
+    if rules.fast:
+        for i in range(LANES):
+            output_scale[i] = reciprocal(output_scale[i], rules)
+    else:
+        for i in range(LANES):
+            output_scale[i] = flush(ONE / output_scale[i])
+        for i in range(LANES):
+            output_scale[i] = FLT_MAX if output_scale[i] > FLT_MAX else output_scale[i]
+    for i in range(LANES):
+        output_scale[i] = ZERO if bmax[i] < FLT_MIN else output_scale[i]
 
 
 @_jit
-def score(x, token, tokens, rules, candidate):
+def score(x, lanes, rules, candidate):
     """A candidate's error in each block of a tile x [16, LANES], summed in column order."""
-    scale, output_scale, error = candidate.scale, candidate.output_scale, candidate.error
-    unit = tokens.unit[token]
+    scale, output_scale, diff, error = candidate.scale, candidate.output_scale, candidate.diff, candidate.error
+    unit = lanes.unit
     error[:] = ZERO
     for c in range(BLOCK):
         if rules.fp16_error:
             for i in range(LANES):
                 value = flush(abs(x[c, i]))
-                diff = e2m1(value * output_scale[i]) * scale[i] - flush(value * unit[i])
-                error[i] += flush(diff * diff if rules.mse else abs(diff))
+                diff[i] = e2m1(value * output_scale[i]) * scale[i] - flush(value * unit[i])
         else:
             for i in range(LANES):
                 value = flush(abs(x[c, i]))
                 decoded = flush(e2m1(value * output_scale[i]) * scale[i] * unit[i])
-                diff = flush(decoded / rules.score_range) - value
-                error[i] += flush(diff * diff if rules.mse else abs(diff))
+                diff[i] = flush(decoded / rules.score_range) - value
+        if rules.mse:
+            for i in range(LANES):
+                error[i] += flush(diff[i] * diff[i])
+        else:
+            for i in range(LANES):
+                error[i] += flush(abs(diff[i]))
 
 
 @_jit
-def choose(x, bmax, token, tokens, rules, six, four):
-    """Leave in `six` the better candidate of each block, and return where it is four: uint8 [LANES]."""
-    is_four = np.zeros(LANES, np.uint8)
-    scale_blocks(bmax, token, tokens, rules, ONE, six)
+def choose(x, bmax, lanes, rules, six, four, is_four):
+    """Leave in `six` the better candidate of each block, and in is_four, uint8 [LANES], where it was four."""
+    scale_blocks(bmax, lanes, rules, ONE, six)
     if not rules.four_over_six:
-        return is_four
-    scale_blocks(bmax, token, tokens, rules, ONE_AND_HALF, four)
-    score(x, token, tokens, rules, six)
-    score(x, token, tokens, rules, four)
+        return
+    scale_blocks(bmax, lanes, rules, ONE_AND_HALF, four)
+    score(x, lanes, rules, six)
+    score(x, lanes, rules, four)
     for i in range(LANES):
         better = four.error[i] < six.error[i]  # a tie goes to 6
         is_four[i] = better
@@ -319,7 +363,6 @@ def choose(x, bmax, token, tokens, rules, six, four):
         six.scale[i] = four.scale[i] if better else six.scale[i]
         six.byte[i] = four.byte[i] if better else six.byte[i]
         six.output_scale[i] = four.output_scale[i] if better else six.output_scale[i]
-    return is_four
 
 
 @_jit
@@ -342,11 +385,12 @@ def encode(x, bmax, rules, candidate, elements, pairs):
 def quantize(blocks, rules, codes, scales):
     """Codes uint8 [blocks, 8] and scale bytes uint8 [blocks]; returns the tokens' encode and decode scales."""
     tokens = scale_tokens(blocks.amax, rules)
-    six, four = new_candidate(), new_candidate()
+    lanes, six, four, is_four = new_scales(LANES), new_candidate(), new_candidate(), np.zeros(LANES, np.uint8)
     elements, pairs = np.empty((BLOCK, LANES), np.float32), np.empty((BLOCK // 2, LANES), np.uint8)
     for tile in range(blocks.x.shape[0]):
         x, bmax = blocks.x[tile], blocks.bmax[tile]
-        choose(x, bmax, blocks.token[tile], tokens, rules, six, four)
+        spread(tokens, blocks.token[tile], lanes)
+        choose(x, bmax, lanes, rules, six, four, is_four)
         encode(x, bmax, rules, six, elements, pairs)
         first = tile * LANES
         for i in range(min(LANES, scales.shape[0] - first)):
@@ -361,46 +405,35 @@ def analyze(blocks, n_blocks, rules, tally):
     """Add to `tally` what quantizing the blocks by one recipe does."""
     tokens = scale_tokens(blocks.amax, rules)
     token_err_sq = np.zeros(blocks.amax.shape[0])
-    six, four = new_candidate(), new_candidate()
+    lanes, six, four, is_four = new_scales(LANES), new_candidate(), new_candidate(), np.zeros(LANES, np.uint8)
     elements, pairs = np.empty((BLOCK, LANES), np.float32), np.empty((BLOCK // 2, LANES), np.uint8)
     per_lane = np.zeros((3, LANES))  # err_abs, x_hat_sq, x_dot_x_hat
-    max_error = np.zeros(LANES)
-    lane_counts = np.zeros((2, LANES), np.int64)
+    err_sq, max_error = np.empty(LANES), np.zeros(LANES)
+    lane_counts = np.zeros((2, LANES), np.int32)
     for tile in range(blocks.x.shape[0]):
         x, bmax, token = blocks.x[tile], blocks.bmax[tile], blocks.token[tile]
-        is_four = choose(x, bmax, token, tokens, rules, six, four)
+        spread(tokens, token, lanes)
+        choose(x, bmax, lanes, rules, six, four, is_four)
         encode(x, bmax, rules, six, elements, pairs)
-        err_sq = measure(x, token, tokens, rules, six, elements, per_lane, max_error, lane_counts)
-        count_blocks(
-            min(LANES, n_blocks - tile * LANES),
-            bmax,
-            blocks.x_sq[tile],
-            err_sq,
-            six,
-            four.h,
-            is_four,
-            pairs,
-            rules,
-            tally,
-        )
-        for i in range(LANES):
-            token_err_sq[token[i]] += err_sq[i]
+        measure(x, lanes.decode, rules, six, elements, err_sq, per_lane, max_error, lane_counts)
+        n = min(LANES, n_blocks - tile * LANES)
+        count_blocks(n, bmax, six, four.h, is_four, pairs, rules, tally)
+        count_ratios(n, err_sq, blocks.x_sq[tile], rules, tally.block_histogram)
+        add_to_tokens(err_sq, token, token_err_sq)
     tally.counts[5] += lane_counts[0].sum()
     tally.counts[6] += lane_counts[1].sum()
     tally.sums[0] += token_err_sq.sum()
     for s in range(3):
         tally.sums[s + 1] += per_lane[s].sum()
     tally.max_error[0] = max(tally.max_error[0], max_error.max())
-    for t in range(token_err_sq.shape[0]):
-        count_ratio(token_err_sq[t], blocks.token_x_sq[t], rules, tally.token_histogram)
+    count_ratios(token_err_sq.shape[0], token_err_sq, blocks.token_x_sq, rules, tally.token_histogram)
     bootstrap(token_err_sq, blocks.weights, tally.bootstrap_err_sq)
 
 
 @_jit
-def measure(x, token, tokens, rules, candidate, elements, per_lane, max_error, lane_counts):
+def measure(x, decode, rules, candidate, elements, err_sq, per_lane, max_error, lane_counts):
     """Squared error of each block of a tile, and in each lane's running totals the rest."""
-    err_sq = np.zeros(LANES)
-    decode = tokens.decode[token]
+    err_sq[:] = 0.0
     for c in range(BLOCK):
         for i in range(LANES):
             value = abs(x[c, i])
@@ -417,31 +450,35 @@ def measure(x, token, tokens, rules, candidate, elements, per_lane, max_error, l
             scaled = flush(value) * candidate.output_scale[i]
             lane_counts[0, i] += (scaled > rules.element_limit) & (candidate.byte[i] != 0)
             lane_counts[1, i] += (decoded == ZERO) & (value != ZERO)
-    return err_sq
 
 
 @_jit
-def count_ratio(err_sq, x_sq, rules, histogram):
-    """Count a block's or token's NMSE where it has one, as `nvfp4viz.stats.nmse_bin` does."""
-    if x_sq > 0:
-        place = (np.float64(err_sq / x_sq).view(np.int64) >> rules.bin_shift) - rules.first_bin
-        histogram[min(max(place, 0), histogram.shape[0] - 1)] += 1
-
-
-@_jit
-def count_blocks(n, bmax, x_sq, err_sq, candidate, four_h, is_four, pairs, rules, tally):
-    """Count the n blocks of a tile by scale, code and error."""
-    counts = tally.counts
+def count_ratios(n, err_sq, x_sq, rules, histogram):
+    """Count n NMSEs of blocks or tokens where they have one, as `nvfp4viz.stats.nmse_bin` does."""
     for i in range(n):
+        if x_sq[i] > 0:
+            place = (np.float64(err_sq[i] / x_sq[i]).view(np.int64) >> rules.bin_shift) - rules.first_bin
+            histogram[min(max(place, 0), histogram.shape[0] - 1)] += 1
+
+
+@_jit
+def count_blocks(n, bmax, candidate, four_h, is_four, pairs, rules, tally):
+    """Count the n blocks of a tile by scale and code; the zeros in its other lanes count nowhere."""
+    fours = saturated_fours = saturated = subnormal = zero = np.int32(0)
+    for i in range(LANES):
         byte, there = candidate.byte[i], bmax[i] != ZERO
-        h = candidate.h[i]
-        counts[0] += is_four[i]
-        counts[1] += four_h[i] > rules.scale_limit
-        counts[2] += (h > rules.scale_limit) & there
-        counts[3] += (byte >= 1) & (byte <= 7) & there
-        counts[4] += (byte == 0) & there
-        tally.scale_histogram[byte, is_four[i]] += 1
-        count_ratio(err_sq[i], x_sq[i], rules, tally.block_histogram)
+        fours = np.int32(fours + is_four[i])
+        saturated_fours = np.int32(saturated_fours + (four_h[i] > rules.scale_limit))
+        saturated = np.int32(saturated + (candidate.h[i] > rules.scale_limit))
+        subnormal = np.int32(subnormal + ((byte >= 1) & (byte <= 7)))
+        zero = np.int32(zero + ((byte == 0) & there))
+    tally.counts[0] += fours
+    tally.counts[1] += saturated_fours
+    tally.counts[2] += saturated
+    tally.counts[3] += subnormal
+    tally.counts[4] += zero
+    for i in range(n):
+        tally.scale_histogram[candidate.byte[i], is_four[i]] += 1
     for c in range(BLOCK // 2):
         for i in range(n):
             tally.pair_histogram[pairs[c, i]] += 1
