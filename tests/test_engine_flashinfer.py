@@ -347,8 +347,13 @@ def activations(dtype):
 @pytest.mark.blackwell
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("recipe", ALL, ids=lambda r: r.name)
-def test_equals_the_reference_bit_for_bit(recipe, dtype):
-    x = activations(dtype)
+@pytest.mark.parametrize("tokens", [1056, 96])  # two kernels per tensor: with TMA from 1024 tokens on, and without
+def test_equals_the_reference_bit_for_bit(recipe, dtype, tokens):
+    from flashinfer.jit.cpp_ext import is_cuda_version_at_least
+
+    if tokens < 1024 and recipe.four_over_six and not recipe.per_token and not is_cuda_version_at_least("12.9"):
+        pytest.skip("nvcc: before 12.9 this kernel adds candidate errors in two halves")
+    x = activations(dtype)[:tokens]
     expected = quantize(x, recipe, engine="reference")
     scale = expected.encode_scale if not recipe.per_token else None
     q = quantize(x.cuda(), recipe, engine="flashinfer", encode_scale=scale)

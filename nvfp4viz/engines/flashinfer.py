@@ -1,7 +1,9 @@
 """FlashInfer's own kernels, through its public `nvfp4_quantize`: backends cuda and cute-dsl, strict and fast.
 
 They exist for compute capability 10.0 and newer only; below it they return zeros or garbage in silence, so `why_not`
-looks at the device before flashinfer is even imported (1.7 s).
+looks at the device before flashinfer is even imported (1.7 s). Read off the source: built by an nvcc older than 12.9,
+backend cuda adds candidate errors in two halves of 8 columns, per tensor below 1024 tokens or where 512 does not divide
+K; near-ties between 4 and 6 may then fall the other way than in the reference.
 
 Source: flashinfer-python 0.7.2.post1, flashinfer/quantization/fp4_quantization.py.
 """
