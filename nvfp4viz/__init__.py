@@ -5,6 +5,7 @@ import importlib
 from .activations import load, synthetic
 from .capture import capture
 from .engines import analyze, engines, quantize
+from .impact import impact
 from .quantized import Quantized
 from .recipe import RECIPES, Recipe
 from .recorder import record
@@ -18,8 +19,8 @@ __version__ = "0.1.0"
 _LAZY = {"explore": "explorer", "report": "html"}
 
 __all__ = [
-    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "capture", "engines", "load", "measure", "quantize",
-    "recommend", "record", "sweep", "synthetic", *_LAZY,
+    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "capture", "engines", "impact", "load", "measure",
+    "quantize", "recommend", "record", "sweep", "synthetic", *_LAZY,
 ]  # fmt: skip
 
 
