@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import KW_ONLY, asdict, dataclass, fields
+from numbers import Real
 
 E2M1_MAX = 6.0
 E4M3_MAX = 448.0
@@ -31,8 +32,10 @@ class Recipe:
         if self.scored_as is not None:
             ceilings.append(("scored_as", self.scored_as))
         for field, value in ceilings:
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= E4M3_MAX:
-                raise ValueError(f"{field}={value!r} is not in (0, 448]: E4M3 ends at 448; FlashInfer has 448 and 256")
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= E4M3_MAX:
+                raise ValueError(
+                    f"{field}={value!r} is no number in (0, 448]: E4M3 ends at 448; FlashInfer has 448 and 256"
+                )
             object.__setattr__(self, field, float(value))
         if not isinstance(self.err_mode, str) or self.err_mode.upper() not in ("MAE", "MSE"):
             raise ValueError(f'err_mode={self.err_mode!r} is not an error mode: use "MAE" or "MSE"')
@@ -51,7 +54,7 @@ class Recipe:
     @property
     def name(self) -> str:
         """Short name, such as `4/6-mse-256`, `standard` or `4/6-mae-448-fp16err-tensor-fast`."""
-        ceiling = f"{self.e4m3_max:.9g}"
+        ceiling = _shortest(self.e4m3_max)
         if self.four_over_six:
             words = ["4/6", self.err_mode.lower(), ceiling]
         else:
@@ -60,7 +63,7 @@ class Recipe:
         words += ["fp16err"] if self.err_use_fast_math else []
         words += [] if self.per_token else ["tensor"]
         words += ["fast"] if self.fast_math else []
-        words += [] if self.scored_as is None else [f"scored{self.scored_as:.9g}"]
+        words += [] if self.scored_as is None else [f"scored{_shortest(self.scored_as)}"]
         return "-".join(words)
 
     @classmethod
@@ -99,6 +102,11 @@ class Recipe:
         if unknown:
             raise ValueError(f"a recipe has no field {sorted(unknown)}: written by a newer nvfp4viz?")
         return cls(**values)
+
+
+def _shortest(number: float) -> str:
+    """The shortest text that reads back as this number: 448, 0.1, 1e-05."""
+    return repr(number).removesuffix(".0")
 
 
 def _named(*recipes: Recipe) -> dict[str, Recipe]:
