@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import stat
 import tempfile
 from pathlib import Path
 
@@ -14,23 +15,38 @@ from pathlib import Path
 def replacing(path: str | os.PathLike):
     """A temporary path beside `path`; renamed onto it if the block ends well, removed if not.
 
+    Follows symbolic links and keeps the permissions of a file that is there already.
     Raises FileNotFoundError where the folder is missing, OSError where it cannot be written.
     """
-    path = Path(path)
-    _check_folder(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{str(path)!r} is a folder: give the name of a file in it")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=path.suffix)
-    os.close(handle)
+    target, name = check_target(path), None
     try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=target.suffix)
+        os.close(handle)
         yield Path(name)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.chmod(name, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
+        os.replace(name, target)
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {str(path)!r}: {error.strerror}; nothing was changed") from error
+        why = error.strerror or error
+        raise OSError(error.errno, f"cannot write {str(path)!r}: {why}; nothing was changed") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            if name:
+                os.unlink(name)
+
+
+def check_target(path: str | os.PathLike) -> Path:
+    """The file that writing to `path` replaces, behind symbolic links; OSError where none can be written there."""
+    path = Path(path)
+    _check_folder(path)
+    target = Path(os.path.realpath(path))
+    _check_folder(target)
+    if target.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a folder: give the name of a file in it")
+    if target.exists() and not target.is_file():  # renaming onto /dev/null would destroy it for everybody
+        raise OSError(f"{str(path)!r} is a device or a pipe: give the name of a regular file")
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"folder {str(target.parent)!r} cannot be written to: choose another output path")
+    return target
 
 
 def _check_folder(path: Path) -> None:
