@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import tensor_scales
-from ..formats import as_tokens
+from ..formats import FLT_MIN, as_tokens
 from ..quantized import Quantized
 from ..recipe import Recipe, as_recipe
 from ..stats import Stats
@@ -143,7 +143,12 @@ def _encode_scale(x: Tensor, recipe: Recipe, encode_scale, module) -> Tensor | N
     if encode_scale is None:
         amax = torch.maximum(-x.amin(), x.amax()).abs().float() if x.numel() else torch.zeros((), device=x.device)
         return tensor_scales(amax, recipe)[0].to(module.device(x))
-    scale = torch.as_tensor(encode_scale, dtype=torch.float32).detach()
-    if scale.numel() != 1 or not scale.isfinite().all() or not (scale > 0).all():
-        raise ValueError(f"encode_scale={encode_scale!r}: expected one positive finite number, e4m3_max * 6 / amax")
+    try:
+        scale = torch.as_tensor(encode_scale, dtype=torch.float32).detach()
+    except (TypeError, ValueError, RuntimeError):
+        scale = torch.empty(0)
+    if scale.numel() != 1 or not scale.isfinite().all() or not (scale >= FLT_MIN).all():  # below, 1/scale overflows
+        raise ValueError(
+            f"encode_scale={encode_scale!r}: expected one positive finite FP32 number, e4m3_max * 6 / amax"
+        )
     return scale.reshape(1, 1).to(module.device(x))
