@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .formats import BLOCK, blocks, e2m1_decode, unpack
-from .recipe import Recipe
+from .recipe import Recipe, as_recipe
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,18 @@ class Quantized:
             raise ValueError(
                 f"codes are {codes.dtype} {tuple(codes.shape)}: expected uint8 [M, K/2] with K a multiple of {BLOCK}"
             )
+        if scales.dtype not in (torch.uint8, torch.int8, torch.float8_e4m3fn):
+            raise ValueError(f"scales are {scales.dtype}: expected E4M3 as uint8 bytes or float8_e4m3fn")
+        recipe = as_recipe(recipe)
         m, n = codes.shape[0], codes.shape[1] * 2 // BLOCK
-        linear = unswizzle(scales.view(torch.uint8).flatten(), m, n, layout).contiguous().view(torch.float8_e4m3fn)
+        flat = scales.to(codes.device).view(torch.uint8).flatten()
+        linear = unswizzle(flat, m, n, layout).contiguous().view(torch.float8_e4m3fn)
         decode = torch.as_tensor(decode_scale, dtype=torch.float32, device=codes.device).reshape(-1, 1)
         wanted = m if recipe.per_token else 1
         if decode.shape[0] != wanted:
             raise ValueError(f"{decode.shape[0]} decode scales for {wanted}: recipe {recipe.name} over {m} tokens")
+        if not (decode.isfinite() & (decode >= 0)).all():
+            raise ValueError("decode_scale holds NaN, Inf or a negative number: it is the reciprocal of encode")
         return cls(codes, linear, decode, recipe, engine)
 
 
