@@ -18,12 +18,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except (ValueError, TypeError, RuntimeError, OSError) as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        print(f"nvfp4viz: error: {text}", file=sys.stderr)
+        print(f"nvfp4viz: error: {_text(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("nvfp4viz: interrupted", file=sys.stderr)
         return 130
+
+
+def _text(error: Exception) -> str:
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename!r}: {error.strerror}" if error.filename else error.strerror
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,14 +75,19 @@ def _add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run_sweep(arguments: argparse.Namespace):
     from .activations import load
+    from .files import check_target
     from .recipe import RECIPES, as_recipes
     from .sweep import Sweep, sweep
 
-    folder = Path(arguments.output).resolve().parent
-    if not folder.is_dir():  # said before the work, not after it
-        raise FileNotFoundError(f"folder {str(folder)!r} does not exist: create it, or choose another output path")
+    target = check_target(arguments.output)  # said before the work, not after it
     files = arguments.files or [_bundled()]
+    if target in [Path(f).resolve() for f in files]:
+        raise ValueError(f"{arguments.output!r} is an input: writing the output there would lose it")
     if len(files) == 1 and str(files[0]).endswith(".json"):
+        if arguments.recipes or arguments.engine != "auto":
+            raise ValueError(
+                "a saved sweep is measured already: --recipes and --engine need the activations themselves"
+            )
         return Sweep.load(files[0])
     recipes = as_recipes(arguments.recipes or RECIPES)
     activations = load(*files)
@@ -116,6 +126,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    from .sweep import check_format
+
+    check_format(arguments.output)
     sweep = _run_sweep(arguments)
     sweep.save(arguments.output)
     return _finish(sweep, Path(arguments.output))

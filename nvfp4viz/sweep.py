@@ -96,9 +96,7 @@ class Sweep:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything as .json, or the table as .csv or .parquet."""
-        suffix = Path(path).suffix.lower()
-        if suffix not in (".json", ".csv", ".parquet"):
-            raise ValueError(f"cannot save as {str(path)!r}: use .json (everything), .csv or .parquet (the table)")
+        suffix = check_format(path)
         with replacing(path) as temporary:
             if suffix == ".json":
                 temporary.write_text(json.dumps(self.to_dict(), allow_nan=False))
@@ -114,6 +112,14 @@ class Sweep:
             return cls.from_dict(json.loads(Path(path).read_text()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"cannot read the sweep {str(path)!r}: {error}") from error
+
+
+def check_format(path: str | os.PathLike) -> str:
+    """The suffix of a path that `Sweep.save` can write; ValueError for another."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".json", ".csv", ".parquet"):
+        raise ValueError(f"cannot save as {str(path)!r}: use .json (everything), .csv or .parquet (the table)")
+    return suffix
 
 
 def sweep(
@@ -134,6 +140,10 @@ def sweep(
     """
     if isinstance(activations, Tensor):
         activations = {"activations": activations}
+    if not isinstance(activations, Mapping):
+        raise TypeError(
+            f"activations is a {type(activations).__name__}: give one tensor, or a mapping of name -> tensor"
+        )
     recipes = as_recipes(recipes)
     if not recipes:
         raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
@@ -141,11 +151,17 @@ def sweep(
         engine_module(engine)  # a misspelt engine is the caller's mistake, not a tensor's
     stats, skipped, interrupted = {}, {}, False
     try:
-        for done, name in enumerate(activations):
+        for done, key in enumerate(activations):
+            name = str(key).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text elsewhere
             if progress:
                 progress(done, len(activations), name)
             try:
-                row = analyze_all(activations[name], list(recipes.values()), engine=engine)
+                x = activations[key]
+            except Exception as error:  # a file that went away, in whatever way its reader says so
+                skipped[name] = f"cannot be read: {error}"
+                continue
+            try:
+                row = analyze_all(x, list(recipes.values()), engine=engine)
             except (TypeError, ValueError) as error:
                 skipped[name] = str(error)
                 continue
