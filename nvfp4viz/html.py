@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -45,11 +46,16 @@ def render(sweep: Sweep) -> str:
     """The page as a string."""
     script, css = _asset("report.js"), _asset("report.css")
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {_source(script)}"
-    verdict = recommend(sweep)
+    try:
+        verdict = recommend(sweep)
+    except ValueError as error:  # nothing but zeros or nothing at all: the table still says so
+        sentence, best = f"No verdict: {error}.", None
+    else:
+        sentence, best = verdict.sentence(), verdict.recipe
     sections = [
-        _summary(sweep, verdict),
-        _figures(sweep, verdict),
-        _settings(sweep.recipes[verdict.recipe]),
+        _summary(sweep, sentence),
+        _figures(sweep, best or next(iter(sweep.recipes))),
+        _settings(sweep.recipes[best]) if best else "",
         _table(sweep),
         _provenance(sweep),
     ]
@@ -58,7 +64,7 @@ def render(sweep: Sweep) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>NVFP4 report: {escape(', '.join(sweep.tensors)[:80])}</title>\n<style>\n{css}</style>\n"
+        f"<title>NVFP4 report: {_text(', '.join(sweep.tensors)[:80])}</title>\n<style>\n{css}</style>\n"
         + "</head>\n<body>\n<main>\n"
         + "\n".join(sections)
         + f"\n</main>\n{_data(sweep)}\n<script>{script}</script>\n</body>\n</html>\n"
@@ -95,7 +101,7 @@ def _data(sweep: Sweep) -> str:
     return f'<script type="application/gzip" id="sweep" data-sha256="{digest}">{packed.decode()}</script>'
 
 
-def _summary(sweep: Sweep, verdict) -> str:
+def _summary(sweep: Sweep, verdict: str) -> str:
     tokens = max(s.tokens for row in sweep.stats.values() for s in row.values())
     versions = sweep.provenance.get("versions", {})
     parts = [
@@ -112,15 +118,15 @@ def _summary(sweep: Sweep, verdict) -> str:
     if sweep.provenance.get("interrupted"):
         warnings += '<p class="note">The sweep was interrupted: tensors are missing.</p>'
     return (
-        f'<h1>NVFP4 activation quantization</h1>\n<p class="verdict">{_text(verdict.sentence())}</p>\n'
+        f'<h1>NVFP4 activation quantization</h1>\n<p class="verdict">{_text(verdict)}</p>\n'
         f'<p class="signature">{_text(" · ".join(parts))}</p>{warnings}'
     )
 
 
-def _figures(sweep: Sweep, verdict) -> str:
+def _figures(sweep: Sweep, best: str) -> str:
     baseline = "standard" if "standard" in sweep.recipes else None
     totals = {name: sweep.total(name) for name in sweep.recipes}
-    low, high = _ceilings(sweep, verdict.recipe)
+    low, high = _ceilings(sweep, best)
     figures = [
         (plots.error_by_tensor(sweep, baseline=baseline if len(sweep.recipes) > 1 else None),
          "Each row is a tensor, each mark a recipe; farther right is better."),
@@ -137,7 +143,7 @@ def _figures(sweep: Sweep, verdict) -> str:
         source = base64.b64encode(picture.png).decode()
         cards.append(
             f'<figure><img src="data:image/png;base64,{source}" width="{width}" height="{height}"'
-            f' alt="{escape(picture.alt)}"><figcaption>{_text(caption)}</figcaption></figure>'
+            f' alt="{_text(picture.alt)}"><figcaption>{_text(caption)}</figcaption></figure>'
         )
     return "<h2>Why</h2>\n" + "\n".join(cards)
 
@@ -160,16 +166,12 @@ def _settings(recipe: Recipe) -> str:
 def _how_to_set(recipe: Recipe) -> str:
     from .environment import environment_of, flashinfer_config
 
-    lines = [f"{name}={value}" for name, value in environment_of(recipe, "sglang").items()]
-    return "\n".join(
-        [
-            "# environment of SGLang and FlashInfer",
-            *lines,
-            "",
-            "# or, calling FlashInfer yourself",
-            flashinfer_config(recipe),
-        ]
-    )
+    try:
+        variables = [f"{name}={value}" for name, value in environment_of(recipe, "sglang").items()]
+        call = f"nvfp4_4over6={flashinfer_config(recipe, text=True)}"
+    except ValueError as error:  # a ceiling to study, which no environment can set
+        return f"# {error}"
+    return "\n".join(["# environment of SGLang and FlashInfer", *variables, "", "# or, calling FlashInfer", call])
 
 
 def _table(sweep: Sweep) -> str:
@@ -218,7 +220,7 @@ def _cell(column: str, value: float) -> str:
 def _provenance(sweep: Sweep) -> str:
     provenance = sweep.provenance
     rows = [(name, version or "not installed") for name, version in provenance.get("versions", {}).items()]
-    rows += [("command", " ".join(map(str, provenance.get("command", []))))]
+    rows += [("command", shlex.join(map(str, provenance.get("command", []))))]
     for source in provenance.get("sources", []):
         rows += [("file", source["path"]), ("its SHA-256", source["sha256"])]
         rows += [(f"its {key}", value) for key, value in source.get("metadata", {}).items() if len(str(value)) < 400]
@@ -231,8 +233,9 @@ def _text(value) -> str:
     """Any text as HTML text: escaped, control characters and bidirectional overrides made visible, bounded."""
     text = str(value)
     text = text if len(text) <= 2000 else text[:1000] + f" … ({len(text):,} characters) … " + text[-500:]
-    return escape("".join(_VISIBLE.get(ord(c), c) for c in text))
+    visible = "".join(_VISIBLE.get(ord(c), c) for c in text)
+    return escape(visible.encode("utf-8", "backslashreplace").decode())  # half a surrogate pair has no UTF-8
 
 
 _VISIBLE = {i: chr(0x2400 + i) for i in range(32) if i != 10} | {127: "␡"}
-_VISIBLE |= {i: f"[U+{i:04X}]" for i in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+_VISIBLE |= {i: f"[U+{i:04X}]" for i in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}

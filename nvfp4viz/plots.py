@@ -171,7 +171,7 @@ def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -
         look = style(one.recipe)
         x = np.where(rates[name] > 0, np.log10(np.maximum(rates[name], 1e-30)), least - 0.5)
         y = np.arange(len(rows)) - (i - (len(stats) - 1) / 2) * 0.15
-        ax.plot(x, y, look["marker"], color=look["color"], markersize=5.5, label=name)
+        ax.plot(x, y, look["marker"], color=look["color"], markersize=5.5, label=_shorten(name))
     for row in range(0, len(rows), 2):
         ax.axhspan(row - 0.5, row + 0.5, color="#F7F7F7", zorder=-2, linewidth=0)
     ticks = np.arange(least, 1)
@@ -218,7 +218,7 @@ def error_by_tensor(sweep: Sweep, ax: Axes | None = None, *, baseline: str | Non
             look["marker"],
             color=look["color"],
             markersize=5.5,
-            label=name,
+            label=_shorten(name),
             linestyle="none",
         )
     if baseline:
@@ -239,8 +239,10 @@ def _gain_db(stats: Stats, baseline: Stats | None) -> float:
 
 
 def _shorten(name: str, limit: int = 40) -> str:
-    name = name.replace("$", r"\$")
-    return name if len(name) <= limit else name[: limit // 2 - 1] + "…" + name[-limit // 2 :]
+    """A name as matplotlib draws it in full: no mathematics, no control characters, bounded, in legends too."""
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    name = name if len(name) <= limit else name[: limit // 2 - 1] + "…" + name[-limit // 2 :]
+    return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def nmse_distribution(stats: Mapping[str, Stats], ax: Axes | None = None, *, of: str = "token") -> Axes:
@@ -257,7 +259,14 @@ def nmse_distribution(stats: Mapping[str, Stats], ax: Axes | None = None, *, of:
         share = np.cumsum(counts) / max(counts.sum(), 1)
         look = style(one.recipe)
         dash = tuple(map(float, look["dash"].split()))
-        ax.plot(edges[1:], share, color=look["color"], linewidth=1.6, label=name, linestyle=(0, dash) if dash else "-")
+        ax.plot(
+            edges[1:],
+            share,
+            color=look["color"],
+            linewidth=1.6,
+            label=_shorten(name),
+            linestyle=(0, dash) if dash else "-",
+        )
         shown += [edges[np.searchsorted(share, q)] for q in (0.01, 0.999)]
     if shown:
         ax.set_xlim(min(shown) - 0.5, max(shown) + 1)
