@@ -3,6 +3,7 @@
 import importlib
 
 from .activations import load, synthetic
+from .attribution import attribute
 from .capture import capture
 from .engines import analyze, engines, quantize
 from .impact import impact
@@ -19,8 +20,8 @@ __version__ = "0.1.0"
 _LAZY = {"explore": "explorer", "report": "html"}
 
 __all__ = [
-    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "capture", "engines", "impact", "load", "measure",
-    "quantize", "recommend", "record", "sweep", "synthetic", *_LAZY,
+    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "attribute", "capture", "engines", "impact", "load",
+    "measure", "quantize", "recommend", "record", "sweep", "synthetic", *_LAZY,
 ]  # fmt: skip
 
 

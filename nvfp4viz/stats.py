@@ -155,7 +155,7 @@ def poisson_weights(first_token: int, tokens: int, device=None) -> Tensor:
     """
     token = torch.arange(first_token, first_token + tokens, device=device).unsqueeze(1)
     replicate = torch.arange(REPLICATES, device=device)
-    draw = _hash32(_hash32(token & 0xFFFFFFFF) ^ _hash32(replicate + 0x9E3779B9))
+    draw = hash32(hash32(token & 0xFFFFFFFF) ^ hash32(replicate + 0x9E3779B9))
     return torch.bucketize(draw, torch.tensor(POISSON_THRESHOLDS, device=device), right=True).to(torch.uint8)
 
 
@@ -165,7 +165,7 @@ POISSON_THRESHOLDS = tuple(
 )
 
 
-def _hash32(x: Tensor) -> Tensor:
+def hash32(x: Tensor) -> Tensor:
     """Chris Wellons' lowbias32, a bijection of 32-bit integers, in int64 arithmetic."""
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
     x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
