@@ -1,14 +1,15 @@
 """The reference's arithmetic fused for CPUs: every bit of it, compiled by numba, some tokens at a time on every core.
 
-`analyze` goes from x to statistics without keeping codes; several recipes share what x alone decides. Threads are Python's
-own, each running compiled code that has released the interpreter: safe from several callers and in forked processes,
-which numba's threading layers are not. Sums do not depend on how many threads there were.
+`analyze` goes from x to statistics without keeping codes; several recipes share what x alone decides. Threads are
+Python's own, each in compiled code that has let go of the interpreter: safe from several callers and in forked
+processes, which numba's threading layers are not. Results do not depend on how many threads there were.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -23,8 +24,11 @@ from ..quantized import Quantized
 from ..recipe import E2M1_MAX, E4M3_MAX, Recipe
 from ..stats import MANTISSA_SHIFT, MARGIN, REPLICATES, Stats, nmse_bins
 
-TASK = 1 << 16  # elements that one thread takes at a time: 256 kB in float32, for its second-level cache
-NUMBA = (0, 60)  # the oldest numba that this is tested with
+TASKS = 16  # x falls into so many tasks, where that leaves each a size in elements
+SMALLEST, LARGEST = 1 << 15, 1 << 18  # that is worth a call, and at most 1 MiB in float32: a second-level cache
+OLDEST_NUMBA = 0, 60
+NO_TABLE = np.zeros(1, np.int8)
+NO_TABLE.setflags(write=False)  # like rcp_table(): another type would compile everything again
 
 
 @functools.cache
@@ -32,8 +36,8 @@ def why_not() -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed: pip install numba"
     version = metadata.version("numba")
-    if tuple(map(int, version.split(".")[:2])) < NUMBA:
-        return f"numba {version} is older than {'.'.join(map(str, NUMBA))}: pip install -U numba"
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_NUMBA:
+        return f"numba {version} is older than {'.'.join(map(str, OLDEST_NUMBA))}: pip install -U numba"
     return None
 
 
@@ -102,7 +106,6 @@ def _stats(recipe: Recipe, m: int, k: int, shared: np.ndarray, tally, kernels) -
     pairs = torch.from_numpy(np.arange(256, dtype=np.uint8)).unsqueeze(1)
     codes = np.zeros(16, np.int64)
     np.add.at(codes, unpack(pairs).numpy(), tally.pair_histogram[:, None])
-    # lanes past the last block hold zeros, and pairs past it are not counted
     return Stats(
         recipe=recipe,
         engine="cpu",
@@ -133,14 +136,14 @@ def _kernels():
     return cpu_kernels
 
 
-class _NotFinite(Exception):
-    pass
+class _NotFiniteError(Exception):
+    """Some value is NaN or infinite."""
 
 
 def _run(task: Callable, x: Tensor) -> Iterator:
     """task(rows) of all rows of x, some at a time on every core; results in order. ValueError if x is not finite."""
     m, k = x.shape
-    step = max(1, TASK // k)
+    step = max(1, min(max(m * k // TASKS, SMALLEST), LARGEST) // k)
     rows = [slice(i, min(i + step, m)) for i in range(0, m, step)]
     threads = min(torch.get_num_threads(), len(rows))
     try:
@@ -152,7 +155,7 @@ def _run(task: Callable, x: Tensor) -> Iterator:
             yield from pool.map(task, rows)
         finally:
             pool.shutdown(cancel_futures=True)
-    except _NotFinite:
+    except _NotFiniteError:
         check_finite(x)
         raise
 
@@ -175,7 +178,7 @@ def _load(kernels, x: Tensor, first_token: int | None = None):
         weights=np.empty((0 if first_token is None else m, REPLICATES), np.uint8),
     )
     if not kernels.fill(flat, x.stride(0), x.dtype == torch.float16, k, blocks, first_token or 0):
-        raise _NotFinite
+        raise _NotFiniteError
     return blocks
 
 
@@ -207,6 +210,6 @@ def _rules(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
         **{name: np.float32(value.item()) for name, value in floats.items()},
         bin_shift=MANTISSA_SHIFT,
         first_bin=int(nmse_bins()[:1].view(np.int64)[0] >> MANTISSA_SHIFT),
-        rcp_table=rcp_table() if recipe.fast_math else np.zeros(1, np.int8),
+        rcp_table=rcp_table() if recipe.fast_math else NO_TABLE,
     )
     return rules, given

@@ -1,13 +1,12 @@
 """The arithmetic of NVFP4 and 4over6 compiled by numba: blocks lie across vector lanes, columns follow one another.
 
-A tile is float32 [16, LANES]: column by lane, a block of 16 features in each lane. So every loop over lanes is free of
-branches and becomes SIMD code, while the sums over a block keep their column order. Floats are float32 with each operation
-rounded once (numba contracts nothing to fused multiply-adds unless asked to) but in the statistics, which are float64.
-Subnormals are flushed where a bit of the result could depend on it: not before E2M1 rounding, which makes them 0 anyway,
-nor in a sum of flushed terms. Errors of a candidate and of a decoded block need magnitudes alone: an element has the sign
-of its x, except where the output scale is NaN, and then the block scale is 0.
+A tile is float32 [16, LANES]: column by lane, a block of 16 features in each lane. So loops over lanes have neither
+branches nor order and become SIMD code, while sums over a block keep their column order. Candidates and codes are
+float32 with each operation rounded once (numba fuses no multiply-adds unless asked to), statistics float64.
 
-Source of the steps: `nvfp4viz.arithmetic`, whose names are used here.
+Subnormals are flushed wherever a bit could depend on it: not before E2M1 rounding, which makes them 0 anyway, nor in
+sums of flushed terms. Errors need magnitudes alone: an element has the sign of its x, except where its output scale is
+NaN, and there the block scale is 0. Steps have the names of `nvfp4viz.arithmetic`, where their source is given.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ FLT_MIN, FLT_MAX = np.finfo(np.float32).smallest_normal, np.finfo(np.float32).ma
 ZERO, ONE, SIX, E4M3_MAX = (np.float32(v) for v in (0, 1, 6, 448))
 ONE_AND_HALF, FP16_REBIAS = np.float32(1.5), np.float32(2.0**112)
 EXPONENT, MAGNITUDE = 0x7F800000, 0x7FFFFFFF  # bits of a float32
-ONE_BITS, FOUR_BITS, E4M3_NORMAL_BITS, E4M3_TOP_BITS = (
-    int(np.float32(v).view(np.int32)) for v in (1, 4, 2**-6, 256)
-)
+ONE_BITS, FOUR_BITS, E4M3_NORMAL_BITS, E4M3_TOP_BITS = (int(np.float32(v).view(np.int32)) for v in (1, 4, 2**-6, 256))
 THRESHOLDS = np.array(POISSON_THRESHOLDS, dtype=np.uint32)
 
 
@@ -86,10 +83,8 @@ class Tally(NamedTuple):
     max_error: np.ndarray  # float64 [1]
 
 
-COUNTS = ("n_four", "n_four_saturated", "n_scale_saturated", "n_scale_subnormal", "n_scale_zero") + (
-    "n_element_clipped",
-    "n_element_flushed",
-)
+COUNTS = ("n_four", "n_four_saturated", "n_scale_saturated", "n_scale_subnormal", "n_scale_zero")
+COUNTS = (*COUNTS, "n_element_clipped", "n_element_flushed")
 SUMS = ("err_sq", "err_abs", "x_hat_sq", "x_dot_x_hat")
 
 
@@ -191,7 +186,7 @@ def scale_tokens(amax, rules):
 
 @_jit
 def widen(bits, half, x, amax):
-    """Values and amax of a row from its bits: int16 of bf16, or of fp16 where `half`, or int32. True if all are finite."""
+    """Values and amax of a row from its bits: int16 of bf16, or fp16 where `half`, or int32. True if all are finite."""
     top = np.int32(0)
     for i in range(x.shape[0]):
         if bits.itemsize == 4:
@@ -248,11 +243,11 @@ def sum_tile(x, token, bmax, x_sq, token_x_sq):
 def add_to_tokens(values, token, total):
     """Add a tile's values, one a block, to those of their tokens."""
     if token[0] == token[LANES - 1]:  # tokens rise along the lanes
-        parts = np.zeros(8)
-        for i in range(0, LANES, 8):
-            for j in range(8):
-                parts[j] += values[i + j]
-        total[token[0]] += parts.sum()
+        even = odd = 0.0
+        for i in range(0, LANES, 2):
+            even += values[i]
+            odd += values[i + 1]
+        total[token[0]] += even + odd
     else:
         for i in range(LANES):
             total[token[i]] += values[i]
