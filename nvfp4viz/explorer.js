@@ -17,7 +17,7 @@ const DIALS = [ // caption, setting, [value, label]...; those marked 4 say nothi
   ["arithmetic", "fast_math", [false, "strict"], [true, "fast"]],
 ];
 const ONLY_4OVER6 = ["err_mode", "err_use_fast_math"];
-const NO_ANSWER_MS = 4000;
+const NO_ANSWER_MS = 4000, NO_KERNEL = "No kernel answers: this needs a running one, and the activations.";
 
 // text and numbers
 const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
@@ -25,7 +25,7 @@ const esc = (text) => String(text).replace(/[&<>"']/g, (c) => ESCAPES[c]).replac
 const num = (v) => (v === "inf" ? Infinity : v === "-inf" ? -Infinity : v === "nan" ? NaN : v);
 const minus = (text) => text.replace("-", "−");
 const int = (v) => v.toLocaleString("en-US");
-const fixed = (v, n = 2) => (Number.isFinite(num(v)) ? minus(num(v).toFixed(n)) : num(v) > 0 ? "∞" : "–");
+const fixed = (v, n = 2) => (Number.isFinite(num(v)) ? minus(num(v).toFixed(n).replace(/^-(0\.?0*)$/, "$1")) : num(v) > 0 ? "∞" : "–");
 const signed = (v, n = 2) => (v > 0 ? "+" : "") + fixed(v, n);
 const percent = (v) => (v === 0 ? "0" : v >= 0.0995 ? (100 * v).toFixed(1) : v >= 0.00095 ? (100 * v).toFixed(2) : (100 * v).toPrecision(1)) + " %";
 const hex = (byte) => "0x" + byte.toString(16).toUpperCase().padStart(2, "0");
@@ -301,11 +301,12 @@ function drawBlock(c, W, look, chosen) {
   out += rect(112 + chosen * cell, y - 16, cell, rows.length * 18 + 22, "here", { rx: 2 });
   for (let t = 0; t < 16; t++) out += text(112 + (t + 1) * cell - 4, y - 2, look.block * 16 + t, "soft end");
   out += text(0, y - 2, "column", "soft");
+  const size = Math.floor(Math.log10(Math.max(...found[0].values.map(Math.abs)) || 1)); // errors with the values' decimals
   rows.forEach(([label, value, side], r) => {
     const f = found[side === "b" ? 1 : 0], k = f.candidates.find((q) => q.to === f.choice), row = f.values.map((_, t) => num(value(f, k, t)));
     const power = Math.floor(Math.log10(Math.max(...row.map(Math.abs)) || 1)), unit = power < -3 || power > 3 ? 10 ** power : 1;
     out += text(0, y + 17 + r * 18, label + (unit === 1 ? "" : ` ×${short(unit)}`.replace("1×", "")), side ? `${side}-ink` : "label");
-    row.forEach((v, t) => (out += text(112 + (t + 1) * cell - 4, y + 17 + r * 18, v ? fixed(v / unit, clamp(unit === 1 ? 2 - power : 2, 0, 5)) : "0",
+    row.forEach((v, t) => (out += text(112 + (t + 1) * cell - 4, y + 17 + r * 18, v ? fixed(v / unit, clamp(unit === 1 ? 2 - size : 2, 0, 5)) : "0",
       `end small ${label.endsWith("error") ? "soft" : ""}`, { "data-row": label, "data-column": t, "data-value": value(f, k, t) })));
   });
   const H = y + rows.length * 18 + 10;
@@ -340,13 +341,14 @@ class Knowledge {
   }
   ask(id, message) { // once, until it is answered
     if (this.waiting.has(id) || this.refused.has(id) || this.answers.has(id)) return;
-    const late = setTimeout(() => this.answer({ kind: "refused", id, late: true, text: "No answer from a kernel: this needs one that runs." }), NO_ANSWER_MS);
+    const late = setTimeout(() => this.answer({ kind: "refused", id, text: NO_KERNEL }), NO_ANSWER_MS);
     this.waiting.set(id, late);
     this.model.send({ ...message, id });
   }
   answer(message) {
-    const { kind, id } = message;
+    const { kind, id = "" } = message;
     clearTimeout(this.waiting.get(id));
+    if (kind === "working") return; // a kernel took it up, and may take its time
     this.waiting.delete(id);
     if (kind === "refused") { if (id) this.refused.set(id, message.text); }
     else {
@@ -371,19 +373,20 @@ export function render({ model, el }) {
   const root = document.createElement("div");
   root.className = "nv4";
   root.innerHTML = skeleton(uid, get("catalog"));
+  for (const part of root.querySelectorAll("select, input, button, svg")) part.dataset.lmSuppressShortcuts = "true"; // or JupyterLab takes the arrows
   el.append(root);
   const $ = (selector) => root.querySelector(selector), $$ = (selector) => [...root.querySelectorAll(selector)];
-  const edit = { values: null, column: 0, of: "" }; // the microscope's own: a changed value, and which is chosen
+  const edit = { values: null, column: 0, of: "", asked: "" }; // the microscope's own: a changed value, and which is chosen
   const cursors = {}; // view -> where its cursor stands
-  let notice = "", queued = false, drawn = 0, steady = "";
+  let notice = "", queued = false, drawn = 0, turned = null;
 
   const know = new Knowledge(model, (message) => {
-    if (message.kind === "refused") { notice = message.text; syncDials(); }
-    if (message.id === "recipe") want.recipe = null;
+    if (message.kind === "refused") notice = message.text;
+    else if (message.id && notice === NO_KERNEL) notice = ""; // it was late, not absent
+    if (message.id === "recipe" && turned) { const [side, change] = turned; turned = null; turn(side, change); }
     later();
   });
   const later = () => { if (!queued) { queued = true; queueMicrotask(() => { queued = false; draw(); }); } };
-  const want = { recipe: null };
 
   // the dials
   const recipeOf = (side) => know.recipes.get(get(`recipe_${side}`));
@@ -396,7 +399,8 @@ export function render({ model, el }) {
     if (!settings.four_over_six) Object.assign(settings, { err_mode: "MAE", err_use_fast_math: false });
     const known = [...know.recipes.values()].find((r) => same(r.settings, settings));
     if (known) set({ [`recipe_${side}`]: known.name });
-    else { know.refused.delete("recipe"); know.ask("recipe", { want: "recipe", side, settings }); }
+    else if (know.waiting.has("recipe")) turned = [side, change]; // one at a time; the last turn wins
+    else { know.refused.delete("recipe"); know.answers.delete("recipe"); know.ask("recipe", { want: "recipe", side, settings }); }
   }
   function syncDials() {
     for (const side of SIDES) {
@@ -415,7 +419,6 @@ export function render({ model, el }) {
       $(`output.${side}`).textContent = short(entry.settings.e4m3_max);
     }
   }
-  const dragging = { a: null, b: null };
   root.addEventListener("input", (event) => {
     const at = event.target;
     if (at.dataset.slider) turn(at.dataset.slider, { e4m3_max: get("catalog").e4m3[at.value] });
@@ -469,6 +472,7 @@ export function render({ model, el }) {
 
   // the microscope
   const picksOf = () => know.answers.get(pickKey());
+  const askPicks = () => know.ask(pickKey(), { want: "picks", tensor: get("tensor"), recipe: get(`recipe_${get("under")}`), rule: get("rule") });
   const pickKey = () => `picks|${get("tensor")}|${get(`recipe_${get("under")}`)}|${get("rule")}`;
   function blockHere() {
     if (get("block").length) return get("block");
@@ -490,8 +494,11 @@ export function render({ model, el }) {
     later();
   }
   function lookCloser(c) {
-    know.ask(pickKey(), { want: "picks", tensor: c.tensor, recipe: get(`recipe_${get("under")}`), rule: get("rule") });
-    const at = blockHere(), picks = picksOf();
+    const picks = picksOf(), first = picks?.blocks[0], pinned = get("block").length > 0;
+    if (!pinned && first) set({ block: [first.token, first.block] }); // it stays while dials turn
+    if (!picks && pinned) restful("picks", askPicks);
+    else if (!picks) askPicks();
+    const at = blockHere();
     $(".picked").textContent = picks ? (picks.blocks.length ? `${1 + picks.blocks.findIndex((p) => at && p.token === at[0] && p.block === at[1]) || "–"} of ${picks.blocks.length}${picks.note ? ", " + picks.note : ""}` : picks.note) : "looking …";
     if (!at) return null;
     const [token, block] = at, names = c.sides.map((s) => s.name), base = `block|${c.tensor}|${token},${block}`;
@@ -501,16 +508,11 @@ export function render({ model, el }) {
     if (!kept) know.ask(id, { want: "block", tensor: c.tensor, block: at, recipes: names });
     let found = kept;
     if (edited) {
-      found = know.answers.get(edited);
-      if (!found && !know.waiting.has("edit")) {
-        for (const key of know.answers.keys()) if (key.split("|").length > id.split("|").length && key.startsWith("block|")) know.answers.delete(key);
-        const send = edit.values;
-        know.refused.delete("edit");
-        know.waiting.set("edit", 0);
-        know.waiting.delete("edit");
-        know.ask(edited, { want: "block", tensor: c.tensor, block: at, recipes: names, values: send });
+      found = know.answers.get(edited) || context?.look;
+      if (!know.answers.has(edited) && !know.waiting.has(edit.asked)) { // one at a time; the last value wins
+        know.answers.delete(edit.asked);
+        know.ask((edit.asked = edited), { want: "block", tensor: c.tensor, block: at, recipes: names, values: edit.values });
       }
-      found = found || context?.look;
     }
     if (!found || !names.every((n) => found.inspections[n])) return null;
     const slider = $(".value-slider"), reach = 1.25 * Math.max(...SIDES.map((s, i) => num(found.inspections[names[i]].amax)), 1e-30), stored = kept ? kept.stored : found.stored;
@@ -581,7 +583,7 @@ export function render({ model, el }) {
     const skipped = catalog.tensors.find((t) => t.name === tensor)?.skipped, id = `stats|${tensor}|${sides.map((s) => s.name).join("|")}`;
     const lacking = sides.some((s) => !s.stats || !s.entry);
     if (lacking && !skipped) know.ask(id, { want: "stats", tensor, recipes: sides.map((s) => s.name) });
-    const { done = 0, total = 0, now = "" } = get("progress");
+    const { done = 0, total = 0 } = get("progress");
     const busy = lacking && !know.refused.has(id) && !skipped;
     $(".notice").textContent = skipped ? `${tensor} was skipped: ${skipped}` : lacking && know.refused.has(id) ? know.refused.get(id) : notice;
     $(".progress").textContent = done < total ? `analysed ${int(done)} of ${int(total)}` : busy ? "computing …" : "";
@@ -612,13 +614,14 @@ export function render({ model, el }) {
     $(".verdict").innerHTML = verdict(sides);
     const s = sides[0].stats, engines = [...new Set(sides.map((q) => q.stats.engine))].join(", ");
     $("footer").textContent = [`A ${sides[0].name}`, `B ${sides[1].name}`, `${int(s.tokens)} tokens × ${int(s.features)} features, ${int(s.blocks)} blocks`, `engine ${engines}`, ...["nvfp4viz", "torch"].filter((p) => catalog.versions[p]).map((p) => `${p} ${catalog.versions[p]}`)].join("  ·  ");
-    for (const q of sides) if (know.summary.size && catalog.tensors.length > 1 && context.order.some((t) => !context.summaryOf(t, q.name)) && done >= total) restful(q.name);
+    const partly = sides.filter((q) => context.order.some((t) => !context.summaryOf(t, q.name)));
+    if (partly.length && done >= total && get("live")) restful("sweep", () => { for (const q of partly) know.ask(`sweep|${q.name}`, { want: "sweep", recipe: q.name }); });
     Object.assign(root.dataset, { tensor, a: sides[0].name, b: sides[1].name, view, drawn: ++drawn });
   }
-  let rest = 0;
-  function restful(recipe) { // the strip follows a new recipe once the dials rest
-    clearTimeout(rest);
-    rest = setTimeout(() => { if (get("live")) know.ask(`sweep|${recipe}`, { want: "sweep", recipe }); }, 500);
+  const rests = {};
+  function restful(what, act) { // once the dials rest
+    clearTimeout(rests[what]);
+    rests[what] = setTimeout(act, 400);
   }
 
   const told = () => { know.read(); later(); };
@@ -631,6 +634,7 @@ export function render({ model, el }) {
   return () => {
     resized.disconnect();
     know.stop();
+    for (const timer of Object.values(rests)) clearTimeout(timer);
     for (const name of SHOWN) model.off(`change:${name}`, later);
     for (const name of TOLD) model.off(`change:${name}`, told);
   };
@@ -657,8 +661,7 @@ function skeleton(uid, catalog) {
   const low = catalog.e4m3.indexOf(1);
   const row = (side) => `<tr><th scope="row" class="${side}-ink">${side.toUpperCase()}</th>${DIALS.map(([caption, setting, ...values]) => `<td>${radios(`${side}-${setting}`, `${side.toUpperCase()}: ${caption}`, values, `data-dial="${side}" data-setting="${setting}"`)}${setting === "e4m3_max" ? `<input type="range" data-slider="${side}" min="${low}" max="126" aria-label="${side.toUpperCase()}: ceiling, any E4M3 value"><output class="${side}"></output>` : ""}</td>`).join("")}<td class="name ${side} ${side}-ink"></td></tr>`;
   const figure = (name, title, legend, extra = "") => `<figcaption><b>${title}</b> <span class="soft">${legend}</span>${extra}</figcaption><svg class="${name}" role="img" tabindex="0"></svg>`;
-  return `<style>${CSS}</style>
-<div class="top"><label>tensor <select class="tensor" data-trait="tensor"></select></label>
+  return `<div class="top"><label>tensor <select class="tensor" data-trait="tensor"></select></label>
   <label>find <input class="filter" type="search" placeholder="part of a name" size="12"></label><span class="matches soft"></span>
   <label>order <select data-trait="sort">${options([["layer", "by layer"], ["error", "by error"], ["gain", "by B − A"]])}</select></label><span class="progress soft" role="status"></span></div>
 <table class="dials"><thead><tr><td></td>${DIALS.map(([caption]) => `<th scope="col">${caption}</th>`).join("")}<th scope="col">recipe</th></tr></thead><tbody>${SIDES.map(row).join("")}</tbody></table>
@@ -678,39 +681,5 @@ function skeleton(uid, catalog) {
   <div class="bench"><label><span class="value-name"></span> <input class="value-slider" type="range" step="any"></label><output class="value-now"></output><button class="reset">as stored</button></div></figure>
 <div class="said" aria-live="polite"></div><footer></footer>`;
 }
-
-const CSS = `
-.nv4 { --ink: light-dark(#1b1b1b, #e6e6e6); --soft: light-dark(#666, #a3a3a3); --hair: light-dark(#e2e2e2, #333); --mid: light-dark(#bbb, #5a5a5a); --paper: light-dark(#fff, #1c1c1c); --warn: light-dark(#a33a00, #ff9a66);
-  --a: #7a7a7a; --b: #7a7a7a; --a-text: color-mix(in oklab, var(--a) 82%, var(--ink)); --b-text: color-mix(in oklab, var(--b) 82%, var(--ink));
-  color: var(--ink); font: 12px/1.45 var(--jp-ui-font-family, system-ui, sans-serif); font-variant-numeric: tabular-nums; min-width: 0; padding: 0; margin: 4px 2px; }
-.nv4 * { box-sizing: border-box; } .nv4 [hidden] { display: none; }
-.nv4 .soft { color: var(--soft); } .nv4 .a-ink { color: var(--a-text); } .nv4 .b-ink { color: var(--b-text); }
-.nv4 .top, .nv4 .bench { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; } .nv4 label { color: var(--soft); }
-.nv4 select, .nv4 input[type=search], .nv4 input[type=number], .nv4 button { font: inherit; color: var(--ink); background: transparent; border: 0; border-bottom: 1px solid var(--mid); border-radius: 0; padding: 2px 3px; height: 24px; }
-.nv4 option { background: var(--paper); color: var(--ink); } .nv4 .tensor { max-width: 340px; font-weight: 600; } .nv4 input[type=number] { width: 64px; } .nv4 button { cursor: pointer; padding: 2px 8px; } .nv4 button:disabled { color: var(--soft); opacity: .5; cursor: default; }
-.nv4 .progress { margin-left: auto; }
-.nv4 .dials { border-collapse: collapse; margin: 8px 0 2px; width: 100%; table-layout: auto; background: none; border: 0; } .nv4 .dials td, .nv4 .dials th { text-align: left; padding: 1px 12px 1px 0; border: 0; white-space: nowrap; font-weight: 400; vertical-align: middle; background: none; } .nv4 .dials tr { background: none !important; }
-.nv4 .dials thead th { color: var(--soft); font-size: 11px; } .nv4 .dials tbody th { font-weight: 700; font-size: 15px; width: 22px; } .nv4 .dials .name { font-weight: 600; padding-right: 0; }
-.nv4 .choice { display: inline-flex; gap: 8px; } .nv4 .choice label { position: relative; cursor: pointer; } .nv4 .choice input { position: absolute; opacity: 0; inset: 0; margin: 0; cursor: pointer; } .nv4 .choice span { display: block; padding: 1px 1px; border-bottom: 2px solid transparent; }
-.nv4 .choice input:checked + span { color: var(--ink); border-color: currentColor; } .nv4 [data-dial=a]:checked + span { border-color: var(--a) !important; } .nv4 [data-dial=b]:checked + span { border-color: var(--b) !important; } .nv4 .choice input:disabled + span { opacity: .35; border-color: transparent !important; }
-.nv4 .choice input:focus-visible + span, .nv4 :is(select, input, button, svg):focus-visible { outline: 2px solid light-dark(#0b57d0, #8ab4f8); outline-offset: 2px; border-radius: 2px; }
-.nv4 input[type=range] { appearance: none; width: 96px; height: 16px; margin: 0 6px 0 10px; padding: 0; vertical-align: middle; color: var(--soft); background: linear-gradient(var(--mid), var(--mid)) center / 100% 1px no-repeat; }
-.nv4 input[type=range]::-webkit-slider-thumb { appearance: none; width: 7px; height: 15px; border: 0; border-radius: 2px; background: currentColor; cursor: ew-resize; } .nv4 input[type=range]::-moz-range-thumb { width: 7px; height: 15px; border: 0; border-radius: 2px; background: currentColor; cursor: ew-resize; }
-.nv4 input[data-slider=a] { color: var(--a); } .nv4 input[data-slider=b] { color: var(--b); } .nv4 .dials output { display: inline-block; min-width: 28px; } .nv4 .value-slider { width: 260px !important; }
-.nv4 p { margin: 4px 0; } .nv4 .notice { color: var(--warn); } .nv4 .notice:empty { display: none; } .nv4 .verdict { font-size: 14px; min-height: 20px; margin: 8px 0; }
-.nv4 .tabs { display: flex; gap: 16px; border-bottom: 1px solid var(--hair); margin: 8px 0; } .nv4 .tabs button { border: 0; border-bottom: 2px solid transparent; color: var(--soft); padding: 2px 0; margin-bottom: -1px; } .nv4 .tabs button[aria-selected=true] { color: var(--ink); border-color: var(--ink); font-weight: 600; }
-.nv4 figure { margin: 0 0 10px; min-width: 0; } .nv4 figcaption { display: flex; flex-wrap: wrap; gap: 0 10px; align-items: baseline; font-size: 12px; margin: 0 0 6px; text-align: left; } .nv4 figcaption b { font-size: 13px; } .nv4 .aside { margin-left: auto; display: flex; gap: 20px; }
-.nv4 .pair { display: flex; flex-wrap: wrap; gap: 0 36px; } .nv4 footer { color: var(--soft); font-size: 11px; border-top: 1px solid var(--hair); padding-top: 4px; } .nv4 .said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.nv4[data-state=waiting] figure svg { opacity: .55; transition: opacity .2s .25s; } .nv4[data-state=without] figure svg:not(.strip, .tensors) { opacity: .3; }
-.nv4 svg { display: block; max-width: none; overflow: visible; } .nv4 svg text { fill: var(--ink); font-size: 11.5px; } .nv4 svg .strip, .nv4 svg.strip, .nv4 svg.tensors { cursor: pointer; }
-.nv4 svg .soft { fill: var(--soft); font-size: 11px; } .nv4 svg .small { font-size: 11px; } .nv4 svg .mid { text-anchor: middle; } .nv4 svg .end { text-anchor: end; } .nv4 svg .strong { font-weight: 600; } .nv4 svg .letter { font-size: 17px; font-weight: 700; } .nv4 svg .warn { fill: var(--warn); }
-.nv4 svg .a-ink { fill: var(--a-text); } .nv4 svg .b-ink { fill: var(--b-text); }
-.nv4 svg .grid { stroke: var(--hair); } .nv4 svg .axis { stroke: var(--mid); } .nv4 svg .hair { stroke: var(--ink); stroke-width: .75; pointer-events: none; } .nv4 svg .join { stroke: var(--mid); stroke-width: 1.5; } .nv4 svg .shade { fill: light-dark(#f3f1ec, #242220); } .nv4 svg .here { fill: light-dark(#f0eee8, #2b2a27); }
-.nv4 svg .six.a, .nv4 svg .dot.a, .nv4 svg .bar.a { fill: var(--a); } .nv4 svg .six.b, .nv4 svg .dot.b, .nv4 svg .bar.b { fill: var(--b); } .nv4 svg .four { fill-opacity: .22; stroke-width: 1; } .nv4 svg .four.a { fill: var(--a); stroke: var(--a); } .nv4 svg .four.b { fill: var(--b); stroke: var(--b); }
-.nv4 svg .ceiling { stroke-width: 1; stroke-opacity: .45; } .nv4 svg .ceiling.a { stroke: var(--a); } .nv4 svg .ceiling.b { stroke: var(--b); } .nv4 svg .limit { stroke: var(--soft); stroke-dasharray: 2 3; }
-.nv4 svg .tip { pointer-events: none; } .nv4 svg .tip rect { fill: var(--paper); stroke: var(--mid); } .nv4 svg .counts { visibility: hidden; font-size: 11px; } .nv4 svg .counts.on { visibility: visible; } .nv4 svg .meaning.on { visibility: hidden; }
-.nv4 svg .steps.a { fill: var(--a); fill-opacity: .28; stroke: var(--a); stroke-width: 1; } .nv4 svg .steps.b { fill: none; stroke: var(--b); stroke-width: 1.8; } .nv4 svg .mean { stroke-dasharray: 3 3; } .nv4 svg .mean.a { stroke: var(--a); } .nv4 svg .mean.b { stroke: var(--b); }
-.nv4 svg .rail.a, .nv4 svg .fall.a { stroke: var(--a); } .nv4 svg .rail.b, .nv4 svg .fall.b { stroke: var(--b); } .nv4 svg .rail { stroke-width: 1.5; } .nv4 svg .lost { stroke: var(--mid); } .nv4 svg .fall { stroke-width: 1; opacity: .8; } .nv4 svg .fall.chosen { stroke-width: 2.6; opacity: 1; } .nv4 svg .value { fill: var(--ink); fill-opacity: .55; } .nv4 svg .value.chosen { fill-opacity: 1; }
-`;
 
 export default { render };

@@ -121,8 +121,8 @@ def inspections(x, token: int, block: int, recipes, values=None) -> dict:
 def record(x, recipes, per_rule: int = 3, texts=()) -> dict:
     """Picks and inspected blocks of one tensor for a page without Python: the first of each rule under each recipe.
 
-    Returns: {"picks": {"recipe|rule": as `microscope.pick`}, "blocks": {"token,block": as `inspections`}}; `texts` are the
-    tokens' strings, where they are known.
+    Returns: {"picks": {"recipe|rule": as `microscope.pick`}, "blocks": {"token,block": as `inspections`}}; `texts` are
+    the tokens' strings, where they are known.
     """
     names = [as_recipe(r).name for r in recipes]
     picks = {f"{n}|{rule}": microscope.pick(x, n, rule, per_rule) for n in names for rule in microscope.RULES}
