@@ -103,6 +103,25 @@ class Recipe:
             raise ValueError(f"a recipe has no field {sorted(unknown)}: written by a newer nvfp4viz?")
         return cls(**values)
 
+    @classmethod
+    def from_environment(cls, env=None, consumer: str = "flashinfer", version: str | None = None) -> Recipe:
+        """The recipe that a consumer reads from environment variables; see `environment.recipe_from_environment`."""
+        from .environment import recipe_from_environment
+
+        return recipe_from_environment(env, consumer, version)
+
+    def environment(self, consumer: str = "flashinfer") -> dict[str, str]:
+        """The variables that give a consumer this recipe; see `environment.environment_of`."""
+        from .environment import environment_of
+
+        return environment_of(self, consumer)
+
+    def flashinfer_config(self, *, text: bool = False):
+        """What FlashInfer's `nvfp4_4over6=` takes, an object or its source; see `environment.flashinfer_config`."""
+        from .environment import flashinfer_config
+
+        return flashinfer_config(self, text=text)
+
 
 def _shortest(number: float) -> str:
     """The shortest text that reads back as this number: 448, 0.1, 1e-05."""
