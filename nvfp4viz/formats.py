@@ -59,6 +59,17 @@ def unpack(packed: Tensor) -> Tensor:
     return torch.stack([packed & 15, packed >> 4], -1).flatten(-2)
 
 
+def decode_packed(packed: Tensor) -> Tensor:
+    """float32 values of packed codes, uint8 [..., K/2] to [..., K]: one look-up for the two codes of a byte.
+
+    >>> decode_packed(torch.tensor([0x72], dtype=torch.uint8)).tolist()
+    [1.0, 6.0]
+    """
+    byte = torch.arange(256, dtype=torch.uint8, device=packed.device)
+    pairs = e2m1_decode(unpack(byte.unsqueeze(-1))).view(torch.float64).flatten()  # [256], two float32 in each
+    return pairs.take(packed.long()).view(torch.float32)
+
+
 def blocks(x: Tensor) -> Tensor:
     """A view of [..., K] as [..., K/16, 16]."""
     return x.unflatten(-1, (-1, BLOCK))

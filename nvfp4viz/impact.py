@@ -116,7 +116,7 @@ def impact(
     """Quantize the inputs (and weights) of linear layers, one recipe at a time, and measure what it does to the output.
 
     Args:
-        model:     a causal language model in evaluation mode: token ids -> logits [B, T, V], or an object that has them.
+        model:     a causal language model in evaluation mode: token ids -> logits [B, T, V], or an object with them.
         batches:   token ids, int [B, T], or the model's keyword arguments with `input_ids` (and `attention_mask`).
         recipes:   as for `sweep`; None or "identity" among them changes nothing, and must show no difference.
         quantize:  "activations", or "activations+weights": weights by the same recipe with one scale a tensor.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .formats import BLOCK, blocks, e2m1_decode, unpack
+from .formats import BLOCK, blocks, decode_packed
 from .recipe import Recipe, as_recipe
 
 
@@ -37,7 +37,7 @@ class Quantized:
 
     def dequantize(self) -> Tensor:
         """The decoded tensor, float32 [M, K]: E2M1 value * block scale (exact) * decode scale (rounded once)."""
-        elements = blocks(e2m1_decode(unpack(self.codes)))  # [M, K/16, 16]
+        elements = blocks(decode_packed(self.codes))  # [M, K/16, 16]
         scaled = elements * self.block_scales.float().unsqueeze(-1)
         return (scaled * self.decode_scale.unsqueeze(-1)).flatten(-2)
 

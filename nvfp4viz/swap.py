@@ -77,7 +77,7 @@ class Outputs:
 
     def __init__(self, before: Outputs | None = None):
         self.before = before
-        self.kept: dict[str, list[Tensor]] = {}  # layer -> one output a call
+        self.kept: dict[str, list[tuple[Tensor, Tensor]]] = {}  # layer -> a call's output and its norm by row
         self.calls: dict[str, int] = {}
         self.sums: dict[str, list[list[float]]] = {}  # layer -> by run
 
@@ -92,15 +92,15 @@ class Outputs:
         y = output[0] if isinstance(output, tuple) else output
         y = y.detach().reshape(-1, y.shape[-1])
         if self.before is None:
-            self.kept.setdefault(name, []).append(y.clone())
+            self.kept.setdefault(name, []).append((y.clone(), y.norm(dim=-1, dtype=torch.float32)))
             return
         call = self.calls[name] = self.calls.get(name, -1) + 1
         kept = self.before.kept.get(name, [])
-        if call >= len(kept) or kept[call].shape != y.shape:  # an expert that was routed other tokens
+        if call >= len(kept) or kept[call][0].shape != y.shape:  # an expert that was routed other tokens
             return
-        y0 = kept[call].float()
-        change = (y.float() - y0).square().sum(-1, dtype=torch.float64)
-        rows = torch.stack([change, y0.square().sum(-1, dtype=torch.float64)], 1)
+        y0, norm = kept[call]
+        change = torch.sub(y, y0) if y.dtype == torch.float32 else y.float().sub_(y0)
+        rows = torch.stack([change.norm(dim=-1), norm], 1).double().square()  # [M, 2]
         self.sums.setdefault(name, []).extend(run.sum(0).tolist() for run in rows.split(RUN))
 
 
