@@ -33,7 +33,7 @@ def e2m1_encode(x: Tensor) -> Tensor:
     >>> e2m1_encode(torch.tensor([0.25, 0.75, -5.0, 9.0])).tolist()
     [0, 2, 14, 7]
     """
-    index = torch.bucketize(x.abs(), _BOUNDARIES.to(x.device), out_int32=True).to(torch.uint8)
+    index = torch.bucketize(x.abs().contiguous(), _BOUNDARIES.to(x.device), out_int32=True).to(torch.uint8)
     codes = index | (torch.signbit(x).to(torch.uint8) << 3)
     return torch.where(x.isnan(), 7, codes)
 
