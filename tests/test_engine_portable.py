@@ -83,19 +83,16 @@ def test_nothing_of_flashinfers_text_is_ours(header):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NVFP4VIZ_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "nvfp4viz"
 
 
 def test_cache_folder(monkeypatch, tmp_path):
-    for name in ("NVFP4VIZ_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert portable.cache_folder() == tmp_path / ".cache" / "nvfp4viz"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert portable.cache_folder() == tmp_path / "xdg" / "nvfp4viz"
-    monkeypatch.setenv("NVFP4VIZ_CACHE", str(tmp_path / "own"))
-    assert portable.cache_folder() == tmp_path / "own"
 
 
 @installed
@@ -106,15 +103,34 @@ def test_cache_folder(monkeypatch, tmp_path):
 def test_build_has_a_kernel_for_each_recipe_and_is_kept(cache, monkeypatch, caplog, architecture, dtype, fast_math):
     """Some 4 s on two cores."""
     with caplog.at_level(logging.WARNING):
-        cubin = portable.build(architecture, dtype, fast_math)
+        image = portable.build(architecture, dtype, fast_math)
     assert "building the quantizer of FlashInfer" in caplog.text
-    assert [path.name for path in cache.iterdir()] == [cubin.name]  # the adapted copy of the header is gone
-    image = cubin.read_bytes()
     assert image.startswith(b"\x7fELF")
     for name in {portable.recipe_kernel(r) for r in RECIPES + MISMATCHED} | {"token_scales"}:
         assert b"\0.text." + name.encode() + b"\0" in image
-    monkeypatch.setattr(portable.subprocess, "run", None)  # a second build would fail
-    assert portable.build(architecture, dtype, fast_math) == cubin
+    (cubin,) = cache.iterdir()
+    for word in (portable.version(), architecture, str(dtype)[6:], "fast" if fast_math else "strict"):
+        assert word in cubin.name
+    monkeypatch.setattr(portable, "_compile", None)  # a second build would fail
+    assert portable.build(architecture, dtype, fast_math) == image
+
+
+@installed
+def test_another_header_or_binding_is_another_build(cache, monkeypatch):
+    monkeypatch.setattr(portable, "_compile", lambda header, binding, defines: repr(defines).encode())
+    build = [portable.build("sm_90", torch.bfloat16, fast) for fast in (False, True)]
+    assert build[0] != build[1]
+    monkeypatch.setattr(portable, "FLAGS", (*portable.FLAGS, "-lineinfo"))
+    portable.build("sm_90", torch.bfloat16, False)
+    assert len(list(cache.iterdir())) == 3
+
+
+@installed
+def test_a_cache_that_cannot_be_written_is_done_without(cache, monkeypatch, caplog):
+    cache.write_text("in the way")
+    monkeypatch.setattr(portable, "_compile", lambda *_: b"cubin")
+    assert portable.build("sm_90", torch.bfloat16, False) == b"cubin"
+    assert "not kept" in caplog.text
 
 
 @installed
@@ -125,7 +141,7 @@ def test_a_failing_compiler_is_reported_and_leaves_nothing(cache, monkeypatch, t
     monkeypatch.setattr(portable, "find_nvcc", lambda: str(nvcc))
     with pytest.raises(RuntimeError, match=r"(?s)CUDA 12.8 or newer.*Unsupported gpu architecture"):
         portable.build("sm_90", torch.bfloat16, False)
-    assert list(cache.iterdir()) == []
+    assert not cache.exists()
 
 
 @installed

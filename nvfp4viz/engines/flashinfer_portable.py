@@ -19,7 +19,6 @@ import os
 import re
 import subprocess
 import tempfile
-import time
 from importlib import resources
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from ..formats import BLOCK, check_finite
 from ..quantized import Quantized
 from ..recipe import Recipe
 from ..stats import Stats, measure
+from . import nvrtc
 from .flashinfer import cuda_device, find_nvcc, refuses_recipe, version, why_not_installed
 
 NAME = "flashinfer:portable"
@@ -76,48 +76,53 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Per-user folder for built kernels: $NVFP4VIZ_CACHE, or nvfp4viz in $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("NVFP4VIZ_CACHE") or Path(home) / "nvfp4viz")
+    """Per-user folder for built kernels: nvfp4viz in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nvfp4viz"
 
 
-def build(architecture: str, dtype: torch.dtype, fast_math: bool) -> Path:
-    """The cubin of all recipes for one input type and arithmetic; from the cache where it is there.
+def build(architecture: str, dtype: torch.dtype, fast_math: bool) -> bytes:
+    """The cubin of all recipes for one input type and arithmetic; from the cache folder where it is there.
 
     Args: architecture: such as "sm_90".
     Raises RuntimeError where the header is not the one we know, nvcc is missing or fails.
     """
-    data = data_folder()
-    header = (data / INCLUDES[0] / HEADER).read_text()
+    header = (data_folder() / INCLUDES[0] / HEADER).read_text()
     binding = resources.files(__package__).joinpath("portable_binding.cu").read_text()
     defines = (f"-arch={architecture}", f"-DELEMENT={ELEMENTS[dtype]}", f"-DSTRICT={'false' if fast_math else 'true'}")
     key = hashlib.sha256("\0".join([header, binding, repr(ADAPTATIONS), *FLAGS, *defines]).encode()).hexdigest()[:16]
     words = ["flashinfer", str(version()), architecture, str(dtype)[6:], "fast" if fast_math else "strict", key]
     cubin = cache_folder() / ("-".join(words) + ".cubin")
     if cubin.exists():
-        return cubin
+        return cubin.read_bytes()
+    log.warning("building the quantizer of FlashInfer %s for %s, once, into %s", version(), architecture, cubin)
+    image = _compile(adapt(header), binding, defines)
+    try:
+        cubin.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(cubin) as beside:
+            beside.write_bytes(image)
+    except OSError as error:
+        log.warning("not kept, each process will build it: %s", error)
+    return image
+
+
+def _compile(header: str, binding: str, defines: tuple[str, ...]) -> bytes:
     nvcc = find_nvcc()
     if nvcc is None:
         raise RuntimeError(_NO_NVCC)
-    cubin.parent.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    log.warning("building the quantizer of FlashInfer %s for %s, once, into %s", version(), architecture, cubin)
-    with tempfile.TemporaryDirectory(dir=cubin.parent, prefix=".build-") as folder, replacing(cubin) as output:
-        adapted = Path(folder, HEADER)
+    with tempfile.TemporaryDirectory(prefix="nvfp4viz-") as folder:
+        adapted, source, output = Path(folder, HEADER), Path(folder, "binding.cu"), Path(folder, "binding.cubin")
         adapted.parent.mkdir(parents=True)
-        adapted.write_text(adapt(header))
-        source = Path(folder, "binding.cu")
+        adapted.write_text(header)
         source.write_text(binding)
-        include = [f"-I{path}" for path in (folder, *(data / name for name in INCLUDES))]
+        include = [f"-I{path}" for path in (folder, *(data_folder() / name for name in INCLUDES))]
         command = [nvcc, *FLAGS, *defines, *include, "-o", str(output), str(source)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(
-                f"{nvcc} could not build FlashInfer {version()}'s quantizer for {architecture} (it needs CUDA 12.8 or "
+                f"{nvcc} could not build FlashInfer {version()}'s quantizer with {defines[0]} (it needs CUDA 12.8 or "
                 f"newer, and a C++17 compiler beside it):\n{(done.stderr or done.stdout)[-2000:]}"
             )
-    log.info("built %s in %.1f s", cubin, time.monotonic() - start)
-    return cubin
+        return output.read_bytes()
 
 
 _NO_NVCC = (
@@ -152,34 +157,29 @@ device = cuda_device
 @functools.lru_cache(maxsize=64)
 def _kernel(index: int, dtype: torch.dtype, fast_math: bool, name: str) -> ctypes.c_void_p:
     """A kernel's handle in the primary context of a device, which must be current."""
-    major, minor = torch.cuda.get_device_capability(index)
-    function, module = ctypes.c_void_p(), _module(index, f"sm_{major}{minor}", dtype, fast_math)
+    module, function = _module(index, dtype, fast_math), ctypes.c_void_p()
     _driver("cuModuleGetFunction", ctypes.byref(function), module, name.encode())
     return function
 
 
-@functools.lru_cache(maxsize=64)
-def _module(index: int, architecture: str, dtype: torch.dtype, fast_math: bool) -> ctypes.c_void_p:
-    module, image = ctypes.c_void_p(), build(architecture, dtype, fast_math).read_bytes()
+@functools.lru_cache(maxsize=16)
+def _module(index: int, dtype: torch.dtype, fast_math: bool) -> ctypes.c_void_p:
+    major, minor = torch.cuda.get_device_capability(index)
+    module, image = ctypes.c_void_p(), build(f"sm_{major}{minor}", dtype, fast_math)
     _driver("cuModuleLoadData", ctypes.byref(module), image)
     return module
 
 
 def _driver(function: str, *arguments) -> None:
-    library = ctypes.CDLL("libcuda.so.1")
-    if error := getattr(library, function)(*arguments):
-        text = ctypes.c_char_p()
-        library.cuGetErrorString(error, ctypes.byref(text))
-        raise RuntimeError(f"{function}: CUDA error {error}, {(text.value or b'unknown').decode()}")
+    if error := getattr(nvrtc.driver(), function)(*arguments):
+        raise RuntimeError(f"{function} answers CUDA error {error}: is the driver older than the nvcc that built this?")
 
 
 def _launch(x: Tensor, recipe: Recipe, name: str, threads: int, *arguments) -> None:
-    """Run a kernel over `threads` threads on torch's current stream; tensors are passed by address, None as null."""
+    """Run a kernel over `threads` threads on torch's current stream; tensors are passed by address."""
     function = _kernel(x.device.index, x.dtype, recipe.fast_math, name)
     values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
-    pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-    _driver("cuLaunchKernel", function, -(-threads // 256), 1, 1, 256, 1, 1, 0, stream, pointers, None)
+    nvrtc.launch(function, -(-threads // 256), 256, values, x.device)
 
 
 def quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
