@@ -5,6 +5,8 @@ import importlib
 from .activations import load, synthetic
 from .attribution import attribute
 from .capture import capture
+from .ceiling import ceiling_dial, static_scale_curve
+from .choices import agreement, choice
 from .engines import analyze, engines, quantize
 from .impact import impact
 from .quantized import Quantized
@@ -20,8 +22,9 @@ __version__ = "0.1.0"
 _LAZY = {"explore": "explorer", "report": "html"}
 
 __all__ = [
-    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "analyze", "attribute", "capture", "engines", "impact", "load",
-    "measure", "quantize", "recommend", "record", "sweep", "synthetic", *_LAZY,
+    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "agreement", "analyze", "attribute", "capture", "ceiling_dial",
+    "choice", "engines", "impact", "load", "measure", "quantize", "recommend", "record", "static_scale_curve", "sweep",
+    "synthetic", *_LAZY,
 ]  # fmt: skip
 
 

@@ -16,9 +16,10 @@ def summed(default=0):
 
 
 def summed_array(*shape: int, dtype=np.int64):
-    """An array that adds, of this shape; without one, of a shape that other fields decide."""
-    zeros = {"default_factory": lambda: np.zeros(shape, dtype)} if shape else {}
-    return field(**zeros, metadata={"merge": "sum", "shape": shape, "dtype": dtype})
+    """An array that adds, zeros of this shape unless given; with no shape, of one that other fields decide."""
+    return field(
+        default_factory=lambda: np.zeros(shape, dtype), metadata={"merge": "sum", "shape": shape, "dtype": dtype}
+    )
 
 
 def largest():
@@ -103,4 +104,5 @@ _PARSERS = {  # by a field's annotation
     "int": int,
     "float": float,
     "tuple[float, ...]": lambda value: tuple(map(float, value)),
+    "tuple[str, ...]": lambda value: tuple(map(str, value)),
 }

@@ -55,7 +55,7 @@ class Attribution(Additive):
     """The squared error of one tensor under one recipe, split. Errors are in the unit of x, squared."""
 
     recipe: Recipe
-    sample: int  # one block in so many was searched over every E4M3 scale; 1 is all
+    sample: int  # one block in so many was searched over every E4M3 scale; 1 is all, 0 none
     blocks: int = summed()  # non-zero ones
     x_sq: float = summed(0.0)
     quantizers: np.ndarray = summed_array(7, dtype=np.float64)  # squared error of each quantizer of the table above
@@ -109,7 +109,7 @@ def attribute(x: Tensor, recipe: Recipe | str, *, encode_scale=None, sample: int
 
     Args:
         x, recipe, encode_scale: as in `quantize`. Computed on the CPU, with the bits that every engine has.
-        sample: one block in so many is searched over every E4M3 scale; 1 searches all and is exact.
+        sample: one block in so many is searched over every E4M3 scale; 1 searches all and is exact, 0 none.
     """
     return attribute_all(x, [as_recipe(recipe)], encode_scales=[encode_scale], sample=sample)[0]
 
@@ -157,7 +157,8 @@ def _sums(x: Tensor, recipes, encode_scales, rules, sampled: np.ndarray, compute
         if scales not in shared:
             encode = _exact_encode(x.amax, recipe, given)  # [m]
             both = np.concatenate([ideal[None], compute.scaled_errors(x, encode)])  # [5, 2, m, n]
-            every = compute.every_scale_errors(x, encode, np.where(sampled, both[4, 0], 0.0))
+            start = np.where(sampled, both[4, 0], 0.0)
+            every = compute.every_scale_errors(x, encode, start) if sampled.any() else start
             perfect = np.minimum(both[:, 0], both[:, 1])
             shared[scales] = both, perfect.sum((1, 2)), both[:, 0].sum((1, 2)), perfect[4][sampled].sum(), every.sum()
         both, perfect, six_only, two, every = shared[scales]
@@ -184,6 +185,8 @@ def _exact_encode(amax: np.ndarray, recipe: Recipe, given: Tensor | None) -> np.
 
 def _sampled(first_token: int, m: int, n: int, sample: int) -> np.ndarray:
     """One in `sample` of each token's blocks, from a start hashed from its index: bool [m, n], whatever the chunks."""
+    if not sample:
+        return np.zeros((m, n), bool)
     start = hash32(torch.arange(first_token, first_token + m) & 0xFFFFFFFF).numpy() % sample
     return start.astype(np.int32)[:, None] == np.arange(n, dtype=np.int32) % sample
 
