@@ -55,7 +55,7 @@ class Recorder(Observer):
         """Statistics of one call; on a GPU they stay there, so that the model does not wait for them."""
         recipes = list(self.recipes.values())
         engine = choose(self.engine, x, recipes)
-        if x.is_cuda and hasattr(engine, "merge"):
+        if defers(engine, x):
             values = engine.launch_analyze(x, recipes, [None] * len(recipes), first)
             return Part(recipes, launched={x.shape[1]: (engine, values, x.shape[0])})
         return Part(recipes, analyze_all(x, recipes, engine=self.engine, first_token=first))
@@ -132,6 +132,11 @@ class Part:
         """All of it as Stats; ValueError where a GPU met NaN or Inf."""
         rows = [engine.fetch(values, self.recipes, tokens, k) for k, (engine, values, tokens) in self.launched.items()]
         return [reduce(add, row) for row in zip(*rows, *([] if self.stats is None else [self.stats]), strict=True)]
+
+
+def defers(engine, x: Tensor) -> bool:
+    """Whether the engine can leave statistics on x's device (`launch_analyze`, `merge`, `fetch`)."""
+    return x.is_cuda and hasattr(engine, "merge")
 
 
 def _state(x: Tensor, copy: bool = True):
