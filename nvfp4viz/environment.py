@@ -143,10 +143,10 @@ def _ineffective(env: Mapping[str, str]) -> Iterator[Finding]:
         )  # fmt: skip
     per_token = "SGLANG_FLASHINFER_NVFP4_PER_TOKEN_ACTIVATION"
     if _on(switch, env) and not _on(per_token, env):
-        ceiling = ", so 256 is not used" if _on(name, env) else ""
+        ceiling = ", so 256 has no effect" if _on(name, env) else ""
         yield Finding(
             "warning", per_token, env.get(per_token), _prose(_readings(per_token, env)),
-            f"SGLang without it takes the checkpoint's scale a tensor, made for 448{ceiling}", f"{per_token}=1",
+            f"without it SGLang takes the checkpoint's scale per tensor, made for 448{ceiling}", f"{per_token}=1",
         )  # fmt: skip
     name, switch = "NVTE_NVFP4_4OVER6_E4M3_USE_256", "NVTE_NVFP4_4OVER6"
     if name in env and env.get(switch, "none") == "none":

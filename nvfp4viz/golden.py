@@ -48,7 +48,7 @@ def recipe_of(name: str) -> Recipe:
 
 
 def golden_cases(path: str | os.PathLike | None = None) -> Iterator[Golden]:
-    """The golden cases in a .safetensors or .safetensors.xz file; of the 1,134 that ship with nvfp4viz by default."""
+    """Golden cases of a .safetensors or .safetensors.xz file; the 1,134 that ship with nvfp4viz where it is None."""
     data = Path(path or PACKAGED).read_bytes()
     tensors = safetensors.torch.load(lzma.decompress(data) if data.startswith(b"\xfd7zXZ") else data)
     for name in sorted(key.removesuffix("/codes") for key in tensors if key.endswith("/codes")):
