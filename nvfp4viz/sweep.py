@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .attribution import Attribution, attribute_all
 from .engines import analyze_all, engine_module
 from .files import replacing
 from .recipe import RECIPES, Recipe, as_recipes
@@ -36,6 +37,7 @@ class Sweep:
     recipes: dict[str, Recipe]  # name -> Recipe, in order
     provenance: dict = field(default_factory=dict)  # versions, sources with checksums, command line
     skipped: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no statistics
+    attributions: dict[str, dict[str, Attribution]] = field(default_factory=dict)  # errors split, where asked for
 
     @property
     def tensors(self) -> list[str]:
@@ -49,6 +51,10 @@ class Sweep:
     def total(self, recipe: str) -> Stats:
         """Statistics of all tensors together under one recipe."""
         return reduce(add, (row[recipe] for row in self.stats.values()))
+
+    def total_attribution(self, recipe: str) -> Attribution:
+        """The error of all tensors together under one recipe, split; KeyError where `sweep` was not asked for it."""
+        return reduce(add, (self.attributions[tensor][recipe] for tensor in self.stats))
 
     def table(self):
         """A pandas DataFrame with one row a tensor and recipe."""
@@ -71,7 +77,13 @@ class Sweep:
         for tensor, row in other.stats.items():
             merged[tensor] = {n: merged[tensor][n] + s for n, s in row.items()} if tensor in merged else row
         sources = [*self.provenance.get("sources", []), *other.provenance.get("sources", [])]
-        return Sweep(merged, self.recipes, {**self.provenance, "sources": sources}, {**self.skipped, **other.skipped})
+        split = {}
+        for tensor in merged:  # a split only where every part of the tensor has one
+            parts = [s.attributions.get(tensor) for s in (self, other) if tensor in s.stats]
+            if all(parts):
+                split[tensor] = {name: reduce(add, (p[name] for p in parts)) for name in self.recipes}
+        skipped = {**self.skipped, **other.skipped}
+        return Sweep(merged, self.recipes, {**self.provenance, "sources": sources}, skipped, split)
 
     def to_dict(self) -> dict:
         return {
@@ -80,7 +92,7 @@ class Sweep:
             "stats": {t: {n: s.to_dict() for n, s in row.items()} for t, row in self.stats.items()},
             "provenance": self.provenance,
             "skipped": self.skipped,
-        }
+        } | ({"attributions": _nested(self.attributions, Attribution.to_dict)} if self.attributions else {})
 
     @classmethod
     def from_dict(cls, values: dict) -> Sweep:
@@ -92,6 +104,7 @@ class Sweep:
             {name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
             values["provenance"],
             values["skipped"],
+            _nested(values.get("attributions", {}), Attribution.from_dict),
         )
 
     def save(self, path: str | os.PathLike) -> None:
@@ -114,6 +127,10 @@ class Sweep:
             raise ValueError(f"cannot read the sweep {str(path)!r}: {error}") from error
 
 
+def _nested(values: dict, function) -> dict:
+    return {tensor: {name: function(value) for name, value in row.items()} for tensor, row in values.items()}
+
+
 def check_format(path: str | os.PathLike) -> str:
     """The suffix of a path that `Sweep.save` can write; ValueError for another."""
     suffix = Path(path).suffix.lower()
@@ -127,6 +144,7 @@ def sweep(
     recipes=RECIPES,
     *,
     engine: str = "auto",
+    attribution: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Sweep:
     """Statistics of every tensor under every recipe.
@@ -134,6 +152,7 @@ def sweep(
     Args:
         activations: tensor name -> [..., K], as `load` gives them; each is read once and let go.
         recipes:     recipes, or their short names, as a mapping or a sequence.
+        attribution: also split each error into parts, into `.attributions`; takes twice the time again.
         progress:    called with tensors done, tensors in all and the name of the next.
     Returns: Sweep. A tensor that cannot be quantized is in `.skipped` with the reason; an interrupt keeps what is done.
     Raises ValueError where no tensor could be analysed.
@@ -149,7 +168,7 @@ def sweep(
         raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
     if engine != "auto":
         engine_module(engine)  # a misspelt engine is the caller's mistake, not a tensor's
-    stats, skipped, interrupted = {}, {}, False
+    stats, split, skipped, interrupted = {}, {}, {}, False
     try:
         for done, key in enumerate(activations):
             name = str(key).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text elsewhere
@@ -165,6 +184,8 @@ def sweep(
             except (TypeError, ValueError) as error:
                 skipped[name] = str(error)
                 continue
+            if attribution:
+                split[name] = dict(zip(recipes, attribute_all(x, list(recipes.values())), strict=True))
             stats[name] = dict(zip(recipes, row, strict=True))
     except KeyboardInterrupt:
         interrupted = True
@@ -174,7 +195,7 @@ def sweep(
     if progress:
         progress(len(activations), len(activations), "")
     sources = getattr(activations, "sources", [])
-    return Sweep(stats, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped)
+    return Sweep(stats, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped, split)
 
 
 def versions() -> dict:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvfp4viz import RECIPES, Recipe, analyze, attribution, load, synthetic
+from nvfp4viz import RECIPES, Recipe, Sweep, analyze, attribution, load, sweep, synthetic
 from nvfp4viz.attribution import PARTS, Attribution, attribute, attribute_all
 from nvfp4viz.engines import analyze_all, cpu
 
@@ -261,3 +261,17 @@ def test_wrong_input_is_refused():
         attribute(torch.full((2, 32), torch.nan), "standard")
     with pytest.raises(ValueError, match="scales per token"):
         attribute(torch.ones(2, 32), "standard", encode_scale=1.0)
+
+
+def test_a_sweep_splits_merges_and_saves(tmp_path):
+    x, recipes = synthetic("lognormal", 32, 128), ["standard", "4/6-mae-448"]
+    plain, whole = sweep({"x": x}, recipes), sweep({"x": x}, recipes, attribution=True)
+    assert plain.attributions == {} and "attributions" not in plain.to_dict()
+    split = whole.attributions["x"]["4/6-mae-448"]
+    assert split == attribute(x, "4/6-mae-448")
+    whole.save(tmp_path / "sweep.json")
+    assert Sweep.load(tmp_path / "sweep.json").attributions == whole.attributions
+    both = whole + sweep({"x": x, "y": x}, recipes, attribution=True)
+    assert both.attributions["x"]["standard"].total == pytest.approx(2 * whole.attributions["x"]["standard"].total)
+    assert both.total_attribution("standard").blocks == 3 * split.blocks
+    assert list((plain + sweep({"x": x, "y": x}, recipes, attribution=True)).attributions) == ["y"]
