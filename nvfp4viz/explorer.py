@@ -99,7 +99,7 @@ class Explorer(anywidget.AnyWidget):
         self.on_msg(self._answer)
         if store.live:
             self._worker = Worker()
-            self._analyze_everything()
+            self._analyze([self.tensor, *(t for t in store.stats if t != self.tensor)])
         else:
             self._publish()
 
@@ -118,6 +118,14 @@ class Explorer(anywidget.AnyWidget):
         if not self._complete.wait(timeout):
             raise TimeoutError(f"still analysing after {timeout} s: {self.progress}")
         return self
+
+    def add(self, tensor: str, x: Tensor) -> None:
+        """Take one more tensor and analyse it in the background; only where the source is a dict."""
+        with _LOCK:
+            self._store.add(tensor, x)
+            self.catalog = self._store.catalog()
+        self._complete.clear()
+        self._analyze([tensor])
 
     def close(self):
         if self._store.live:
@@ -226,10 +234,9 @@ class Explorer(anywidget.AnyWidget):
         self._run(content, look)
 
     # All tensors, in the background
-    def _analyze_everything(self):
-        """Queue every tensor, the one shown first, behind whatever the page asks for."""
+    def _analyze(self, tensors):
+        """Queue tensors behind whatever the page asks for, and publish when they are done."""
         store, fresh, sent = self._store, [], time.monotonic()
-        tensors = [self.tensor, *(t for t in store.stats if t != self.tensor)]
 
         def one(done: int, tensor: str):
             nonlocal sent

@@ -83,8 +83,12 @@ def catalog(names, recipes, *, skipped=None, versions=None) -> dict:
 
 
 def layer(name: str) -> int | None:
-    """The first number in a tensor's name."""
-    found = re.search(r"(?<![^\W_])\d+(?![^\W_])", name)
+    """The layer's number in a tensor's name, None where it has none.
+
+    >>> layer("model.layers.7.mlp.down_proj"), layer("blk_3"), layer("layer12"), layer("lm_head"), layer("scaled x1.5")
+    (7, 3, 12, None, None)
+    """
+    found = re.search(r"(?<=[A-Za-z][._/\[])\d+|(?<=layer)\d+", name)
     return int(found[0]) if found else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import queue
@@ -42,6 +43,14 @@ class Store:
         """Whether there are activations to compute with."""
         return self.activations is not None
 
+    def add(self, tensor: str, x: Tensor) -> None:
+        """Take one more tensor; the source must be a dict."""
+        self.require()
+        if tensor in self.stats:
+            raise ValueError(f"there is a tensor {tensor!r} already: give the new one another name")
+        self.activations[tensor] = x
+        self.stats = {t: self.stats.get(t, {}) for t in page.layer_order([*self.stats, tensor])}
+
     def require(self) -> None:
         """ValueError where nothing new can be computed."""
         if not self.live:
@@ -70,7 +79,10 @@ class Store:
             missing = [as_recipe(n) for n in names if n not in self.stats[tensor]]
             if missing:
                 found = analyze_all(self.read(tensor), missing, engine=self.engine)
-                self.stats[tensor] = {**self.stats[tensor], **{s.recipe.name: s for s in found}}
+                self.stats[tensor] = {
+                    **self.stats[tensor],
+                    **{s.recipe.name: s for s in found},
+                }  # readers see all or none
         return {n: self.stats[tensor][n] for n in names}
 
     def elements(self) -> int:
@@ -104,17 +116,21 @@ class Store:
 
 
 class Worker:
-    """A thread that runs jobs one by one, the smallest priority first, until `stop`."""
+    """A thread that runs jobs one by one, the smallest priority first, until `stop` or the interpreter's end."""
 
     def __init__(self):
         self._jobs, self._ticket = queue.PriorityQueue(), itertools.count()
-        threading.Thread(target=self._work, name="nvfp4viz-explorer", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="nvfp4viz-explorer", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop, 10)  # torch aborts where a thread of it is cut off
 
     def put(self, job: Callable[[], None] | None, priority: int = 0) -> None:
         self._jobs.put((priority, next(self._ticket), job))
 
-    def stop(self) -> None:
+    def stop(self, wait: float = 0) -> None:
+        """Run no more jobs; wait so many seconds for the one that runs."""
         self.put(None, -1)
+        self._thread.join(wait)
 
     def _work(self):
         with torch.inference_mode():  # holds for this thread only
