@@ -53,7 +53,7 @@ class Additive:
     def __eq__(self, other) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return all(np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
     def to_dict(self) -> dict:
         """JSON-ready: lists for arrays, "inf" for an infinite sum; `from_dict` gives the same back."""
@@ -75,6 +75,12 @@ class Additive:
 def rate(count, of) -> float:
     """count / of, 0 over nothing."""
     return float(count / of) if of else 0.0
+
+
+def _same(a, b) -> bool:
+    """Equality in which NaN, an infinity's share of nothing, equals itself."""
+    floats = np.asarray(a).dtype.kind == np.asarray(b).dtype.kind == "f"
+    return np.array_equal(a, b, equal_nan=floats)
 
 
 def _plain(value):
