@@ -627,3 +627,16 @@ def test_check_takes_any_values(env):
             assert any(f.severity == "error" for f in findings), (consumer, recipe)
     scored = [r for r in recipes.values() if isinstance(r, Recipe) and r.scored_as and r.per_token]
     assert not scored or any(f.severity == "error" for f in findings)  # a mismatch never passes in silence
+
+
+# --- the page about all this
+
+
+def test_the_tables_in_the_docs_are_current():
+    path = ROOT / "docs" / "environment_tables.py"
+    spec = importlib.util.spec_from_file_location("environment_tables", path)
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    page = tables.PAGE.read_text(encoding="utf-8")
+    assert tables.filled(page) == page, "run python docs/environment_tables.py"
+    assert "`'true'` `'True'` `'TRUE'`" in page and set(tables.TEXTS) - {"f"} <= set(STRINGS) | {"f"}
