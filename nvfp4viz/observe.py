@@ -103,7 +103,8 @@ def local_part(name: str, x: Tensor, module: nn.Module) -> tuple[str, Tensor | N
 
 
 def rank() -> int:
-    return torch.distributed.getrank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+    many = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_rank() if many else 0
 
 
 class Observer:
