@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import zipfile
@@ -41,8 +42,8 @@ def load(*paths: str | os.PathLike) -> Activations:
 
     A .safetensors.index.json stands for its shards, and a folder that SGLang's dumper or tensor dump wrote gives one
     tensor for all steps (see readers.py).
-    A file with one unnamed tensor gives it the file's stem as name; a name that several files have gets the stem before
-    it. Nothing in a file is executed.
+    A file with one unnamed tensor gives it the file's stem as name; a name that several files have gets as much of the
+    path before it as tells them apart. Nothing in a file is executed.
 
     Raises FileNotFoundError, or ValueError that says what is wrong with which file.
     """
@@ -60,20 +61,26 @@ def load(*paths: str | os.PathLike) -> Activations:
             if isinstance(reader, Steps) and isinstance(readers.get(name), Steps):
                 readers[name].reads += reader.reads
                 continue
-            readers[name if name not in readers else f"{path.stem}/{name}"] = reader
+            readers[_free(name, path, readers)] = reader
         sources.append({"path": str(path), "sha256": sha256(path), "bytes": path.stat().st_size, "metadata": metadata})
     if not readers:
         raise ValueError(f"no floating-point tensor in {', '.join(map(str, paths))}: nothing to analyse")
     return Activations(readers, sources)
 
 
+def _free(name: str, path: Path, taken: Mapping) -> str:
+    """The name, or one that no other tensor has: stem/name, folder/stem/name, ..., at last with a number."""
+    parts = path.with_suffix("").parts
+    candidates = [name, *("/".join([*parts[-n:], name]) for n in range(1, len(parts) + 1))]
+    numbered = (f"{name} ({n})" for n in itertools.count(2))
+    return next(c for c in itertools.chain(candidates, numbered) if c not in taken)
+
+
 def _reason(error: Exception) -> str:
-    text = (str(error) or type(error).__name__).strip().splitlines()[0]
-    if (
-        isinstance(error, pickle.UnpicklingError)
-        or "weights_only" in str(error).lower()
-        or "pickle" in str(error).lower()
-    ):
+    text = (str(error) or "nothing").strip().splitlines()[0]
+    text = text if " " in text else f"{type(error).__name__}: {text}"  # KeyError: 101
+    words = ("weights_only", "pickle", "python objects", "object arrays")
+    if isinstance(error, pickle.UnpicklingError) or any(w in str(error).lower() for w in words):
         return f"it holds pickled objects, not loaded since they could run code; save tensors only ({text[:120]})"
     return f"truncated or damaged, or not what its name says ({text[:200]})"
 
@@ -95,12 +102,22 @@ def _safetensors(path: Path):
     return {n: reader(n) for n in names}, metadata
 
 
+def _check_magic(path: Path, *magic: bytes) -> None:
+    """NumPy takes every foreign file for a pickle."""
+    with open(path, "rb") as f:
+        start = f.read(8)
+    if not start.startswith(magic):
+        raise ValueError(f"starts with {start!r}")
+
+
 def _npy(path: Path):
+    _check_magic(path, b"\x93NUMPY")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return _floats({path.stem: array}), {}
 
 
 def _npz(path: Path):
+    _check_magic(path, b"PK")
     with np.load(path, allow_pickle=False) as arrays:
         return _floats({name: arrays[name] for name in arrays.files}), {}
 
@@ -111,7 +128,10 @@ def _pt(path: Path):
     steps = sglang(path, value)
     if steps is not None:
         return {name: Steps(_again(path, name)) for name in _floats(steps)}, {}
-    return _floats({name or path.stem: tensor for name, tensor in _walk(value, "")}), {}
+    named: dict[str, Tensor] = {}
+    for name, tensor in _walk(value, ""):  # {"a": {"b": x}, "a.b": y} has one name twice
+        named[_free(name or path.stem, path, named)] = tensor
+    return _floats(named), {}
 
 
 def _again(path: Path, name: str):
@@ -135,12 +155,17 @@ def _floats(values: dict) -> dict[str, Callable[[], Tensor]]:
     """Readers of the floating-point arrays and tensors among `values`; a NumPy array is copied when it is read."""
 
     def reader(value):
-        return lambda: _activation(torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value)
+        return lambda: _activation(torch.from_numpy(_native(value)) if isinstance(value, np.ndarray) else value)
 
     def is_float(value) -> bool:
         return value.dtype.kind == "f" if isinstance(value, np.ndarray) else value.is_floating_point()
 
     return {name: reader(value) for name, value in values.items() if value.ndim and is_float(value)}
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """A copy in this machine's byte order, longdouble as float64."""
+    return array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="))
 
 
 def _activation(x: Tensor) -> Tensor:
