@@ -99,6 +99,9 @@ class Sweep:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             seen = values.get("format") if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"not a sweep of this version: format is {seen!r}, expected {FORMAT!r}")
+        for tensor, row in values["stats"].items():
+            if list(row) != list(values["recipes"]):
+                raise ValueError(f"{tensor!r} has statistics of {list(row)}, expected {list(values['recipes'])}")
         return cls(
             {t: {n: Stats.from_dict(s) for n, s in row.items()} for t, row in values["stats"].items()},
             {name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
