@@ -1,6 +1,6 @@
 // The explorer's page: draws the statistics that Python computed, and computes none itself.
 //
-// render({model, el}) is what anywidget calls. mount(el, state) draws the same in a page without Python: `state` holds the
+// render({model, el}) is what anywidget calls. mount(el, state, answer) draws the same in a page without Python: `state` holds the
 // traits (catalog, summary, statistics, recorded, tensor, recipe_a, ...) and what is not in it cannot be had.
 // What is missing is asked for with a message {want, id}; the answer {kind, id} is kept, and everything is drawn anew.
 
@@ -640,8 +640,8 @@ export function render({ model, el }) {
   };
 }
 
-// The same in a page without Python: `state` holds the traits.
-export function mount(el, state) {
+// The same in a page without Python: `state` holds the traits, `answer` replies to {want, ...}, or gives null: cannot be had.
+export function mount(el, state, answer = () => null) {
   const heard = new Map(), traits = { view: "overview", scale: "linear", span: "data", sort: "layer", rule: "gained", under: "b", block: [], summary: {}, statistics: {}, recorded: {}, progress: {}, live: false, ...state };
   const tell = (event, value) => { for (const f of heard.get(event) || []) f(value); };
   const model = {
@@ -650,7 +650,7 @@ export function mount(el, state) {
     save_changes() {},
     on: (event, f) => heard.set(event, [...(heard.get(event) || []), f]),
     off: (event, f) => heard.set(event, (heard.get(event) || []).filter((g) => g !== f)),
-    send: (message) => queueMicrotask(() => tell("msg:custom", { kind: "refused", id: message.id, text: "This page holds recorded results only: that needs a notebook, nvfp4viz.explore(activations)." })),
+    send: (message) => queueMicrotask(() => tell("msg:custom", { id: message.id, ...(answer(message) || { kind: "refused", text: "This page holds recorded results only: that needs a notebook, nvfp4viz.explore(activations)." }) })),
   };
   return { model, stop: render({ model, el }) };
 }
