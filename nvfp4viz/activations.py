@@ -103,7 +103,7 @@ def _safetensors(path: Path):
 
 
 def _check_magic(path: Path, *magic: bytes) -> None:
-    """NumPy takes every foreign file for a pickle."""
+    """NumPy and torch take a foreign file for a pickle."""
     with open(path, "rb") as f:
         start = f.read(8)
     if not start.startswith(magic):
@@ -123,6 +123,7 @@ def _npz(path: Path):
 
 
 def _pt(path: Path):
+    _check_magic(path, b"PK", b"\x80")
     mapped = zipfile.is_zipfile(path)  # the old format cannot be memory-mapped
     value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     steps = sglang(path, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -27,7 +28,8 @@ def replacing(path: str | os.PathLike):
         os.replace(name, target)
     except OSError as error:
         why = error.strerror or error
-        raise OSError(error.errno, f"cannot write {str(path)!r}: {why}; nothing was changed") from error
+        text = f"cannot write {str(path)!r}: {why}; nothing was changed"
+        raise OSError(error.errno or errno.EIO, text) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             if name:
