@@ -1,0 +1,254 @@
+"""Reading activations: every format, foreign and hostile files, names; and the synthetic kinds."""
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nvfp4viz import load, sweep, synthetic
+from nvfp4viz.activations import SYNTHETIC
+
+X = synthetic("lognormal", 6, 32)
+
+
+@pytest.fixture(autouse=True)
+def _there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def _old_torch(value, path):
+    torch.save(value, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_safetensors(dtype):
+    save_file({"b": X.to(dtype), "a.weight": X.to(dtype) * 2, "ids": torch.arange(4)}, "x.safetensors", {"model": "m"})
+    found = load("x.safetensors")
+    assert list(found) == ["a.weight", "b"] and len(found) == 2
+    assert found["b"].dtype == (dtype if dtype != torch.float64 else torch.float32)
+    assert torch.equal(found["b"].float(), X.to(dtype).float())
+    (source,) = found.sources
+    assert source["metadata"] == {"model": "m"} and source["bytes"] == os.path.getsize("x.safetensors")
+    assert len(source["sha256"]) == 64 and source["path"] == "x.safetensors"
+    assert repr(found) == "Activations(2 tensors from x.safetensors)"
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8", "g"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy_of_any_byte_order(dtype, order):
+    array = np.asarray(X.float().numpy(), dtype=dtype, order=order)
+    np.save("layer.npy", array)
+    found = load(Path("layer.npy"))
+    assert list(found) == ["layer"]
+    assert found["layer"].dtype == (torch.float16 if dtype == "<f2" else torch.float32)
+    np.testing.assert_array_equal(found["layer"].float().numpy(), array.astype(np.float32))
+    found["layer"].zero_()  # a copy: the file stays
+    assert load("layer.npy")["layer"].any()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz(save):
+    save("x.npz", layer10=X.float().numpy(), layer9=X.float().numpy() * 2, ids=np.arange(3), one=np.float32(1))
+    found = load("x.npz")
+    assert list(found) == ["layer9", "layer10"]
+    assert torch.equal(found["layer10"], X.float())
+
+
+@pytest.mark.parametrize("save", [torch.save, _old_torch])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".PT"])
+def test_torch(save, suffix):
+    value = {
+        "layers": [X, {"mlp": (X * 2, 3, "text")}],
+        7: torch.nn.Parameter(X * 3),
+        "ids": torch.arange(2),
+        "none": None,
+    }
+    save(value, "x" + suffix)
+    found = load("x" + suffix)
+    assert set(found) == {"layers.0", "layers.1.mlp.0", "7"}
+    assert torch.equal(found["layers.1.mlp.0"], X * 2) and torch.equal(found["7"], X * 3)
+    save(X, "alone" + suffix)
+    assert list(load("alone" + suffix)) == ["alone"]
+
+
+def test_a_folder_holds_files_of_any_format():
+    Path("f").mkdir()
+    save_file({"a": X}, "f/one.safetensors")
+    np.save("f/two.npy", X.float().numpy())
+    torch.save({"c": X}, "f/three.pt")
+    Path("f/notes.txt").write_text("no tensor")
+    Path("f/.unfinished.npy").write_text("no tensor either")
+    found = load("f")
+    assert set(found) == {"a", "two", "c"} and len(found.sources) == 3
+
+
+def test_layers_come_in_natural_order_and_the_head_last():
+    names = ["lm_head", "layers.10.q", "layers.2.q", "layers.2.k", "layers.1.q", "layers.٣.q"]
+    save_file({n: X.clone() for n in names}, "x.safetensors")
+    assert [n for n in load("x.safetensors") if n.isascii()] == [
+        "layers.1.q", "layers.2.k", "layers.2.q", "layers.10.q", "lm_head",
+    ]  # fmt: skip
+
+
+def test_no_two_tensors_share_a_name():
+    for i, folder in enumerate("abc"):
+        Path(folder).mkdir()
+        np.save(f"{folder}/x.npy", np.full((1, 16), i, np.float32))
+    found = load("a", "b", "c", "c/x.npy")
+    assert list(found) == ["x", "x/x", "c/x/x", "x (2)"]
+    assert [int(x[0, 0]) for x in found.values()] == [0, 1, 2, 2]
+    assert len(found.sources) == 4
+
+
+def test_a_nested_name_that_a_key_spells_out_is_kept_apart():
+    torch.save({"a": {"b": X}, "a.b": X * 2}, "x.pt")
+    found = load("x.pt")
+    assert list(found) == ["a.b", "x/a.b"] and torch.equal(found["x/a.b"], X * 2)
+
+
+HOSTILE = [
+    "</script><img src=x onerror=alert(1)>",
+    "a\x00b",
+    "\u202egnp",
+    "quote\"'",
+    "n" * 10_000,
+    "line\nbreak",
+    " ",
+    "=1+1",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_names_are_only_names(name):
+    save_file({name: X}, "x.safetensors")
+    torch.save({name: X}, "x.pt")
+    for file in ("x.safetensors", "x.pt"):
+        assert list(load(file)) == [name]
+        assert torch.equal(load(file)[name], X)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def _truncated(path, save, share=0.6):
+    save(path)
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[: int(len(data) * share)])
+
+
+BAD = {
+    "empty.safetensors": lambda p: Path(p).touch(),
+    "empty.npy": lambda p: Path(p).touch(),
+    "empty.npz": lambda p: Path(p).touch(),
+    "empty.pt": lambda p: Path(p).touch(),
+    "text.safetensors": lambda p: Path(p).write_text("not tensors at all\n" * 9),
+    "text.npy": lambda p: Path(p).write_text("not tensors at all\n" * 9),
+    "text.npz": lambda p: Path(p).write_text("not tensors at all\n" * 9),
+    "text.pt": lambda p: Path(p).write_text("not tensors at all\n" * 9),
+    "zip.npy": lambda p: np.savez(open(p, "wb"), X.float().numpy()),  # noqa: SIM115
+    "npy.npz": lambda p: np.save(open(p, "wb"), X.float().numpy()),  # noqa: SIM115
+    "pt.safetensors": lambda p: torch.save(X, p),
+    "cut.safetensors": lambda p: _truncated(p, lambda q: save_file({"a": X}, q)),
+    "header.safetensors": lambda p: _truncated(p, lambda q: save_file({"a": X}, q), 0.1),
+    "cut.npy": lambda p: _truncated(p, lambda q: np.save(q, X.float().numpy())),
+    "cut.npz": lambda p: _truncated(p, lambda q: np.savez(q, X.float().numpy())),
+    "cut.pt": lambda p: _truncated(p, lambda q: torch.save(X, q)),
+    "cut.bin": lambda p: _truncated(p, lambda q: _old_torch(X, q)),
+}
+PICKLED = {
+    "pickled.npy": lambda p: np.save(p, np.array([Evil()], dtype=object), allow_pickle=True),
+    "pickled.npz": lambda p: np.savez(p, a=np.array([Evil()], dtype=object)),
+    "pickled.pt": lambda p: torch.save({"a": Evil()}, p),
+    "pickled.bin": lambda p: _old_torch({"a": Evil()}, p),
+    "module.pt": lambda p: torch.save(torch.nn.Linear(2, 2), p),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_damaged_and_foreign_files_are_named(name):
+    BAD[name](name)
+    with pytest.raises(
+        ValueError, match=rf"^cannot read '{name}': truncated or damaged, or not what its name says \(.+"
+    ):
+        load(name)
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_pickled_objects_are_refused_and_nothing_runs(name):
+    PICKLED[name](name)
+    with pytest.raises(ValueError, match=rf"^cannot read '{name}': it holds pickled objects, not loaded"):
+        load(name)
+    assert not Path("pwned").exists()
+
+
+def test_one_bad_file_among_good_ones_is_the_one_named():
+    np.save("good.npy", X.float().numpy())
+    Path("bad.npy").write_text("x")
+    with pytest.raises(ValueError, match=r"'bad\.npy'"):
+        load("good.npy", "bad.npy")
+
+
+@pytest.mark.parametrize(
+    "paths, error, message",
+    [
+        ((), ValueError, "no file given"),
+        (("none.npy",), FileNotFoundError, "no file or folder 'none.npy'"),
+        (("x.txt",), ValueError, r"cannot read 'x.txt': known formats are .safetensors, .npy"),
+        (("folder",), ValueError, r"folder 'folder' holds no .safetensors"),
+        (("ints.npz",), ValueError, r"no floating-point tensor in ints.npz"),
+        (("dangling.npy",), FileNotFoundError, "dangling.npy"),
+    ],
+)
+def test_what_cannot_be_found_is_said(paths, error, message):
+    Path("x.txt").write_text("x")
+    Path("folder").mkdir()
+    np.savez("ints.npz", a=np.arange(16), b=np.float32(3))
+    Path("dangling.npy").symlink_to("nowhere.npy")
+    with pytest.raises(error, match=message):
+        load(*paths)
+
+
+def test_links_are_followed():
+    np.save("x.npy", X.float().numpy())
+    Path("link.npy").symlink_to("x.npy")
+    assert torch.equal(load("link.npy")["link"], X.float())
+
+
+def test_a_file_that_went_away_after_loading_costs_its_tensors_only():
+    save_file({"gone": X}, "gone.safetensors")
+    np.save("here.npy", X.float().numpy())
+    found = load("gone.safetensors", "here.npy")
+    os.unlink("gone.safetensors")
+    measured = sweep(found, "standard", engine="reference")
+    assert measured.tensors == ["here"] and measured.skipped["gone"].startswith("cannot be read: ")
+
+
+def test_reading_opens_no_connection(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    torch.save(X, "x.pt")
+    load("x.pt")["x"]
+
+
+@pytest.mark.parametrize("kind", SYNTHETIC)
+def test_synthetic_activations_are_the_same_for_a_seed(kind):
+    x = synthetic(kind, 8, 160, seed=3)
+    assert x.shape == (8, 160) and x.dtype == torch.bfloat16 and x.isfinite().all()
+    assert torch.equal(x, synthetic(kind, 8, 160, seed=3)) and not torch.equal(x, synthetic(kind, 8, 160, seed=4))
+    state = torch.get_rng_state()
+    synthetic(kind, 8, 160)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_unknown_kind_is_answered_with_all():
+    with pytest.raises(ValueError, match=re.escape("unknown kind 'gauss': one of 'normal', 'lognormal'")):
+        synthetic("gauss")
