@@ -159,7 +159,7 @@ def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -
 
     How to read it: a row is one kind of event, a mark one recipe, its place the share of blocks (or elements) that it
     happens to, on a logarithmic axis with a place for 0. `4 could not be had` is the price of a high ceiling; `clipped
-    at 6` comes from rounding the block scale down.
+    at 6` comes from rounding the block scale down. Hollow marks are recipes with one scale a tensor.
     """
     stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else stats
     ax = ax or new_axes(7.4, 3.9)
@@ -171,7 +171,8 @@ def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -
         look = style(one.recipe)
         x = np.where(rates[name] > 0, np.log10(np.maximum(rates[name], 1e-30)), least - 0.5)
         y = np.arange(len(rows)) - (i - (len(stats) - 1) / 2) * 0.15
-        ax.plot(x, y, look["marker"], color=look["color"], markersize=5.5, label=_shorten(name))
+        fill = look["color"] if one.recipe.per_token else "white"
+        ax.plot(x, y, look["marker"], color=look["color"], mfc=fill, markersize=5.5, label=_shorten(name))
     for row in range(0, len(rows), 2):
         ax.axhspan(row - 0.5, row + 0.5, color="#F7F7F7", zorder=-2, linewidth=0)
     ticks = np.arange(least, 1)
@@ -217,6 +218,7 @@ def error_by_tensor(sweep: Sweep, ax: Axes | None = None, *, baseline: str | Non
             range(len(tensors)),
             look["marker"],
             color=look["color"],
+            mfc=look["color"] if recipe.per_token else "white",
             markersize=5.5,
             label=_shorten(name),
             linestyle="none",
