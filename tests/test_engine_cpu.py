@@ -249,12 +249,12 @@ def test_in_a_forked_process():
 
 
 def test_compiles_little():
-    """One version of each kernel that takes a recipe, two of the one that reads bits: compiling costs seconds each."""
+    """One version of each kernel: compiling one costs seconds, and numba's cache may mix up two made at once."""
     for dtype in DTYPES:
         assert_same(adversarial(dtype, 3), [Recipe(), Recipe(fast_math=True), Recipe(per_token=False)])
     kernels = cpu._kernels()
     versions = {k: len(getattr(kernels, k).signatures) for k in ("analyze", "quantize", "describe", "fill")}
-    assert versions == {"analyze": 1, "quantize": 1, "describe": 1, "fill": 2}
+    assert versions == {"analyze": 1, "quantize": 1, "describe": 1, "fill": 1}
 
 
 def test_numba_is_imported_at_first_use():

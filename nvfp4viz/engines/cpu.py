@@ -165,8 +165,9 @@ def _load(kernels, x: Tensor, first_token: int | None = None):
     m, k = x.shape
     if x.stride(1) != 1 or x.stride(0) < 0:
         x = x.contiguous()
-    bits = x.view(torch.int32 if x.dtype == torch.float32 else torch.int16)
-    flat = bits.as_strided(((m - 1) * x.stride(0) + k,), (1,)).numpy()
+    kind = {torch.bfloat16: kernels.BF16, torch.float16: kernels.FP16, torch.float32: kernels.FP32}[x.dtype]
+    bits = x.view(torch.int16)  # one type for all, so that the kernel compiles once
+    flat = bits.as_strided(((m - 1) * bits.stride(0) + bits.shape[1],), (1,)).numpy()
     tiles = -(-m * k // (BLOCK * kernels.LANES))
     blocks = kernels.Blocks(
         x=np.empty((tiles, BLOCK, kernels.LANES), np.float32),
@@ -177,7 +178,7 @@ def _load(kernels, x: Tensor, first_token: int | None = None):
         token_x_sq=np.zeros(m),
         weights=np.empty((0 if first_token is None else m, REPLICATES), np.uint8),
     )
-    if not kernels.fill(flat, x.stride(0), x.dtype == torch.float16, k, blocks, first_token or 0):
+    if not kernels.fill(flat, bits.stride(0), kind, k, blocks, first_token or 0):
         raise _NotFiniteError
     return blocks
 

@@ -11,6 +11,8 @@ NaN, and there the block scale is 0. Steps have the names of `nvfp4viz.arithmeti
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numba
@@ -19,10 +21,12 @@ import numpy as np
 from ..formats import BLOCK
 from ..stats import BINS, POISSON_THRESHOLDS, REPLICATES
 
-LANES = 64
+LANES = 256  # pays for calls, and leaves a tile in a first-level cache
+BF16, FP16, FP32 = range(3)
 FLT_MIN, FLT_MAX = np.finfo(np.float32).smallest_normal, np.finfo(np.float32).max
 ZERO, ONE, SIX, E4M3_MAX = (np.float32(v) for v in (0, 1, 6, 448))
 ONE_AND_HALF, FP16_REBIAS = np.float32(1.5), np.float32(2.0**112)
+SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest() if Path(__file__).exists() else ""
 EXPONENT, MAGNITUDE = 0x7F800000, 0x7FFFFFFF  # bits of a float32
 ONE_BITS, FOUR_BITS, E4M3_NORMAL_BITS, E4M3_TOP_BITS = (int(np.float32(v).view(np.int32)) for v in (1, 4, 2**-6, 256))
 THRESHOLDS = np.array(POISSON_THRESHOLDS, dtype=np.uint32)
@@ -95,11 +99,16 @@ def new_tally() -> Tally:
 
 
 def _jit(function):
+    """`function` compiled at its first call and kept on disk, where some folder for that can be written."""
     options = {"nogil": True, "error_model": "numpy"}  # numpy: a division by 0 gives infinity
     try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to cache in can be written
+        compiled = numba.njit(cache=True, **options)(function)
+    except RuntimeError:
         return numba.njit(**options)(function)
+    file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if hasattr(file, "_source_stamp"):  # numba looks for changes in the function's own file, not in what it calls
+        file._source_stamp = (file._source_stamp, SOURCE)
+    return compiled
 
 
 @_jit
@@ -157,11 +166,19 @@ def new_scales(n):
 @_jit
 def spread(tokens, token, lanes):
     """Scales of a tile's blocks, from those of their tokens."""
-    for i in range(LANES):
-        lanes.encode[i] = tokens.encode[token[i]]
-        lanes.inverse[i] = tokens.inverse[token[i]]
-        lanes.decode[i] = tokens.decode[token[i]]
-        lanes.unit[i] = tokens.unit[token[i]]
+    spread_one(tokens.encode, token, lanes.encode)
+    spread_one(tokens.inverse, token, lanes.inverse)
+    spread_one(tokens.decode, token, lanes.decode)
+    spread_one(tokens.unit, token, lanes.unit)
+
+
+@_jit
+def spread_one(values, token, lanes):
+    if token[0] == token[LANES - 1]:  # tokens rise along the lanes
+        lanes[:] = values[token[0]]
+    else:
+        for i in range(LANES):
+            lanes[i] = values[token[i]]
 
 
 @_jit
@@ -185,13 +202,13 @@ def scale_tokens(amax, rules):
 
 
 @_jit
-def widen(bits, half, x, amax):
-    """Values and amax of a row from its bits: int16 of bf16, or fp16 where `half`, or int32. True if all are finite."""
+def widen(bits, kind, x, amax):
+    """Values and amax of a row from its bits as int16: of BF16, FP16, or FP32 in pairs. True if all are finite."""
     top = np.int32(0)
     for i in range(x.shape[0]):
-        if bits.itemsize == 4:
-            value = np.int32(bits[i])
-        elif half:
+        if kind == FP32:
+            value = np.int32((bits[2 * i] & 0xFFFF) | bits[2 * i + 1] << 16)
+        elif kind == FP16:
             magnitude = to_bits(from_bits((bits[i] & 0x7FFF) << 13) * FP16_REBIAS)
             infinite = EXPONENT if (bits[i] & 0x7C00) == 0x7C00 else 0
             value = np.int32(magnitude | infinite | (bits[i] & -0x8000) << 16)
@@ -204,14 +221,14 @@ def widen(bits, half, x, amax):
 
 
 @_jit
-def fill(bits, stride, half, features, blocks, first_token):
-    """Fill Blocks with the tokens whose bits start every `stride` values. False if a value is not finite."""
-    row = np.empty(features, np.float32)
+def fill(bits, stride, kind, features, blocks, first_token):
+    """Fill Blocks with the tokens whose bits start every `stride` int16. False if a value is not finite."""
+    row, width = np.empty(features, np.float32), features * (2 if kind == FP32 else 1)
     x, token = blocks.x, blocks.token
     finite = True
     block = 0
     for t in range(blocks.amax.shape[0]):
-        finite &= widen(bits[t * stride : t * stride + features], half, row, blocks.amax[t : t + 1])
+        finite &= widen(bits[t * stride : t * stride + width], kind, row, blocks.amax[t : t + 1])
         for j in range(features // BLOCK):
             for c in range(BLOCK):
                 x[block // LANES, c, block % LANES] = row[j * BLOCK + c]
@@ -343,21 +360,21 @@ def score(x, lanes, rules, candidate):
 
 
 @_jit
-def choose(x, bmax, lanes, rules, six, four, is_four):
-    """Leave in `six` the better candidate of each block, and in is_four, uint8 [LANES], where it was four."""
+def choose(x, bmax, lanes, rules, six, four, best, is_four):
+    """Leave in `best` the better candidate of each block, and in is_four, uint8 [LANES], where it is four."""
     scale_blocks(bmax, lanes, rules, ONE, six)
-    if not rules.four_over_six:
-        return
-    scale_blocks(bmax, lanes, rules, ONE_AND_HALF, four)
-    score(x, lanes, rules, six)
-    score(x, lanes, rules, four)
+    if rules.four_over_six:
+        scale_blocks(bmax, lanes, rules, ONE_AND_HALF, four)
+        score(x, lanes, rules, six)
+        score(x, lanes, rules, four)
     for i in range(LANES):
-        better = four.error[i] < six.error[i]  # a tie goes to 6
-        is_four[i] = better
-        six.h[i] = four.h[i] if better else six.h[i]
-        six.scale[i] = four.scale[i] if better else six.scale[i]
-        six.byte[i] = four.byte[i] if better else six.byte[i]
-        six.output_scale[i] = four.output_scale[i] if better else six.output_scale[i]
+        is_four[i] = four.error[i] < six.error[i]  # a tie goes to 6
+    for i in range(LANES):
+        best.h[i] = four.h[i] if is_four[i] else six.h[i]
+        best.scale[i] = four.scale[i] if is_four[i] else six.scale[i]
+        best.output_scale[i] = four.output_scale[i] if is_four[i] else six.output_scale[i]
+    for i in range(LANES):
+        best.byte[i] = four.byte[i] if is_four[i] else six.byte[i]
 
 
 @_jit
@@ -380,16 +397,17 @@ def encode(x, bmax, rules, candidate, elements, pairs):
 def quantize(blocks, rules, codes, scales):
     """Codes uint8 [blocks, 8] and scale bytes uint8 [blocks]; returns the tokens' encode and decode scales."""
     tokens = scale_tokens(blocks.amax, rules)
-    lanes, six, four, is_four = new_scales(LANES), new_candidate(), new_candidate(), np.zeros(LANES, np.uint8)
+    lanes, is_four = new_scales(LANES), np.zeros(LANES, np.uint8)
+    six, four, best = new_candidate(), new_candidate(), new_candidate()
     elements, pairs = np.empty((BLOCK, LANES), np.float32), np.empty((BLOCK // 2, LANES), np.uint8)
     for tile in range(blocks.x.shape[0]):
         x, bmax = blocks.x[tile], blocks.bmax[tile]
         spread(tokens, blocks.token[tile], lanes)
-        choose(x, bmax, lanes, rules, six, four, is_four)
-        encode(x, bmax, rules, six, elements, pairs)
+        choose(x, bmax, lanes, rules, six, four, best, is_four)
+        encode(x, bmax, rules, best, elements, pairs)
         first = tile * LANES
         for i in range(min(LANES, scales.shape[0] - first)):
-            scales[first + i] = six.byte[i]
+            scales[first + i] = best.byte[i]
             for c in range(BLOCK // 2):
                 codes[first + i, c] = pairs[c, i]
     return tokens.encode, tokens.decode
@@ -400,7 +418,8 @@ def analyze(blocks, n_blocks, rules, tally):
     """Add to `tally` what quantizing the blocks by one recipe does."""
     tokens = scale_tokens(blocks.amax, rules)
     token_err_sq = np.zeros(blocks.amax.shape[0])
-    lanes, six, four, is_four = new_scales(LANES), new_candidate(), new_candidate(), np.zeros(LANES, np.uint8)
+    lanes, is_four = new_scales(LANES), np.zeros(LANES, np.uint8)
+    six, four, best = new_candidate(), new_candidate(), new_candidate()
     elements, pairs = np.empty((BLOCK, LANES), np.float32), np.empty((BLOCK // 2, LANES), np.uint8)
     per_lane = np.zeros((3, LANES))  # err_abs, x_hat_sq, x_dot_x_hat
     err_sq, max_error = np.empty(LANES), np.zeros(LANES)
@@ -408,11 +427,11 @@ def analyze(blocks, n_blocks, rules, tally):
     for tile in range(blocks.x.shape[0]):
         x, bmax, token = blocks.x[tile], blocks.bmax[tile], blocks.token[tile]
         spread(tokens, token, lanes)
-        choose(x, bmax, lanes, rules, six, four, is_four)
-        encode(x, bmax, rules, six, elements, pairs)
-        measure(x, lanes.decode, rules, six, elements, err_sq, per_lane, max_error, lane_counts)
+        choose(x, bmax, lanes, rules, six, four, best, is_four)
+        encode(x, bmax, rules, best, elements, pairs)
+        measure(x, lanes.decode, rules, best, elements, err_sq, per_lane, max_error, lane_counts)
         n = min(LANES, n_blocks - tile * LANES)
-        count_blocks(n, bmax, six, four.h, is_four, pairs, rules, tally)
+        count_blocks(n, bmax, best, four.h, is_four, pairs, rules, tally)
         count_ratios(n, err_sq, blocks.x_sq[tile], rules, tally.block_histogram)
         add_to_tokens(err_sq, token, token_err_sq)
     tally.counts[5] += lane_counts[0].sum()
@@ -426,22 +445,30 @@ def analyze(blocks, n_blocks, rules, tally):
 
 
 @_jit
+def decode_element(x, element, scale, decode):
+    """Magnitude and decoded magnitude of an element, and its error; float64, but decoded in float32."""
+    value, decoded = np.float64(abs(x)), np.float64((element * scale) * decode)
+    return value, decoded, decoded - value
+
+
+@_jit
 def measure(x, decode, rules, candidate, elements, err_sq, per_lane, max_error, lane_counts):
     """Squared error of each block of a tile, and in each lane's running totals the rest."""
     err_sq[:] = 0.0
+    scale = candidate.scale
+    for c in range(0, BLOCK, 2):  # by two, since what they load and store costs as much as the arithmetic
+        for i in range(LANES):
+            value, decoded, err = decode_element(x[c, i], elements[c, i], scale[i], decode[i])
+            value2, decoded2, err2 = decode_element(x[c + 1, i], elements[c + 1, i], scale[i], decode[i])
+            err_sq[i] = (err_sq[i] + err * err) + err2 * err2
+            per_lane[0, i] += abs(err) + abs(err2)
+            per_lane[1, i] += decoded * decoded + decoded2 * decoded2
+            per_lane[2, i] += value * decoded + value2 * decoded2
+            max_error[i] = max(max_error[i], max(abs(err), abs(err2)))
     for c in range(BLOCK):
         for i in range(LANES):
             value = abs(x[c, i])
-            decoded = (elements[c, i] * candidate.scale[i]) * decode[i]
-            err = np.float64(decoded) - np.float64(value)
-            err_sq[i] += err * err
-            per_lane[0, i] += abs(err)
-            per_lane[1, i] += np.float64(decoded) * np.float64(decoded)
-            per_lane[2, i] += np.float64(value) * np.float64(decoded)
-            max_error[i] = max(max_error[i], abs(err))
-        for i in range(LANES):
-            value = abs(x[c, i])
-            decoded = (elements[c, i] * candidate.scale[i]) * decode[i]
+            decoded = (elements[c, i] * scale[i]) * decode[i]
             scaled = flush(value) * candidate.output_scale[i]
             lane_counts[0, i] += (scaled > rules.element_limit) & (candidate.byte[i] != 0)
             lane_counts[1, i] += (decoded == ZERO) & (value != ZERO)
