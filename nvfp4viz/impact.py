@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .files import replacing
 from .observe import choose_modules, describe, is_linear
 from .recipe import RECIPES, Recipe, as_recipe
 from .stats import poisson_weights
@@ -87,6 +83,7 @@ class Impact:
 def _replicates(runs: np.ndarray) -> np.ndarray:
     """Sums over all runs, then over those of each bootstrap replicate: [201, columns]."""
     weights = poisson_weights(0, len(runs)).T.double().numpy()  # [200, n]
+    weights = weights[weights.any(1)]  # of few runs, some draw none
     return np.concatenate([runs.sum(0, keepdims=True), weights @ runs])
 
 
@@ -122,7 +119,7 @@ def impact(
         quantize:  "activations", or "activations+weights": weights by the same recipe with one scale a tensor.
         modules:   as for `record`; None: all linear layers but the one that makes the logits, as usual.
         per_layer: quantize each layer alone, too: layers x recipes more passes.
-    Decoded values are rounded to the layer's dtype, which in bf16 adds about 1/2000 of NVFP4's error power. Memory: for
+    Decoded values are rounded to the layer's dtype, which in bf16 adds about 1/3000 of NVFP4's error power. Memory: for
     one batch the logits in fp32 and all chosen layers' outputs, and with weights the chosen weights once more.
     """
     if quantize not in MODES:
@@ -130,8 +127,8 @@ def impact(
     if model.training:
         raise ValueError("the model is in training mode, where dropout alone changes its output: call model.eval()")
     batches = [b if isinstance(b, dict) else {"input_ids": b} for b in batches]
-    if not batches:
-        raise ValueError("no batch given: token ids, int [B, T]")
+    if not batches or min(b["input_ids"].shape[-1] for b in batches) < 2:
+        raise ValueError("no token is predicted: batches are token ids, int [B, T], with T at least 2")
     chosen = _chosen(model, modules)
     plan = [(name, r, None) for name, r in _recipes(recipes).items()]
     plan += [(name, r, layer) for layer in chosen for name, r, _ in list(plan) if per_layer]
@@ -155,8 +152,6 @@ def impact(
                     for module, sums in changed.sums.items():
                         layers[name, layer][module] += sums
                     done += 1
-    if not runs[plan[0][0], plan[0][2]]:
-        raise ValueError("no token is predicted: batches are int [B, T] with T at least 2")
     effects = [
         Effect(name, layer, np.array(runs[name, layer]),
                {module: np.array(sums) for module, sums in layers[name, layer].items()})
@@ -185,11 +180,11 @@ def _chosen(model: nn.Module, modules) -> dict[str, nn.Module]:
     if modules is None:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         chosen = {n: m for n, m in chosen.items() if m is not head and n.rpartition(".")[2] != "lm_head"}
-    odd = [n for n, m in chosen.items() if not is_linear(m)]
-    if odd or not chosen:
-        why = f"{', '.join(odd)}, which are not linear" if odd else "only the output layer"
+    linear = {n: m for n, m in chosen.items() if is_linear(m)}
+    if not linear:
+        why = f"{', '.join(chosen)}, which are not linear" if chosen else "only the output layer"
         raise ValueError(f"modules={describe(modules)} gives {why}: choose linear layers")
-    return chosen
+    return linear
 
 
 def _logits(model: nn.Module, batch: dict) -> Tensor:
@@ -226,41 +221,3 @@ def _compare(before: Tensor, logits: Tensor, batch: dict) -> Iterator[list[float
         for run in torch.cat(columns).split(RUN):
             if run[:, 0].any():
                 yield run.sum(0).tolist()
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder, or a .gguf file")
-    parser.add_argument("text", metavar="TEXT", help="a UTF-8 text file to predict")
-    parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="short names; default: the five named ones")
-    parser.add_argument("--modules", nargs="+", metavar="PATTERN", help="default: linear layers but the output layer")
-    parser.add_argument("--weights", action="store_true", help="quantize the weights, too")
-    parser.add_argument("--per-layer", action="store_true", help="also each layer alone: layers times as many passes")
-    parser.add_argument("--tokens", type=int, default=20480, help="from the start of the text (default 20480)")
-    parser.add_argument("--length", type=int, default=512, help="tokens a sequence (default 512)")
-    parser.add_argument("--engine", default="auto", help="auto (the default), or a name that `nvfp4viz doctor` lists")
-    parser.add_argument("-o", "--output", metavar="FILE", help="also write the table as .csv")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """The command `nvfp4viz impact`: prints the table; returns 0."""
-    from .integrations.huggingface import batches, load_model
-
-    model, tokenizer = load_model(arguments.model)
-    text = Path(arguments.text).read_text(encoding="utf-8")
-    ids = [b.to(next(model.parameters()).device) for b in batches(tokenizer, text, arguments.tokens, arguments.length)]
-
-    def show(done: int, total: int, what: str) -> None:
-        print(f"\r{done}/{total} {what:40.40}", end="", file=sys.stderr)
-
-    found = impact(
-        model, ids, arguments.recipes or RECIPES, quantize=MODES[arguments.weights], modules=arguments.modules,
-        per_layer=arguments.per_layer, engine=arguments.engine, progress=None if arguments.quiet else show,
-    )  # fmt: skip
-    for name, why in found.skipped.items():
-        print(f"nvfp4viz: not quantized: {name}: {why}", file=sys.stderr)
-    print(found.table().to_string(index=False, float_format="{:.4g}".format))
-    if arguments.output:
-        with replacing(arguments.output) as temporary:
-            found.table().to_csv(temporary, index=False)
-    return 0

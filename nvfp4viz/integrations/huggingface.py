@@ -1,10 +1,16 @@
-"""A causal language model and its tokenizer from a Hugging Face folder or a GGUF file, with dense weights."""
+"""Causal language models of Hugging Face, from a folder or a GGUF file; and the command `nvfp4viz impact` on them."""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 
 import torch
+
+from ..files import replacing
+from ..impact import MODES, impact
+from ..recipe import RECIPES
 
 
 def load_model(path: str | Path, *, dtype=torch.bfloat16, device=None):
@@ -49,3 +55,39 @@ def batches(tokenizer, text: str, tokens: int, length: int, size: int = 1) -> li
     found = list(whole.split(size))
     rest = ids[whole.numel() :][None]
     return found + ([rest] if rest.shape[1] > 1 else [])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder, or a .gguf file")
+    parser.add_argument("text", metavar="TEXT", help="a UTF-8 text file to predict")
+    parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="short names; default: the five named ones")
+    parser.add_argument("--modules", nargs="+", metavar="PATTERN", help="default: linear layers but the output layer")
+    parser.add_argument("--weights", action="store_true", help="quantize the weights, too")
+    parser.add_argument("--per-layer", action="store_true", help="also each layer alone: layers times as many passes")
+    parser.add_argument("--tokens", type=int, default=20480, help="from the start of the text (default 20480)")
+    parser.add_argument("--length", type=int, default=512, help="tokens a sequence (default 512)")
+    parser.add_argument("--engine", default="auto", help="auto (the default), or a name that `nvfp4viz doctor` lists")
+    parser.add_argument("-o", "--output", metavar="FILE", help="also write the table as .csv")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command `nvfp4viz impact`: prints the table; returns 0."""
+    model, tokenizer = load_model(arguments.model)
+    text = Path(arguments.text).read_text(encoding="utf-8")
+    ids = [b.to(next(model.parameters()).device) for b in batches(tokenizer, text, arguments.tokens, arguments.length)]
+
+    def show(done: int, total: int, what: str) -> None:
+        print(f"\r{done}/{total} {what:60.60}", end="", file=sys.stderr)
+
+    found = impact(
+        model, ids, arguments.recipes or RECIPES, quantize=MODES[arguments.weights], modules=arguments.modules,
+        per_layer=arguments.per_layer, engine=arguments.engine, progress=None if arguments.quiet else show,
+    )  # fmt: skip
+    for name, why in found.skipped.items():
+        print(f"nvfp4viz: not quantized: {name}: {why}", file=sys.stderr)
+    print(found.table().to_string(index=False, float_format="{:.4g}".format))
+    if arguments.output:
+        with replacing(arguments.output) as temporary:
+            found.table().to_csv(temporary, index=False)
+    return 0
