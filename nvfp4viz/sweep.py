@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from .attribution import Attribution, attribute_all
+from .blocks import keep
 from .engines import analyze_all, engine_module
 from .files import replacing
 from .recipe import RECIPES, Recipe, as_recipes
@@ -38,6 +39,7 @@ class Sweep:
     provenance: dict = field(default_factory=dict)  # versions, sources with checksums, command line
     skipped: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no statistics
     attributions: dict[str, dict[str, Attribution]] = field(default_factory=dict)  # errors split, where asked for
+    blocks: dict[str, dict] = field(default_factory=dict)  # tensor -> blocks for the microscope, from `blocks.keep`
 
     @property
     def tensors(self) -> list[str]:
@@ -83,16 +85,19 @@ class Sweep:
             if all(parts):
                 split[tensor] = {name: reduce(add, (p[name] for p in parts)) for name in self.recipes}
         skipped = {**self.skipped, **other.skipped}
-        return Sweep(merged, self.recipes, {**self.provenance, "sources": sources}, skipped, split)
+        blocks = {**other.blocks, **self.blocks}
+        return Sweep(merged, self.recipes, {**self.provenance, "sources": sources}, skipped, split, blocks)
 
     def to_dict(self) -> dict:
-        return {
+        values = {
             "format": FORMAT,
             "recipes": {name: r.to_dict() for name, r in self.recipes.items()},
             "stats": {t: {n: s.to_dict() for n, s in row.items()} for t, row in self.stats.items()},
             "provenance": self.provenance,
             "skipped": self.skipped,
-        } | ({"attributions": _nested(self.attributions, Attribution.to_dict)} if self.attributions else {})
+        }
+        more = {"attributions": _nested(self.attributions, Attribution.to_dict), "blocks": self.blocks}
+        return values | {name: value for name, value in more.items() if value}
 
     @classmethod
     def from_dict(cls, values: dict) -> Sweep:
@@ -108,6 +113,7 @@ class Sweep:
             values["provenance"],
             values["skipped"],
             _nested(values.get("attributions", {}), Attribution.from_dict),
+            values.get("blocks", {}),
         )
 
     def save(self, path: str | os.PathLike) -> None:
@@ -148,6 +154,7 @@ def sweep(
     *,
     engine: str = "auto",
     attribution: bool = False,
+    blocks: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Sweep:
     """Statistics of every tensor under every recipe.
@@ -156,6 +163,7 @@ def sweep(
         activations: tensor name -> [..., K], as `load` gives them; each is read once and let go.
         recipes:     recipes, or their short names, as a mapping or a sequence.
         attribution: also split each error into parts, into `.attributions`; takes twice the time again.
+        blocks:      keep some blocks of each tensor, found by rule, for the microscope of a report; 3 kB a tensor.
         progress:    called with tensors done, tensors in all and the name of the next.
     Returns: Sweep. A tensor that cannot be quantized is in `.skipped` with the reason; an interrupt keeps what is done.
     Raises ValueError where no tensor could be analysed.
@@ -171,7 +179,9 @@ def sweep(
         raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
     if engine != "auto":
         engine_module(engine)  # a misspelt engine is the caller's mistake, not a tensor's
-    stats, split, skipped, interrupted = {}, {}, {}, False
+    stats, split, skipped, kept, interrupted = {}, {}, {}, {}, False
+    sources = getattr(activations, "sources", [])
+    texts = token_texts(sources)
     try:
         for done, key in enumerate(activations):
             name = str(key).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text elsewhere
@@ -189,6 +199,8 @@ def sweep(
                 continue
             if attribution:
                 split[name] = dict(zip(recipes, attribute_all(x, list(recipes.values())), strict=True))
+            if blocks:
+                kept[name] = keep(x, recipes, texts)
             stats[name] = dict(zip(recipes, row, strict=True))
     except KeyboardInterrupt:
         interrupted = True
@@ -197,8 +209,16 @@ def sweep(
         raise ValueError("no tensor could be analysed: " + "; ".join(f"{n}: {why}" for n, why in skipped.items()))
     if progress:
         progress(len(activations), len(activations), "")
-    sources = getattr(activations, "sources", [])
-    return Sweep(stats, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped, split)
+    return Sweep(stats, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped, split, kept)
+
+
+def token_texts(sources: list[dict]) -> list[str]:
+    """The tokens' strings, where the only file of activations tells them."""
+    try:
+        texts = json.loads(sources[0]["metadata"].get("token_strings", "[]")) if len(sources) == 1 else []
+    except ValueError:  # metadata of strangers
+        return []
+    return [str(t) for t in texts] if isinstance(texts, list) else []
 
 
 def versions() -> dict:
