@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +31,22 @@ def keep(x: Tensor, recipes: dict[str, Recipe], texts: Sequence[str] = (), seed:
     if not x.shape[0]:
         return {"picks": {}, "blocks": {}}
     bmax, amax = flush(block_amax(x)), flush(token_amax(x))  # [M, K/16], [M, 1]
+    with _one_thread():
+        return _keep(x, bmax, amax, recipes, texts, seed)
+
+
+@contextlib.contextmanager
+def _one_thread():
+    """Threads cost more than they bring in many small operations, tenfold where other programs compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _keep(x: Tensor, bmax: Tensor, amax: Tensor, recipes: dict[str, Recipe], texts: Sequence[str], seed: int) -> dict:
     pool, drawn = _pool(bmax, amax, seed)
     token, block = pool // bmax.shape[1], pool % bmax.shape[1]
     tile = flush(blocks(x)[token, block].float()).cpu()  # [n, 16]
@@ -116,16 +133,22 @@ def _found(rule: str, places: list[tuple[int, int]], value: Tensor, wanted: Tens
     }
 
 
-def inspections(kept: dict, recipes: dict[str, Recipe]) -> Iterator[dict[str, list]]:
+def inspections(kept: dict, recipes: dict[str, Recipe]) -> list[dict[str, list]]:
     """Each kept block of a tensor under each recipe, as short as `report.js` can unfold to `microscope.inspect_block`.
 
-    Yields, a block: recipe's name -> [encode_scale, decode_scale, [h, byte, score, codes as 16 hexadecimal digits] for
+    Returns: of each block, recipe's name -> [encode_scale, decode_scale, [h, byte, score, codes as 16 hexadecimal digits] for
     6, and the same for 4 under 4over6].
     """
     if not kept:
-        return
+        return []
     x = flush(torch.tensor([b["values"] for b in kept.values()], dtype=torch.float32))  # [n, 16]
     rows: list[dict[str, list]] = [{} for _ in kept]
+    with _one_thread():
+        _inspect(x, kept, recipes, rows)
+    return rows
+
+
+def _inspect(x: Tensor, kept: dict, recipes: dict[str, Recipe], rows: list[dict[str, list]]) -> None:
     for name, recipe in recipes.items():
         of = "token_amax" if recipe.per_token else "tensor_amax"
         amax = torch.tensor([[float(b[of])] for b in kept.values()], dtype=torch.float32)  # [n, 1]
@@ -137,7 +160,6 @@ def inspections(kept: dict, recipes: dict[str, Recipe]) -> Iterator[dict[str, li
                  "".join(f"{code:x}" for code in c.codes[i].tolist())]
                 for c in tried
             ]  # fmt: skip
-    yield from rows
 
 
 def _each(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
