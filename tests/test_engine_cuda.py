@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nvfp4viz.engines import analyze, cuda, nvrtc, quantize, reference
+from nvfp4viz.engines import analyze, cuda, cuda_job, nvrtc, quantize, reference
 from nvfp4viz.golden import golden_cases
 from nvfp4viz.recipe import RECIPES, Recipe
 from nvfp4viz.stats import Stats
@@ -232,7 +232,7 @@ def test_auto_takes_it_and_returns_to_the_cpu():
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_compiles(architecture, dtype, tmp_path):
-    sources = [cuda._source(r, dtype) for r in (Recipe(), KINDS[-1])] + [cuda._bootstrap_source()]
+    sources = [cuda_job.source(r, dtype) for r in (Recipe(), KINDS[-1])] + [cuda_job.sums_source()]
     try:
         nvrtc.nvrtc()
     except OSError as error:
@@ -241,8 +241,7 @@ def test_compiles(architecture, dtype, tmp_path):
         for i, source in enumerate(sources):
             file = tmp_path / f"{i}.cu"
             file.write_text(source)
-            flags = [f"-arch={architecture}", *(f for f in nvrtc.FLAGS if f != "-default-device")]
-            command = ["nvcc", *flags, "-cubin", str(file), "-o", str(tmp_path / "out")]
+            command = ["nvcc", f"-arch={architecture}", *nvrtc.FLAGS, "-cubin", str(file), "-o", str(tmp_path / "out")]
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
     else:
@@ -256,6 +255,22 @@ def test_compiler_errors_are_shown():
         pytest.skip(str(error))
     with pytest.raises(RuntimeError, match=r"identifier .nonsense. is undefined"):
         nvrtc.compile_cubin("int x = nonsense;", "sm_80")
+
+
+def test_compiles_once_for_all_processes(monkeypatch, tmp_path):
+    compiled = []
+    monkeypatch.setattr(nvrtc, "_nvrtc_version", lambda: "13.0")
+    monkeypatch.setattr(nvrtc, "compile_cubin", lambda *what: compiled.append(what) or b"cubin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
+    for architecture in ("sm_80", "sm_80", "sm_90"):
+        assert nvrtc.cached_cubin("source", architecture) == b"cubin"
+    assert compiled == [("source", "sm_80"), ("source", "sm_90")]
+    assert len(list(tmp_path.rglob("*"))) == 2 + 2  # folders and cubins: nothing half-written stays
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # nowhere to write
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "file"))
+    assert nvrtc.cached_cubin("source", "sm_80") == b"cubin"
 
 
 def test_says_why_it_cannot_run(monkeypatch):

@@ -12,12 +12,12 @@ import hashlib
 import os
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
-FLAGS = ("--std=c++17", "-default-device", "-ftz=true", "-fmad=false")
+FLAGS = ("--std=c++17", "-ftz=true", "-fmad=false")
 _WINDOWS = sys.platform == "win32"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _MULTIPROCESSORS = 75, 76, 16  # CUdevice_attribute
 
@@ -104,16 +104,14 @@ def cached_cubin(source: str, architecture: str) -> bytes:
     root = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if _WINDOWS else None)
     folder = Path(root or Path.home() / ".cache") / "nvfp4viz"
     path = folder / f"{key}.cubin"
-    if path.exists():
+    with suppress(OSError):
         return path.read_bytes()
     cubin = compile_cubin(source, architecture)
-    try:
+    with suppress(OSError):  # a read-only home compiles anew in each process
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as beside:
             beside.write(cubin)
         os.replace(beside.name, path)  # whole or not at all, whoever else writes it
-    except OSError:
-        pass  # a read-only home compiles anew in each process
     return cubin
 
 

@@ -12,11 +12,12 @@ FAST = Recipe(448, four_over_six=True, fast_math=True)
 
 
 def milliseconds(work, repeat: int = 20) -> float:
-    """Median device time of one call, by CUDA events, after a warm-up."""
+    """Median device time of one call, by CUDA events, after a warm-up and behind work that hides the launches."""
     for _ in range(3):
         work()
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeat)]
     for start, stop in events:
+        torch.cuda._sleep(2_000_000)  # cycles, about a millisecond
         start.record()
         work()
         stop.record()
@@ -72,15 +73,15 @@ def test_speed():
 def test_cost_is_linear_in_tokens():
     recipe, costs = RECIPES["4/6-mse-256"], {}
     for m in (8192, 32768, 131072, 262144):
-        x = torch.empty(m, 2048, dtype=torch.bfloat16, device="cuda").normal_()
+        x = torch.empty(m, 8192, dtype=torch.bfloat16, device="cuda").normal_()
         for name, work in {
             "quantize": lambda: cuda.launch_quantize(x, recipe),  # noqa: B023
             "analyze": lambda: cuda.launch_analyze(x, [recipe], [None]),  # noqa: B023
         }.items():
             costs.setdefault(name, []).append(milliseconds(work, 10) / m * 1e6)
     for name, nanoseconds in costs.items():
-        print(f"\n{name}: " + ", ".join(f"{ns:.2f}" for ns in nanoseconds) + " ns a token of 2048 features")
-        assert max(nanoseconds) < 1.5 * min(nanoseconds)  # launch gaps weigh on the smallest
+        print(f"\n{name}: " + ", ".join(f"{ns:.2f}" for ns in nanoseconds) + " ns a token of 8192 features")
+        assert max(nanoseconds) < 1.15 * min(nanoseconds)
 
 
 if __name__ == "__main__":
