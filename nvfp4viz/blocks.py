@@ -30,9 +30,8 @@ def keep(x: Tensor, recipes: dict[str, Recipe], texts: Sequence[str] = (), seed:
     x = as_tokens(x)
     if not x.shape[0]:
         return {"picks": {}, "blocks": {}}
-    bmax, amax = flush(block_amax(x)), flush(token_amax(x))  # [M, K/16], [M, 1]
     with _one_thread():
-        return _keep(x, bmax, amax, recipes, texts, seed)
+        return _keep(x, recipes, texts, seed)
 
 
 @contextlib.contextmanager
@@ -46,7 +45,8 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def _keep(x: Tensor, bmax: Tensor, amax: Tensor, recipes: dict[str, Recipe], texts: Sequence[str], seed: int) -> dict:
+def _keep(x: Tensor, recipes: dict[str, Recipe], texts: Sequence[str], seed: int) -> dict:
+    bmax, amax = flush(block_amax(x)), flush(token_amax(x))  # [M, K/16], [M, 1]
     pool, drawn = _pool(bmax, amax, seed)
     token, block = pool // bmax.shape[1], pool % bmax.shape[1]
     tile = flush(blocks(x)[token, block].float()).cpu()  # [n, 16]
@@ -136,8 +136,8 @@ def _found(rule: str, places: list[tuple[int, int]], value: Tensor, wanted: Tens
 def inspections(kept: dict, recipes: dict[str, Recipe]) -> list[dict[str, list]]:
     """Each kept block of a tensor under each recipe, as short as `report.js` can unfold to `microscope.inspect_block`.
 
-    Returns: of each block, recipe's name -> [encode_scale, decode_scale, [h, byte, score, codes as 16 hexadecimal digits] for
-    6, and the same for 4 under 4over6].
+    Returns: of each block, recipe's name -> [encode_scale, decode_scale, [h, byte, score, codes] for 6, and the same
+        for 4 under 4over6]; codes are 16 hexadecimal digits.
     """
     if not kept:
         return []
