@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     where = files + [read_process(pid) for pid in arguments.pid or ()]
     report = examine(where or [Settings("this process", dict(os.environ))])
     if not arguments.json:
-        print("\n".join(text(report, *_terminal())))
+        print("\n".join(map(_printable, text(report, *_terminal()))))
     if arguments.verify:
         report["verify"] = []
         if not arguments.json:
@@ -113,6 +113,11 @@ def gpus() -> list[dict]:
 
 
 # --- how it is said
+
+
+def _printable(line: str) -> str:
+    """Control characters and broken bytes of a stranger's file spelt out; our own colours stay."""
+    return re.sub(r"(?!\033\[\d+m)[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda m: repr(m[0])[1:-1], line)
 
 
 def _terminal() -> tuple[int, bool]:

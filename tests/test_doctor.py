@@ -119,6 +119,14 @@ def test_colour_is_for_terminals(clean):
     assert not doctor._terminal()[1]
 
 
+def test_strangers_bytes_do_not_reach_the_terminal(tmp_path, capsys):
+    (tmp_path / ".env").write_text(f"{FI}=\x1b]0;title\x07\x1b[2J\n")
+    assert main(["doctor", "--env-file", str(tmp_path / ".env")]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and r"\x1b]0;title\x07\x1b[2J" in out
+    assert doctor._printable("a\udcffb") == r"a\udcffb"
+
+
 # --- golden cases
 
 
