@@ -45,7 +45,8 @@ LATE = (
 @cache
 def _imports(name: str) -> frozenset[str]:
     """What a module imports, lazily too: modules of ours as "stats", others as "/torch"."""
-    package = name.split(".")[: None if MODULES[name].name == "__init__.py" else -1]
+    package = [part for part in name.split(".") if part]
+    package = package if MODULES[name].name == "__init__.py" else package[:-1]
     found = set()
     for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
