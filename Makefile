@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DATA := data/smollm2-135m-activations.safetensors
 REPORT := build/report.html
 WHEELS := .cache/wheels
-SGLANG := sglang==0.5.23
+CONSUMERS := sglang==0.5.23 sglang==0.5.13 transformer-engine==2.20.2  # tests read single files of these wheels
 TORCH := torch==2.13.0  # for make constraints: PyTorch moves on purpose, the rest follows
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
@@ -37,9 +37,11 @@ lab: $(VENV)/.installed-test ## open JupyterLab on the notebooks
 bench: $(VENV)/.installed-test ## measure speed
 	@$(BIN)/pytest -m bench tests $(ARGS)
 
-wheels: $(VENV)/.installed-test ## fetch the SGLang wheel that some tests read a file of
-	@echo "==> fetching $(SGLANG) into $(WHEELS)"
-	@$(PIP) download -q --no-deps --only-binary=:all: -d $(WHEELS) $(SGLANG)
+wheels: $(VENV)/.installed-test ## fetch wheels of SGLang and Transformer Engine that some tests read a file of
+	@for wheel in $(CONSUMERS); do \
+		echo "==> fetching $$wheel into $(WHEELS)"; \
+		$(PIP) download -q --no-deps --only-binary=:all: -d $(WHEELS) $$wheel || exit 1; \
+	done
 
 constraints: ## pin in constraints.txt what pyproject.toml resolves to today
 	@rm -rf build/constraints && mkdir -p build
