@@ -1,7 +1,7 @@
 """What recording adds to a forward pass on a GPU, in time and memory: `pytest -m bench -s`, or run this file.
 
-A stack of Llama-shaped blocks, randomly initialised: hidden 4096, intermediate 14336, 32 heads of 128, 8 of them for keys
-and values, bf16, one sequence of 8192 tokens.
+A stack of Llama-shaped blocks, randomly initialised: hidden 4096, intermediate 14336, 32 heads of 128 and 8 of keys and
+values, bf16, one sequence of 8192 tokens.
 """
 
 import argparse
