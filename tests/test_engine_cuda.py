@@ -229,8 +229,7 @@ def test_auto_takes_it_and_returns_to_the_cpu():
     assert q.codes.device.type == "cpu" and q.engine == "cuda"
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("architecture, dtype", [*zip(["sm_80", "sm_90", "sm_100"], DTYPES, strict=True)])
 def test_compiles(architecture, dtype, tmp_path):
     sources = [cuda_job.source(r, dtype) for r in (Recipe(), KINDS[-1])] + [cuda_job.sums_source()]
     try:

@@ -13,7 +13,7 @@ __device__ unsigned hash32(unsigned x) {  // lowbias32
 // weight(token, replicate) * values[column, token] over the CTA's share of tokens; the last replicate weighs each token 1.
 // One thread a replicate, at most COLUMNS columns, whose weights are computed once.
 extern "C" __global__ void bootstrap(
-    const double* values, double* totals, long long tokens, unsigned first_token, int columns) {
+    const double* __restrict__ values, double* __restrict__ totals, long long tokens, unsigned first_token, int columns) {
     double total[COLUMNS] = {};
     unsigned replicate = threadIdx.x, own = hash32(replicate + 0x9e3779b9u);
     long long share = (tokens + gridDim.x - 1) / gridDim.x, start = blockIdx.x * share;
@@ -35,13 +35,16 @@ extern "C" __global__ void bootstrap(
 
 // out[batch, column] = sum of totals[batch, row, column] over the rows, but the largest in the last `maxima` columns.
 // A CTA takes 32 columns, a warp of it every eighth row.
-extern "C" __global__ void fold(const double* totals, double* out, int rows, int columns, int maxima) {
+extern "C" __global__ void fold(
+    const double* __restrict__ totals, double* __restrict__ out, int rows, int columns, int maxima) {
     __shared__ double warps[8][32];
     int groups = (columns + 31) / 32, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int batch = blockIdx.x / groups, column = blockIdx.x % groups * 32 + lane;
     bool largest = column >= columns - maxima;
     double total = 0;
-    for (int row = warp; row < rows && column < columns; row += 8) {
+    if (column >= columns) rows = 0;
+#pragma unroll 8
+    for (int row = warp; row < rows; row += 8) {
         double value = totals[((long long)batch * rows + row) * columns + column];
         total = largest ? fmax(total, value) : total + value;
     }
