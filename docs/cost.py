@@ -12,10 +12,7 @@ PAGE = Path(__file__).with_name("cost.md")
 TOKENS, GPUS = 1_000_000, 8
 
 # Elements analysed in a second under one 4over6 recipe, statistics and bootstrap included; None: not measured yet.
-CPU_CORE = 1.35e8  # one core, one recipe, SmolLM2-135M's layers at 512 tokens (2026-11, numba 0.68)
-CPU_CORE_FIVE = 2.5e8  # the same, five recipes, in elements x recipes
-GPU = None  # one GPU: tests/benchmarks/test_cuda_speed.py, "cuda analyze 4/6-mse-256"
-GPU_NAME = "one H200"
+GPU: float | None = None  # tests/benchmarks/test_cuda_speed.py, "cuda analyze 4/6-mse-256": 67.1e6 / seconds
 PEAK = 989e12  # dense bf16 FLOP/s of an H200, data sheet
 MFU = 0.4  # share of it that a forward pass reaches
 BANDWIDTH = 4.8e12  # bytes/s of an H200's memory, data sheet
@@ -29,7 +26,7 @@ class Input:
     k: int  # features
     layers: int  # layers that have such an input
     shared_by: int = 1  # modules recorded from it
-    split: bool = False  # whether tensor parallelism splits K over the GPUs
+    split: bool = False  # whether GPUs that split layers share it: by K in row-parallel layers, by expert
     per_token: int = 1  # times each token passes, such as the experts it is routed to
     copies: int = 1  # modules of the kind in a layer, such as experts
 
@@ -45,15 +42,16 @@ MODELS = {
             Input(7168, 61, 2), Input(1536, 61), Input(512, 61), Input(16384, 61, split=True),  # attention
             Input(7168, 3, 2), Input(18432, 3, split=True),  # dense layers
             Input(7168, 58, 3), Input(2048, 58, split=True),  # router and the shared expert
-            Input(7168, 58, 2, per_token=8, copies=256), Input(2048, 58, per_token=8, copies=256),  # routed experts
+            Input(7168, 58, 2, split=True, per_token=8, copies=256),  # routed experts
+            Input(2048, 58, split=True, per_token=8, copies=256),
         ],
     ),
 }  # fmt: skip
 
 
-def elements(inputs, tensor_parallel=1) -> float:
-    """Elements that one token brings to one GPU; K that is split over GPUs counts by its share."""
-    return sum(i.k * i.layers * i.per_token / (tensor_parallel if i.split else 1) for i in inputs)
+def elements(inputs, shares=1) -> float:
+    """Elements that one token brings to one GPU; what GPUs share counts by its share."""
+    return sum(i.k * i.layers * i.per_token / (shares if i.split else 1) for i in inputs)
 
 
 def modules(inputs) -> int:
@@ -86,23 +84,18 @@ def forward(parameters: float) -> float:
 
 
 def time_rows() -> list[list[str]]:
-    rows = [["rate, elements/s", *(f"{m}: {how}" for m in MODELS for how in ("tokens split", f"K split over {GPUS}"))]]
-    rates = {f"bound by memory, {GPU_NAME}: {BANDWIDTH / 2:.1e}": BANDWIDTH / 2}
+    rates = {f"if memory were the bound ({BANDWIDTH / 2:.1e} elements/s)": BANDWIDTH / 2}
     if GPU:
-        rates[f"measured, {GPU_NAME}: {GPU:.1e}"] = GPU
-    rates[f"measured, one CPU core: {CPU_CORE:.1e}"] = CPU_CORE
-    for title, rate in rates.items():
-        cells = []
-        for parameters, inputs in MODELS.values():
-            for work in (elements(inputs) / GPUS, elements(inputs, GPUS)):
-                seconds = work * TOKENS / rate
-                cells.append(f"{_duration(seconds)} ({seconds / forward(parameters):.1%})")
-        rows.append([title, *cells])
+        rates[f"as measured ({GPU:.1e} elements/s)"] = GPU
+    rows = [["", *rates]]
+    for model, (parameters, inputs) in MODELS.items():
+        for how, work in (
+            ("tokens split", elements(inputs) / GPUS),
+            (f"layers split {GPUS} ways", elements(inputs, GPUS)),
+        ):
+            seconds = [work * TOKENS / rate for rate in rates.values()]
+            rows.append([f"{model}, {how}", *(f"{t:.1f} s, {t / forward(parameters):.0%}" for t in seconds)])
     return rows
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 3600 else f"{seconds:.1f} s"
 
 
 def markdown(rows: list[list[str]]) -> str:
