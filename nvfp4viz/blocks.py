@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -101,7 +100,8 @@ def _first(value: Tensor, n: int) -> Tensor:
 
 def _rank(tile: Tensor, amax: Tensor, recipe: Recipe, drawn: int) -> dict[str, tuple[Tensor, Tensor]]:
     """By rule: what it ranks the blocks of the pool by, float64, and which it admits."""
-    encode, decode = scales(amax, recipe) if recipe.per_token else scales(amax[:1], recipe)
+    one = amax[:1] if len(amax) else amax.new_zeros(1, 1)  # an all-zero tensor has no blocks to choose from
+    encode, decode = scales(amax if recipe.per_token else one, recipe)
     tried = candidates(tile, encode.expand_as(amax), amax, recipe)
     six, four = tried[0], tried[-1]
     won = four.score < six.score  # [n, 1]; a tie goes to 6
@@ -136,30 +136,34 @@ def _found(rule: str, places: list[tuple[int, int]], value: Tensor, wanted: Tens
 def inspections(kept: dict, recipes: dict[str, Recipe]) -> list[dict[str, list]]:
     """Each kept block of a tensor under each recipe, as short as `report.js` can unfold to `microscope.inspect_block`.
 
-    Returns: of each block, recipe's name -> [encode_scale, decode_scale, [h, byte, score, codes] for 6, and the same
-        for 4 under 4over6]; codes are 16 hexadecimal digits.
+    Args:    kept: "token,block" -> values and amax, as `keep` gives them.
+    Returns: of each block, recipe's name -> [amax, encode_scale, decode_scale, choice, [h, byte, saturated, score,
+        codes] for 6, and the same for 4 under 4over6]; codes are 16 hexadecimal digits.
     """
-    if not kept:
-        return []
-    x = flush(torch.tensor([b["values"] for b in kept.values()], dtype=torch.float32))  # [n, 16]
     rows: list[dict[str, list]] = [{} for _ in kept]
-    with _one_thread():
-        _inspect(x, kept, recipes, rows)
+    if kept:
+        x = flush(torch.tensor([b["values"] for b in kept.values()], dtype=torch.float32))  # [n, 16]
+        with _one_thread():
+            for name, recipe in recipes.items():
+                for row, one in zip(rows, _inspect(x, list(kept.values()), recipe), strict=True):
+                    row[name] = one
     return rows
 
 
-def _inspect(x: Tensor, kept: dict, recipes: dict[str, Recipe], rows: list[dict[str, list]]) -> None:
-    for name, recipe in recipes.items():
-        of = "token_amax" if recipe.per_token else "tensor_amax"
-        amax = torch.tensor([[float(b[of])] for b in kept.values()], dtype=torch.float32)  # [n, 1]
-        encode, decode = scales(amax, recipe) if recipe.per_token else _each(amax, recipe)
-        tried = candidates(x, encode, flush(amax), recipe)
-        for i, row in enumerate(rows):
-            row[name] = [_short(encode[i]), _short(decode[i])] + [
-                [_short(c.h[i]), int(c.block_scale[i].view(torch.uint8)), _short(c.score[i]),
-                 "".join(f"{code:x}" for code in c.codes[i].tolist())]
-                for c in tried
-            ]  # fmt: skip
+def _inspect(x: Tensor, kept: list[dict], recipe: Recipe) -> Iterator[list]:
+    amax = torch.tensor([[float(b["token_amax" if recipe.per_token else "tensor_amax"])] for b in kept])  # [n, 1]
+    encode, decode = scales(amax, recipe) if recipe.per_token else _each(amax, recipe)
+    tried = candidates(x, encode, flush(amax), recipe)
+    codes = [c.codes.tolist() for c in tried]
+    byte = [c.block_scale.view(torch.uint8).flatten().tolist() for c in tried]
+    short = [[_short(v) for v in (amax, encode, decode)]] + [[_short(v) for v in (c.h, c.score)] for c in tried]
+    won = tried[-1].score < tried[0].score  # [n, 1]; a tie goes to 6
+    for i in range(len(kept)):
+        one = [column[i] for column in short[0]] + [4 if won[i] and byte[-1][i] != byte[0][i] else 6]
+        for c, (h, score) in enumerate(short[1:]):
+            saturated = int(tried[c].h[i].item() > 448 * MARGIN)
+            one.append([h[i], byte[c][i], saturated, score[i], "".join(f"{code:x}" for code in codes[c][i])])
+        yield one
 
 
 def _each(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
@@ -167,7 +171,6 @@ def _each(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     return torch.cat([e.reshape(1, 1) for e, _ in pairs]), torch.cat([d.reshape(1, 1) for _, d in pairs])
 
 
-def _short(value: Tensor) -> float | str:
-    """A float32 as the shortest decimal number that rounds to it."""
-    number = value.item()
-    return float(str(value.cpu().numpy().reshape(-1)[0])) if math.isfinite(number) else str(number)
+def _short(values: Tensor) -> list[float | str]:
+    """Float32 as the shortest decimal numbers that round to them."""
+    return finite([float(str(v)) for v in values.flatten().numpy()])

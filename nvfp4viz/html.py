@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
 import json
-import math
 import os
-import re
 import shlex
+from dataclasses import replace
 from html import escape
-from importlib import resources
 from pathlib import Path
 
-from . import plots
+from . import packing, plots
+from .document import NEEDS_SCRIPT, document, figure, table, text
 from .files import replacing
 from .recipe import Recipe, style
-from .sweep import COLUMNS, Sweep
-from .verdict import recommend
+from .sweep import Sweep
+from .verdict import Comparison, Verdict, recommend
 
-HEADINGS = {
-    "tensor": "tensor", "recipe": "recipe", "engine": "engine", "tokens": "tokens", "features": "features",
-    "sqnr_db": "SQNR (dB)", "nmse": "NMSE", "mse": "MSE", "mae": "MAE", "max_error": "max error", "cosine": "cosine",
-    "four_rate": "chose 4", "four_saturated": "4 saturated", "scale_saturated": "scale saturated",
-    "element_clipped": "clipped at 6", "scale_subnormal": "scale subnormal", "scale_zero": "scale 0",
-    "element_flushed": "decoded to 0",
+COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
+    "tensor": ("tensor", "text"), "recipe": ("recipe", "text"), "engine": ("engine", "text"),
+    "tokens": ("tokens", "count"), "features": ("features", "count"), "sqnr_db": ("SQNR (dB)", "db"),
+    "nmse": ("NMSE", "short"), "mse": ("MSE", "short"), "mae": ("MAE", "short"), "max_error": ("max error", "short"),
+    "cosine": ("cosine", "unit"), "four_rate": ("chose 4", "share"), "four_saturated": ("4 saturated", "share"),
+    "scale_saturated": ("scale saturated", "share"), "element_clipped": ("clipped at 6", "share"),
+    "scale_subnormal": ("scale subnormal", "share"), "scale_zero": ("scale 0", "share"),
+    "element_flushed": ("decoded to 0", "share"),
 }  # fmt: skip
+ROWS = 24  # tensors that the figure of gains has room for
 
 
 def report(sweep: Sweep, path: str | os.PathLike) -> Path:
@@ -36,185 +35,162 @@ def report(sweep: Sweep, path: str | os.PathLike) -> Path:
     """
     if not sweep.stats:
         raise ValueError("the sweep has no statistics: analyse at least one tensor before writing a report")
-    page = render(sweep)
+    return write(render(sweep), path)
+
+
+def write(page: str, path: str | os.PathLike) -> Path:
+    """Write a page, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
 
 
+def load_report(path: str | os.PathLike) -> Sweep:
+    """The Sweep inside a report; ValueError where the file is no report, is truncated or was edited."""
+    try:
+        return packing.read(Path(path).read_text(encoding="utf-8", errors="replace"))
+    except ValueError as error:
+        raise ValueError(f"cannot read the report {str(path)!r}: {error}") from error
+
+
 def render(sweep: Sweep) -> str:
     """The page as a string."""
-    script, css = _asset("report.js"), _asset("report.css")
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {_source(script)}"
     try:
         verdict = recommend(sweep)
     except ValueError as error:  # nothing but zeros or nothing at all: the table still says so
-        sentence, best = f"No verdict: {error}.", None
+        verdict, sentence, best = None, f"No verdict: {error}.", next(iter(sweep.recipes))
     else:
         sentence, best = verdict.sentence(), verdict.recipe
     sections = [
-        _summary(sweep, sentence),
-        _figures(sweep, best or next(iter(sweep.recipes))),
-        _settings(sweep.recipes[best]) if best else "",
-        _table(sweep),
+        f"<header>{headline(sentence, sweep.recipes[best])}{_size(sweep)}</header>",
+        _margins(sweep, verdict.comparisons) if verdict else "",
+        _settings(sweep.recipes[best]) if verdict else "",
+        _figures(sweep, best),
+        _explorer(sweep, verdict, best),
+        f"<section><h2>Every tensor, every recipe</h2>\n{table(COLUMNS)}</section>",
         _provenance(sweep),
+        packing.script(packing.pack(sweep)),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>NVFP4 report: {_text(', '.join(sweep.tensors)[:80])}</title>\n<style>\n{css}</style>\n"
-        + "</head>\n<body>\n<main>\n"
-        + "\n".join(sections)
-        + f"\n</main>\n{_data(sweep)}\n<script>{script}</script>\n</body>\n</html>\n"
-    )
+    return document(f"NVFP4 report: {', '.join(sweep.tensors)[:80]}", "\n".join(sections))
 
 
-def load_report(path: str | os.PathLike) -> Sweep:
-    """The Sweep inside a report; ValueError where the file is no report, is truncated or was edited."""
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    found = re.search(r'<script type="application/gzip" id="sweep" data-sha256="([0-9a-f]{64})">([^<]*)</script>', text)
-    if found is None:
-        raise ValueError(
-            f"{str(path)!r} holds no sweep: not a report of nvfp4viz, or truncated; ask for the file again"
-        )
-    packed = found[2].encode()
-    if hashlib.sha256(packed).hexdigest() != found[1]:
-        raise ValueError(
-            f"the data in {str(path)!r} does not match its checksum: truncated or edited; ask for the file again"
-        )
-    return Sweep.from_dict(json.loads(gzip.decompress(base64.b64decode(packed))))
+def headline(sentence: str, recipe: Recipe | None = None) -> str:
+    """A sentence as the page's heading: what comes before its first colon large, the rest as a paragraph."""
+    first, colon, rest = sentence.partition(": ")
+    color = f' style="--recipe:{style(recipe)["color"]}"' if recipe else ""
+    return f'<h1{color}>{text(first)}{colon.strip()}</h1>\n<p class="verdict">{text(rest)}</p>'
 
 
-def _asset(name: str) -> str:
-    return resources.files("nvfp4viz").joinpath(name).read_text(encoding="utf-8")
-
-
-def _source(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _data(sweep: Sweep) -> str:
-    packed = base64.b64encode(gzip.compress(json.dumps(sweep.to_dict(), allow_nan=False).encode(), 9, mtime=0))
-    digest = hashlib.sha256(packed).hexdigest()
-    return f'<script type="application/gzip" id="sweep" data-sha256="{digest}">{packed.decode()}</script>'
-
-
-def _summary(sweep: Sweep, verdict: str) -> str:
+def _size(sweep: Sweep) -> str:
+    """What was measured with what, and what is missing."""
     tokens = max(s.tokens for row in sweep.stats.values() for s in row.values())
     versions = sweep.provenance.get("versions", {})
+    models = [s.get("metadata", {}).get("model") for s in sweep.provenance.get("sources", [])]
     parts = [
-        f"{len(sweep.stats)} tensors", f"up to {tokens:,} tokens", f"{len(sweep.recipes)} recipes",
-        f"engine {', '.join(sweep.engines)}",
+        *dict.fromkeys(m for m in models if m), f"{len(sweep.stats)} tensors", f"up to {tokens:,} tokens",
+        f"{len(sweep.recipes)} recipes", f"engine {', '.join(sweep.engines)}",
         *(f"{name} {versions[name]}" for name in ("nvfp4viz", "torch", "flashinfer-python") if versions.get(name)),
     ]  # fmt: skip
-    warnings = ""
+    notes = f'<p class="signature">{text(" · ".join(parts))}</p>'
     if sweep.skipped:
-        reasons = "".join(f"<li>{_text(name)}: {_text(why)}</li>" for name, why in sweep.skipped.items())
-        warnings = (
-            f'<p class="note">{len(sweep.skipped)} tensors could not be analysed:</p><ul class="note">{reasons}</ul>'
-        )
+        reasons = "".join(f"<li>{text(name)}: {text(why)}</li>" for name, why in sweep.skipped.items())
+        notes += f'<p class="note">{len(sweep.skipped)} tensors could not be analysed:</p><ul>{reasons}</ul>'
     if sweep.provenance.get("interrupted"):
-        warnings += '<p class="note">The sweep was interrupted: tensors are missing.</p>'
+        notes += '<p class="note">The sweep was interrupted: tensors are missing.</p>'
+    return notes
+
+
+def _margins(sweep: Sweep, comparisons: tuple[Comparison, ...]) -> str:
+    """The named recipe against others, as a line with its interval on one axis."""
+    if not comparisons:
+        return ""
+    ends = [v for c in comparisons for v in (0.0, c.margin_db, *(c.interval_db or ()))]
+    low, span = min(ends), max(ends) - min(ends) or 1.0
+    place = {v: 2 + 96 * (v - low) / span for v in ends}
+    rows = []
+    for c in comparisons:
+        left, right = (place[v] for v in c.interval_db or (c.margin_db,) * 2)
+        interval = "{:.3f} to {:.3f}".format(*c.interval_db) if c.interval_db else "too few tokens"
+        zero, to = place[0.0], place[c.margin_db]
+        bar = (
+            f'<i class="zero" style="left:{zero:.2f}%"></i>'
+            f'<i class="reach" style="left:{min(zero, to):.2f}%;width:{abs(to - zero):.2f}%"></i>'
+            f'<i class="interval" style="left:{left:.2f}%;width:{right - left:.2f}%"></i>'
+        )
+        color = style(sweep.recipes[c.over])["color"]
+        rows.append(
+            f'<tr><th scope="row">{text(c.role)} <span style="--recipe:{color}">{text(c.over)}</span></th>'
+            f'<td class="axis"><div>{bar}</div></td><td class="gain">{c.margin_db:+.3f} dB</td><td>{interval}</td>'
+            f"<td>{c.wins} of {len(c.by_tensor_db)}</td></tr>"
+        )
+    head = ("against", "gain", "", "95 % interval, dB", "tensors better")
+    cells = "".join(f'<th scope="col"{" colspan=2" if h == "gain" else ""}>{h}</th>' for h in head if h)
+    return f'<table class="margins"><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _settings(recipe: Recipe) -> str:
+    from .environment import environment_of, flashinfer_config
+
+    try:
+        variables = "\n".join(f"{name}={value}" for name, value in environment_of(recipe, "sglang").items())
+        call = f"nvfp4_4over6={flashinfer_config(recipe, text=True)}".replace("(", "(\n    ").replace(")", ",\n)")
+    except ValueError as error:  # a ceiling to study, which no environment can set
+        return f"<section><h2>What to set</h2>\n<p>{text(error)}</p></section>"
     return (
-        f'<h1>NVFP4 activation quantization</h1>\n<p class="verdict">{_text(verdict)}</p>\n'
-        f'<p class="signature">{_text(" · ".join(parts))}</p>{warnings}'
+        f'<section><h2>What to set for {text(recipe.name)}</h2>\n<div class="two">'
+        f"<div><h3>Environment of SGLang and FlashInfer</h3><pre>{text(variables)}</pre></div>"
+        f"<div><h3>Or, calling FlashInfer</h3><pre>{text(call)}</pre></div></div></section>"
     )
 
 
 def _figures(sweep: Sweep, best: str) -> str:
-    baseline = "standard" if "standard" in sweep.recipes else None
+    baseline = "standard" if "standard" in sweep.recipes and len(sweep.recipes) > 1 else None
     totals = {name: sweep.total(name) for name in sweep.recipes}
     low, high = _ceilings(sweep, best)
+    shown, which = _telling(sweep, best, baseline)
     figures = [
-        (plots.error_by_tensor(sweep, baseline=baseline if len(sweep.recipes) > 1 else None),
-         "Each row is a tensor, each mark a recipe; farther right is better."),
+        (plots.error_by_tensor(shown, baseline=baseline),
+         f"Each row is a tensor, each mark a recipe; farther right is better. {which}"),
         (plots.block_scale_histogram(totals[high], totals[low] if low != high else None),
-         "All tensors together. Solid: blocks that map their largest value to 6; pale: to 4. A block whose scale for"
-            " 6 is"
-         " right of 298.67 cannot choose 4."),
+         "All tensors together. Solid: blocks that map their largest value to 6; pale: to 4. A block whose scale for 6"
+         " is right of 298.67 cannot choose 4."),
         (plots.clipping_rates(totals), "All tensors together, on a logarithmic axis."),
     ]  # fmt: skip
-    cards = []
-    for ax, caption in figures:
-        picture = plots.Picture(ax)
-        width, height = (round(v * 4 / 3) for v in picture.size)
-        source = base64.b64encode(picture.png).decode()
-        cards.append(
-            f'<figure><img src="data:image/png;base64,{source}" width="{width}" height="{height}"'
-            f' alt="{_text(picture.alt)}"><figcaption>{_text(caption)}</figcaption></figure>'
-        )
-    return "<h2>Why</h2>\n" + "\n".join(cards)
+    return "<section><h2>Why</h2>\n" + "\n".join(figure(ax, caption) for ax, caption in figures) + "</section>"
+
+
+def _telling(sweep: Sweep, best: str, baseline: str | None) -> tuple[Sweep, str]:
+    """The tensors on which the best recipe gains most and least, where there are too many to draw."""
+    if len(sweep.stats) <= ROWS:
+        return sweep, ""
+
+    def gain(tensor: str) -> float:
+        row = sweep.stats[tensor]
+        return row[best].sqnr_db - (row[baseline].sqnr_db if baseline not in (None, best) else 0)
+
+    order = sorted(sweep.stats, key=gain)
+    kept = {*order[: ROWS // 2], *order[-ROWS // 2 :]}
+    shown = replace(sweep, stats={t: row for t, row in sweep.stats.items() if t in kept})
+    few = ROWS // 2
+    return shown, f"Of {len(sweep.stats):,} tensors, the {few} of least and the {few} of most gain by {best}."
 
 
 def _ceilings(sweep: Sweep, best: str) -> tuple[str, str]:
     """Two recipes that differ in the ceiling: like the best one, of the lowest and the highest ceiling there is."""
-    like = [n for n, r in sweep.recipes.items() if r.four_over_six and r.err_mode == sweep.recipes[best].err_mode] or [
-        best
-    ]
+    mode = sweep.recipes[best].err_mode
+    like = [n for n, r in sweep.recipes.items() if r.four_over_six and r.err_mode == mode] or [best]
     ordered = sorted(like, key=lambda n: sweep.recipes[n].e4m3_max)
     return ordered[0], ordered[-1]
 
 
-def _settings(recipe: Recipe) -> str:
+def _explorer(sweep: Sweep, verdict: Verdict | None, best: str) -> str:
+    others = [c.over for c in verdict.comparisons] if verdict else []
+    shown = {"recipe_a": next((n for n in (*others, *sweep.recipes) if n != best), best), "recipe_b": best}
     return (
-        f"<h2>What to set</h2>\n<p>For <code>{_text(recipe.name)}</code>:</p>\n<pre>{_text(_how_to_set(recipe))}</pre>"
+        '<section class="live"><h2>Look for yourself</h2>\n'
+        '<p class="note">Two recipes, A and B, on any tensor. Everything here is in this file.</p>'
+        f'<div id="explorer" data-sweep="sweep" data-shown="{escape(json.dumps(shown))}"></div>{NEEDS_SCRIPT}</section>'
     )
-
-
-def _how_to_set(recipe: Recipe) -> str:
-    from .environment import environment_of, flashinfer_config
-
-    try:
-        variables = [f"{name}={value}" for name, value in environment_of(recipe, "sglang").items()]
-        call = f"nvfp4_4over6={flashinfer_config(recipe, text=True)}"
-    except ValueError as error:  # a ceiling to study, which no environment can set
-        return f"# {error}"
-    return "\n".join(["# environment of SGLang and FlashInfer", *variables, "", "# or, calling FlashInfer", call])
-
-
-def _table(sweep: Sweep) -> str:
-    head = "".join(
-        f'<th scope="col" data-name="{name}"{" class=text" if name in ("recipe", "engine") else ""}>'
-        f"<button>{_text(title)}</button></th>"
-        for name, title in HEADINGS.items()
-    )
-    rows = []
-    for tensor, row in sweep.stats.items():
-        for name, stats in row.items():
-            swatch = f'<span class="swatch" style="background:{style(stats.recipe)["color"]}"></span>'
-            cells = [
-                f'<td title="{_text(tensor)}">{_text(tensor)}</td>',
-                f'<td class="text" data-value="{_text(name)}">{swatch}{_text(name)}</td>',
-                f'<td class="text">{_text(stats.engine)}</td>',
-                f"<td>{stats.tokens}</td><td>{stats.features}</td>",
-            ]
-            cells += [_cell(column, getattr(stats, column)) for column in COLUMNS]
-            rows.append(f"<tr>{''.join(cells)}</tr>")
-    tools = (
-        '<div class="tools"><label>Filter <input id="filter" type="search" placeholder="down_proj 256"></label>'
-        '<button id="csv" type="button">Download CSV</button><span id="shown" class="note" role="status"></span></div>'
-    )
-    return (
-        f'<h2>Every tensor, every recipe</h2>\n{tools}\n<div id="results" class="scroll tall" tabindex="0" '
-        ' role="region"'
-        f' aria-label="Results"><table><thead><tr>{head}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>"
-    )
-
-
-def _cell(column: str, value: float) -> str:
-    if column in plots.RATES:
-        text = f"{100 * value:.2f} %" if value else "0"
-    elif column == "sqnr_db":
-        text = f"{value:.3f}" if math.isfinite(value) else "∞"
-    elif column == "cosine":
-        text = f"{value:.6f}"
-    else:
-        text = f"{value:.4g}"
-    return f'<td data-value="{value!r}">{text}</td>'
 
 
 def _provenance(sweep: Sweep) -> str:
@@ -224,18 +200,9 @@ def _provenance(sweep: Sweep) -> str:
     for source in provenance.get("sources", []):
         rows += [("file", source["path"]), ("its SHA-256", source["sha256"])]
         rows += [(f"its {key}", value) for key, value in source.get("metadata", {}).items() if len(str(value)) < 400]
-    entries = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in rows)
+    entries = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in rows)
     fields = "\n".join(f"{name}: {recipe}" for name, recipe in sweep.recipes.items())
-    return f"<h2>Provenance</h2>\n<dl>{entries}</dl>\n<h3>Recipes</h3>\n<pre>{_text(fields)}</pre>"
-
-
-def _text(value) -> str:
-    """Any text as HTML text: escaped, control characters and bidirectional overrides made visible, bounded."""
-    text = str(value)
-    text = text if len(text) <= 2000 else text[:1000] + f" … ({len(text):,} characters) … " + text[-500:]
-    visible = "".join(_VISIBLE.get(ord(c), c) for c in text)
-    return escape(visible.encode("utf-8", "backslashreplace").decode())  # half a surrogate pair has no UTF-8
-
-
-_VISIBLE = {i: chr(0x2400 + i) for i in range(32) if i != 10} | {127: "␡"}
-_VISIBLE |= {i: f"[U+{i:04X}]" for i in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+    return (
+        f"<section><h2>Provenance</h2>\n<dl>{entries}</dl>\n<h3>Recipes</h3>\n<pre>{text(fields)}</pre>\n"
+        '<p class="note"><code>nvfp4viz.load_report(path)</code> gives this sweep back, to the last bit.</p></section>'
+    )
