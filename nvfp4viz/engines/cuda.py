@@ -93,12 +93,34 @@ def analyze(x: Tensor, recipes: Sequence[Recipe], encode_scales, first_token: in
     (m, k), n = x.shape, len(recipes)
     if not m or not n:
         return [Stats(recipe, "cuda", k) for recipe in recipes]
-    values = launch_analyze(x, recipes, encode_scales, first_token).cpu().numpy()
-    totals, replicates = values[: n * _TOTALS].reshape(n, _TOTALS), values[n * _TOTALS :].reshape(n, 2, -1)
-    stats = [_stats(*parts, m, k) for parts in zip(recipes, totals, replicates, strict=True)]
-    if any(s is None for s in stats):
+    stats = _unpack(launch_analyze(x, recipes, encode_scales, first_token), recipes, m, k)
+    if stats is None:
         check_finite(x)
     return stats
+
+
+def fetch(values: Tensor, recipes: Sequence[Recipe], m: int, k: int) -> list[Stats]:
+    """Stats of `launch_analyze`'s numbers, or of several calls' that `merge` put together: m tokens of k features."""
+    stats = _unpack(values, recipes, m, k)
+    if stats is None:
+        raise ValueError("x held NaN or Inf in at least one call: FlashInfer's result for them is undefined")
+    return stats
+
+
+def merge(a: Tensor, b: Tensor, n: int) -> Tensor:
+    """What `launch_analyze` under n recipes would return for the tokens of two calls, without a synchronization."""
+    both, last = a + b, slice(_TOTALS - len(_MAXIMA), _TOTALS)
+    largest = [values[: n * _TOTALS].view(n, _TOTALS)[:, last] for values in (a, b)]
+    both[: n * _TOTALS].view(n, _TOTALS)[:, last] = torch.maximum(*largest)
+    return both
+
+
+def _unpack(values: Tensor, recipes: Sequence[Recipe], m: int, k: int) -> list[Stats] | None:
+    """Stats by recipe from `launch_analyze`'s numbers; None where x is not finite."""
+    values, n = values.cpu().numpy(), len(recipes)
+    totals, replicates = values[: n * _TOTALS].reshape(n, _TOTALS), values[n * _TOTALS :].reshape(n, 2, -1)
+    stats = [_stats(*parts, m, k) for parts in zip(recipes, totals, replicates, strict=True)]
+    return None if any(s is None for s in stats) else stats
 
 
 def launch_analyze(x: Tensor, recipes: Sequence[Recipe], encode_scales, first_token: int = 0) -> Tensor:
