@@ -128,8 +128,8 @@ function drawClipping(c, W) {
   const rates = Object.entries(c.catalog.rates), row = 37, top = 24, H = top + rates.length * row;
   const x0 = 126, x1 = W - 136, floor = -5, X = (v) => (v <= 0 ? x0 : x0 + 14 + (clamp((Math.log10(v) - floor) / -floor, 0, 1)) * (x1 - x0 - 14));
   let out = "";
-  const marks = [[0, "0"], [1e-4, "0.01 %"], [1e-3, "0.1"], [1e-2, "1"], [1e-1, "10"], [1, "100 %"]];
-  for (const [v, label] of marks) if (W > 560 || v === 0 || v >= 1e-2) out += text(X(v), 10, label, "soft mid");
+  const marks = [[0, "0"], [1e-4, "0.01 %"], [1e-3, "0.1"], [1e-2, "1 %"], [1e-1, "10"], [1, "100 %"]];
+  for (const [v, label] of marks) if (W > 560 || v === 0 || v === 1e-2 || v === 1) out += text(X(v), 10, label, "soft mid");
   SIDES.forEach((side, i) => (out += text(W - 62 + i * 60, 10, side.toUpperCase(), `end strong ${side}-ink`)));
   rates.forEach(([name, meaning], i) => {
     const y = top + i * row + 10, values = c.sides.map((s) => s.stats.rates[name]);
@@ -218,10 +218,14 @@ function spread(c, W, y, height, field, what) {
 
 // All tensors, one column each: a lane for each number. Clicking goes there.
 const LANES = { sqnr_db: ["SQNR, dB", 1], gain: ["B − A, dB", 1], four_rate: ["chose 4, %", 100], four_saturated: ["4 saturated, %", 100], scale_subnormal: ["scale subnormal, %", 100], element_clipped: ["element clipped, %", 100], element_flushed: ["element flushed, %", 100] };
-function drawTensors(c, W, lanes, height) {
+function drawTensors(c, W, lanes, height, previous) {
   const left = 128, right = 12, names = c.order, n = names.length, step = (W - left - right) / n, X = (i) => left + (i + 0.5) * step, gap = 18;
   const H = lanes.length * (height + gap) + 20, here = names.indexOf(c.tensor);
-  let out = here < 0 ? "" : rect(X(here) - Math.max(step, 5) / 2, 0, Math.max(step, 5), H - 18, "here", { rx: 2 });
+  const frame = { x: X(here) - Math.max(step, 5) / 2, width: Math.max(step, 5) };
+  const key = [W, lanes, c.sort, ...c.sides.map((s) => s.name), c.version].join();
+  const label = `All ${n} tensors: SQNR under A and B; shown is ${c.tensor}. Arrow keys go to the next.`;
+  if (key === previous?.key) return { ...previous, frame, label }; // no more than another tensor was chosen
+  let out = rect(frame.x, 0, frame.width, H - 18, "here", { rx: 2 });
   lanes.forEach((lane, k) => {
     const [title, unit] = LANES[lane], y0 = k * (height + gap) + 6, column = c.catalog.summary_columns.indexOf(lane);
     const value = (name, side) => {
@@ -264,7 +268,7 @@ function drawTensors(c, W, lanes, height) {
     const w = 14 + said.length * 6.2, bx = clamp(X(i) - w / 2, 0, W - w);
     return { said, svg: line(X(i), 0, X(i), H - 18, "hair") + tag("g", { class: "tip" }, rect(bx, H - 19, w, 19, "", { rx: 3 }) + text(bx + 7, H - 5, said)) };
   };
-  return { out, H, label: `All ${n} tensors: SQNR under A and B; shown is ${c.tensor}. Arrow keys go to the next.`, stops: names.map((_, i) => i), point, at: (x) => clamp(Math.floor((x - left) / step), 0, n - 1) };
+  return { key, frame, out, H, label, stops: names.map((_, i) => i), point, at: (x) => clamp(Math.floor((x - left) / step), 0, n - 1) };
 }
 const groups = (list, key) => list.reduce((m, v) => m.set(key(v), [...(m.get(key(v)) || []), v]), new Map());
 
@@ -317,7 +321,7 @@ function drawBlock(c, W, look, chosen) {
 // What a page knows: statistics by tensor and recipe, blocks, what it waits for and what was refused.
 class Knowledge {
   constructor(model, changed) {
-    Object.assign(this, { model, changed, stats: new Map(), summary: new Map(), recipes: new Map(), answers: new Map(), waiting: new Map(), refused: new Map() });
+    Object.assign(this, { model, changed, stats: new Map(), summary: new Map(), recipes: new Map(), answers: new Map(), waiting: new Map(), refused: new Map(), version: 0 });
     this.hear = (message) => this.answer(message);
     model.on("msg:custom", this.hear);
     this.read();
@@ -331,6 +335,7 @@ class Knowledge {
     }
   }
   absorb({ stats = {}, summary = {}, recipes = [] }) {
+    this.version++;
     for (const r of recipes) this.recipes.set(r.name, r);
     const columns = this.model.get("catalog").summary_columns;
     for (const [tensor, row] of Object.entries(summary)) for (const [name, s] of Object.entries(row)) this.summary.set(`${tensor}|${name}`, s);
@@ -378,12 +383,16 @@ export function render({ model, el }) {
   const $ = (selector) => root.querySelector(selector), $$ = (selector) => [...root.querySelectorAll(selector)];
   const edit = { values: null, column: 0, of: "", asked: "" }; // the microscope's own: a changed value, and which is chosen
   const cursors = {}; // view -> where its cursor stands
-  let notice = "", queued = false, drawn = 0, turned = null;
+  let notice = "", queued = false, drawn = 0, turned = {};
 
   const know = new Knowledge(model, (message) => {
-    if (message.kind === "refused") notice = message.text;
+    if (message.kind === "refused") [notice, turned] = [message.text, {}];
     else if (message.id && notice === NO_KERNEL) notice = ""; // it was late, not absent
-    if (message.id === "recipe" && turned) { const [side, change] = turned; turned = null; turn(side, change); }
+    if (message.id === "recipe") {
+      const next = Object.entries(turned);
+      turned = {};
+      for (const [side, change] of next) turn(side, change);
+    }
     later();
   });
   const later = () => { if (!queued) { queued = true; queueMicrotask(() => { queued = false; draw(); }); } };
@@ -394,12 +403,12 @@ export function render({ model, el }) {
   function turn(side, change) {
     notice = "";
     const old = recipeOf(side)?.settings;
-    if (!old) return;
+    if (know.waiting.has("recipe")) turned[side] = { ...turned[side], ...change }; // one at a time
+    if (know.waiting.has("recipe") || !old) return;
     const settings = { ...old, scored_as: null, ...change };
     if (!settings.four_over_six) Object.assign(settings, { err_mode: "MAE", err_use_fast_math: false });
     const known = [...know.recipes.values()].find((r) => same(r.settings, settings));
     if (known) set({ [`recipe_${side}`]: known.name });
-    else if (know.waiting.has("recipe")) turned = [side, change]; // one at a time; the last turn wins
     else { know.refused.delete("recipe"); know.answers.delete("recipe"); know.ask("recipe", { want: "recipe", side, settings }); }
   }
   function syncDials() {
@@ -459,13 +468,16 @@ export function render({ model, el }) {
   }
   let listed = "";
   function listTensors() {
-    const wanted = $(".filter").value.toLowerCase().split(/\s+/), all = order(), here = get("tensor");
+    const here = get("tensor"), key = [$(".filter").value, get("sort"), get("recipe_a"), get("recipe_b"), know.version, $(".filter").value && here].join();
+    if (key === listed) { $(".tensor").value = here; return; }
+    listed = key;
+    const wanted = $(".filter").value.toLowerCase().split(/\s+/), all = order();
     const names = all.filter((t) => t === here || wanted.every((w) => t.toLowerCase().includes(w)));
-    const skipped = new Map(get("catalog").tensors.map((t) => [t.name, t.skipped])), key = JSON.stringify([names, get("recipe_a"), get("progress").done]);
-    if (key !== listed) {
-      $(".tensor").innerHTML = names.map((t) => { const s = know.summary.get(`${t}|${get("recipe_a")}`); return `<option value="${esc(t)}">${esc(t)}${skipped.get(t) ? " (skipped)" : s ? ` · ${fixed(s[0], 1)} dB` : ""}</option>`; }).join("");
-      listed = key;
-    }
+    const skipped = new Map(get("catalog").tensors.map((t) => [t.name, t.skipped]));
+    $(".tensor").innerHTML = names.map((t) => {
+      const s = know.summary.get(`${t}|${get("recipe_a")}`);
+      return `<option value="${esc(t)}">${esc(t)}${skipped.get(t) ? " (skipped)" : s ? ` · ${fixed(s[0], 1)} dB` : ""}</option>`;
+    }).join("");
     $(".tensor").value = here;
     $(".matches").textContent = names.length < all.length ? `${names.length} of ${int(all.length)}` : `${int(all.length)} tensors`;
   }
@@ -530,10 +542,12 @@ export function render({ model, el }) {
   const pictures = {};
   function put(name, picture, W, H) {
     const svg = $(`svg.${name}`), h = picture.H || H;
+    svg.setAttribute("aria-label", picture.label);
+    if (picture.frame) for (const [k, v] of Object.entries(picture.frame)) svg.querySelector(".here")?.setAttribute(k, v);
+    if (picture.key && picture.key === pictures[name]?.key) return;
     svg.setAttribute("viewBox", `0 0 ${W} ${h}`);
     svg.setAttribute("width", W);
     svg.setAttribute("height", h);
-    svg.setAttribute("aria-label", picture.label);
     svg.innerHTML = picture.out;
     pictures[name] = picture;
     if (cursors[name] !== undefined) point(name, cursors[name], false);
@@ -594,10 +608,10 @@ export function render({ model, el }) {
     for (const radio of $$("input[data-trait]")) radio.checked = radio.value === get(radio.dataset.trait);
     listTensors();
     if (sides.some((s) => !s.entry)) return;
-    context = { catalog, sides, tensor, look: context?.look, order: order(), sort: get("sort"), scale: get("scale"), span: get("span"), layerOf: new Map(catalog.tensors.map((t) => [t.name, t.layer])),
+    context = { catalog, sides, tensor, look: context?.look, order: order(), sort: get("sort"), version: know.version, scale: get("scale"), span: get("span"), layerOf: new Map(catalog.tensors.map((t) => [t.name, t.layer])),
       summaryOf: (t, r) => know.summary.get(`${t}|${r}`) };
-    if (view === "tensors") put("tensors", drawTensors(context, W, Object.keys(LANES), 56), W);
-    else if (catalog.tensors.length > 1) put("strip", drawTensors(context, W, ["sqnr_db", "gain"], 40), W);
+    if (view === "tensors") put("tensors", drawTensors(context, W, Object.keys(LANES), 56, pictures.tensors), W);
+    else if (catalog.tensors.length > 1) put("strip", drawTensors(context, W, ["sqnr_db", "gain"], 40, pictures.strip), W);
     if (lacking) return;
     const half = W >= 740 ? Math.floor((W - 36) / 2) : W;
     if (view === "overview") {
@@ -609,7 +623,7 @@ export function render({ model, el }) {
     else if (view === "error") put("error", drawError(context, W, 460, true), W, 460);
     else if (view === "microscope") {
       const look = lookCloser(context);
-      if (look) { context.look = look; put("microscope", drawBlock(context, W, look, edit.column), W); }
+      if (look) { context.look = look; put("microscope", drawBlock(context, W, look, edit.column), W); root.dataset.block = [look.token, look.block]; }
     }
     $(".verdict").innerHTML = verdict(sides);
     const s = sides[0].stats, engines = [...new Set(sides.map((q) => q.stats.engine))].join(", ");
