@@ -126,53 +126,22 @@ def attribute_all(
     given = encode_scales or [None] * len(recipes)
     encode_scales = [_encode_scale(x, r, scale, cpu) for r, scale in zip(recipes, given, strict=True)]
     compute = implementation()
-    rules = [compute.arithmetic(r, s) for r, s in zip(recipes, encode_scales, strict=True)]
-    counts, sums, step = np.zeros(2, np.int64), np.zeros((len(recipes), 17)), max(1, CHUNK // x.shape[1])
+    plan = compute.plan(recipes, encode_scales)
+    counts, totals, step = np.zeros(2, np.int64), np.zeros((len(recipes), 17)), max(1, CHUNK // x.shape[1])
     for i in range(0, x.shape[0], step):
         chunk = x[i : i + step].cpu()
         sampled = _sampled(first_token + i, len(chunk), x.shape[1] // BLOCK, sample)
 
         def task(rows: slice, chunk=chunk, sampled=sampled):
-            return _sums(chunk[rows], recipes, encode_scales, rules, sampled[rows], compute)
+            return compute.sums(chunk[rows], plan, sampled[rows])
 
         for more_counts, more_sums in cpu._run(task, chunk):
             counts += more_counts
-            sums += more_sums
+            totals += more_sums
     return [
         Attribution(r, sample, int(counts[0]), s[14], s[:7].copy(), s[7:14].copy(), int(counts[1]), s[15], s[16])
-        for r, s in zip(recipes, sums, strict=True)
+        for r, s in zip(recipes, totals, strict=True)
     ]
-
-
-def _sums(x: Tensor, recipes, encode_scales, rules, sampled: np.ndarray, compute) -> tuple[np.ndarray, np.ndarray]:
-    """Attribution's counts [2], and by recipe its sums [17]: quantizers, six_only, x_sq, sampled_two, sampled_every."""
-    x = compute.prepare(x)
-    there = x.energy > 0  # [m, n]
-    sampled, energy = sampled & there, x.energy.sum()
-    ideal = compute.ideal_errors(x)  # [2, m, n]
-    shared: dict = {}  # what recipes of one encode scale, or of one arithmetic, have in common
-    found = []
-    for recipe, given, rule in zip(recipes, encode_scales, rules, strict=True):
-        scales = (recipe.e4m3_max,) if given is None else float(given)
-        if scales not in shared:
-            encode = _exact_encode(x.amax, recipe, given)  # [m]
-            both = np.concatenate([ideal[None], compute.scaled_errors(x, encode)])  # [5, 2, m, n]
-            start = np.where(sampled, both[4, 0], 0.0)
-            every = compute.every_scale_errors(x, encode, start) if sampled.any() else start
-            perfect = np.minimum(both[:, 0], both[:, 1])
-            shared[scales] = both, perfect.sum((1, 2)), both[:, 0].sum((1, 2)), perfect[4][sampled].sum(), every.sum()
-        both, perfect, six_only, two, every = shared[scales]
-        arithmetic = scales, recipe.four_over_six, recipe.per_token, recipe.fast_math
-        real, four = compute.candidate_errors(x, rule, shared.get(arithmetic))  # [2, m, n], [m, n]
-        shared[arithmetic] = real
-        always_six = [real[0].sum()]
-        if recipe.four_over_six:
-            last = [np.minimum(*real).sum(), np.where(four, real[1], real[0]).sum()]
-            quantizers = [*perfect, *last]
-        else:
-            quantizers, two = [*six_only, *always_six * 2], both[4, 0][sampled].sum()
-        found.append([*quantizers, *six_only, *always_six * 2, energy, two, every])
-    return np.array([there.sum(), sampled.sum()]), np.array(found)
 
 
 def _exact_encode(amax: np.ndarray, recipe: Recipe, given: Tensor | None) -> np.ndarray:
@@ -211,6 +180,32 @@ def arithmetic(recipe: Recipe, encode_scale: Tensor | None):
     return recipe, encode_scale
 
 
+def plan(recipes, encode_scales) -> list:
+    """What `sums` wants to know of recipes."""
+    return list(zip(recipes, encode_scales, strict=True))
+
+
+def sums(x: Tensor, plan: list, sampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Attribution's counts [2], and by recipe its sums [17]: quantizers, six_only, x_sq, sampled_two, sampled_every.
+
+    Args: x: [m, K]; sampled: bool [m, n], the blocks to search over every scale.
+    """
+    x = prepare(x)
+    there = x.energy > 0  # [m, n]
+    sampled = sampled & there
+    found = []
+    for recipe, given in plan:
+        encode = _exact_encode(x.amax, recipe, given)  # [m]
+        both = np.concatenate([ideal_errors(x)[None], scaled_errors(x, encode)])  # [5, 2, m, n]
+        real, four = candidate_errors(x, (recipe, given))  # [2, m, n], [m, n]
+        six = [*both[:, 0], real[0], real[0]]
+        best = [*both.min(1), real.min(0), np.where(four, real[1], real[0])]
+        quantizers = best if recipe.four_over_six else six
+        every = every_scale_errors(x, encode, np.where(sampled, both[4, 0], 0.0))
+        found.append([*(e.sum() for e in [*quantizers, *six, x.energy]), quantizers[4][sampled].sum(), every.sum()])
+    return np.array([there.sum(), sampled.sum()]), np.array(found)
+
+
 def ideal_errors(x: Prepared) -> np.ndarray:
     """Squared error of each block under quantizer 0, by candidate: [2, m, n]."""
     tile = blocks(x.x).double()
@@ -236,10 +231,10 @@ def scaled_errors(x: Prepared, encode: np.ndarray) -> np.ndarray:
     return found
 
 
-def candidate_errors(x: Prepared, rules, known: np.ndarray | None = None):
+def candidate_errors(x: Prepared, rules) -> tuple[np.ndarray, np.ndarray]:
     """Squared error of each block by candidate, as the recipe computes and decodes it; and where it takes 4.
 
-    Returns float64 [2, m, n], bool [m, n]. `known` are these errors, if a recipe that only scores otherwise had them.
+    Returns float64 [2, m, n] and bool [m, n].
     """
     recipe, encode_scale = rules
     raw, amax = blocks(x.x.float()), torch.from_numpy(x.amax).reshape(-1, 1, 1)  # [m, n, 16], [m, 1, 1]
@@ -280,6 +275,8 @@ def _squared_errors(tile: Tensor, scale: Tensor) -> tuple[np.ndarray, np.ndarray
 
 
 _PLAIN = SimpleNamespace(
+    plan=plan,
+    sums=sums,
     prepare=prepare,
     arithmetic=arithmetic,
     ideal_errors=ideal_errors,

@@ -173,6 +173,19 @@ def test_compiled_errors_equal_the_plain_ones(compiled, name, dtype):
     np.testing.assert_allclose(compiled.every_scale_errors(fused, encode, scaled[3, 0]), every, **close)
 
 
+def test_compiled_sums_equal_the_plain_ones(compiled):
+    x, recipes = (
+        _hard().bfloat16(),
+        [Recipe.parse(n) for n in [*RECIPES, *VARIANTS, "4/6-mse-256-tensor", "standard-tensor"]],
+    )
+    scales = [None if r.per_token else torch.tensor([[3.0]]) for r in recipes]
+    sampled = attribution._sampled(0, 96, 8, 3)
+    plain = attribution.sums(x, attribution.plan(recipes, scales), sampled)
+    fused = compiled.sums(x, compiled.plan(recipes, scales), sampled)
+    np.testing.assert_array_equal(fused[0], plain[0])
+    np.testing.assert_allclose(fused[1], plain[1], rtol=1e-11)
+
+
 def test_without_numba_plain_torch_computes(monkeypatch):
     x = _hard().bfloat16()
     compiled = attribute(x, "4/6-mae-448")

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from ..formats import BLOCK
-from ..recipe import Recipe
+from ..recipe import E2M1_MAX, Recipe
 from . import cpu, cpu_kernels
 from .cpu_kernels import (
     LANES,
     ONE,
     ONE_AND_HALF,
+    Rules,
     _jit,
     e2m1,
     e4m3,
@@ -66,14 +67,20 @@ def squared_errors(x, scale, kept, clipped):
 
 
 @_jit
-def ideal(blocks, errors):
-    """errors [2, tiles, LANES]: the block scale is exactly amax/6, or amax/4."""
+def ideal_tile(x, bmax, errors):
+    """errors [2, LANES] of a tile whose block scales are exactly amax/6, and amax/4."""
     kept, scale = np.empty(LANES), np.empty(LANES)
+    for k in range(2):
+        for i in range(LANES):
+            scale[i] = np.float64(bmax[i]) / (6.0 if k == 0 else 4.0)
+        squared_errors(x, scale, kept, errors[k])
+
+
+@_jit
+def ideal(blocks, errors):
+    """errors [tiles, 2, LANES]"""
     for tile in range(blocks.x.shape[0]):
-        for k in range(2):
-            for i in range(LANES):
-                scale[i] = np.float64(blocks.bmax[tile, i]) / (6.0 if k == 0 else 4.0)
-            squared_errors(blocks.x[tile], scale, kept, errors[k, tile])
+        ideal_tile(blocks.x[tile], blocks.bmax[tile], errors[tile])
 
 
 @_jit
@@ -89,45 +96,52 @@ def round_scale(h):
 
 
 @_jit
-def scaled(blocks, encode, errors):
-    """errors [4, 2, tiles, LANES] with block scales rounded in four ways, by candidate; encode float64 [tokens]."""
-    free, capped, stored = np.empty(LANES), np.empty(LANES), np.empty(LANES)
-    kept = np.empty(LANES)
-    for tile in range(blocks.x.shape[0]):
-        x = blocks.x[tile]
-        for k in range(2):
-            any_capped = any_subnormal = False
-            for i in range(LANES):
-                token = encode[blocks.token[tile, i]]
-                inverse = 1.0 / token if token != 0.0 else 0.0
-                h = np.float64(blocks.bmax[tile, i]) * token / (6.0 if k == 0 else 4.0)
-                a, b, c = round_scale(h)
-                free[i], capped[i], stored[i] = a * inverse, b * inverse, c * inverse
-                any_capped |= a != b
-                any_subnormal |= b != c
-            squared_errors(x, free, errors[0, k, tile], errors[1, k, tile])
-            errors[2, k, tile] = errors[1, k, tile]
-            if any_capped:
-                squared_errors(x, capped, kept, errors[2, k, tile])
-            errors[3, k, tile] = errors[2, k, tile]
-            if any_subnormal:
-                squared_errors(x, stored, kept, errors[3, k, tile])
+def scaled_tile(x, bmax, token, encode, errors):
+    """errors [4, 2, LANES] of a tile with block scales rounded in four ways, by candidate; encode float64 [tokens]."""
+    scale, kept = np.empty((3, LANES)), np.empty(LANES)
+    for k in range(2):
+        any_capped = any_subnormal = False
+        for i in range(LANES):
+            to_x = 1.0 / encode[token[i]] if encode[token[i]] != 0.0 else 0.0
+            free, capped, stored = round_scale(np.float64(bmax[i]) * encode[token[i]] / (6.0 if k == 0 else 4.0))
+            scale[0, i], scale[1, i], scale[2, i] = free * to_x, capped * to_x, stored * to_x
+            any_capped |= free != capped
+            any_subnormal |= capped != stored
+        squared_errors(x, scale[0], errors[0, k], errors[1, k])
+        errors[2, k] = errors[1, k]
+        if any_capped:
+            squared_errors(x, scale[1], kept, errors[2, k])
+        errors[3, k] = errors[2, k]
+        if any_subnormal:
+            squared_errors(x, scale[2], kept, errors[3, k])
 
 
 @_jit
-def candidates(blocks, rules, wanted, errors, scores):
-    """Both candidates in the recipe's own arithmetic, [2, tiles, LANES]: errors where wanted, scores of 4over6."""
+def scaled(blocks, encode, errors):
+    """errors [tiles, 4, 2, LANES]"""
+    for tile in range(blocks.x.shape[0]):
+        scaled_tile(blocks.x[tile], blocks.bmax[tile], blocks.token[tile], encode, errors[tile])
+
+
+@_jit
+def candidate_tile(x, bmax, lanes, rules, wanted, candidate, errors, scores):
+    """Both candidates in the recipe's own arithmetic, [2, LANES]: errors where wanted, scores of 4over6."""
+    for k in range(2 if rules.four_over_six else 1):
+        scale_blocks(bmax, lanes, rules, ONE if k == 0 else ONE_AND_HALF, candidate)
+        if wanted:
+            decoded_errors(x, candidate, lanes.decode, errors[k])
+        if rules.four_over_six:
+            score(x, lanes, rules, candidate)
+            scores[k] = candidate.error
+
+
+@_jit
+def candidates(blocks, rules, errors, scores):
+    """errors and scores [tiles, 2, LANES]"""
     tokens, lanes, candidate = scale_tokens(blocks.amax, rules), new_scales(LANES), new_candidate()
     for tile in range(blocks.x.shape[0]):
-        x, bmax = blocks.x[tile], blocks.bmax[tile]
         spread(tokens, blocks.token[tile], lanes)
-        for k in range(2 if rules.four_over_six else 1):
-            scale_blocks(bmax, lanes, rules, ONE if k == 0 else ONE_AND_HALF, candidate)
-            if wanted:
-                decoded_errors(x, candidate, lanes.decode, errors[k, tile])
-            if rules.four_over_six:
-                score(x, lanes, rules, candidate)
-                scores[k, tile] = candidate.error
+        candidate_tile(blocks.x[tile], blocks.bmax[tile], lanes, rules, True, candidate, errors[tile], scores[tile])
 
 
 @_jit
@@ -143,37 +157,42 @@ def decoded_errors(x, candidate, decode, errors):
 
 
 @_jit
-def every_scale(blocks, encode, scales, errors):
-    """errors [tiles, LANES]: an error above 0 that some scale reaches becomes the least error of any E4M3 scale.
+def every_scale_tile(x, bmax, token, encode, scales, errors):
+    """errors [LANES]: an error above 0 that some scale reaches becomes the least error of any E4M3 scale.
 
     Skipped are scales that provably reach no less: small ones by what the block's amax alone loses above 6, large
     ones by the values that round to 0.
     """
     values = np.empty(BLOCK)
-    for tile in range(blocks.x.shape[0]):
-        for i in range(LANES):
-            best, top = errors[tile, i], np.float64(blocks.bmax[tile, i])
-            if best <= 0.0:
-                continue
+    for i in range(LANES):
+        best, top = errors[i], np.float64(bmax[i])
+        if best <= 0.0:
+            continue
+        for c in range(BLOCK):
+            values[c] = abs(np.float64(x[c, i]))
+        first = e4m3(np.float32(min(top * encode[token[i]] / 6.0, 448.0)))[1]
+        for byte in range(first, 127):
+            scale = scales[byte] / encode[token[i]]
+            lost = 0.0
             for c in range(BLOCK):
-                values[c] = abs(np.float64(blocks.x[tile, c, i]))
-            token = encode[blocks.token[tile, i]]
-            first = e4m3(np.float32(min(top * token / 6.0, 448.0)))[1]
-            for byte in range(first, 127):
-                scale = scales[byte] / token
-                lost = 0.0
-                for c in range(BLOCK):
-                    lost += values[c] * values[c] if values[c] <= 0.25 * scale else 0.0
-                if lost >= best:
-                    break
-                best = min(best, block_error(values, scale))
-            for byte in range(first - 1, -1, -1):
-                scale = scales[byte] / token
-                above = top - 6.0 * scale
-                if above > 0.0 and above * above >= best:
-                    break
-                best = min(best, block_error(values, scale))
-            errors[tile, i] = best
+                lost += values[c] * values[c] if values[c] <= 0.25 * scale else 0.0
+            if lost >= best:
+                break
+            best = min(best, block_error(values, scale))
+        for byte in range(first - 1, -1, -1):
+            scale = scales[byte] / encode[token[i]]
+            above = top - 6.0 * scale
+            if above > 0.0 and above * above >= best:
+                break
+            best = min(best, block_error(values, scale))
+        errors[i] = best
+
+
+@_jit
+def every_scale(blocks, encode, scales, errors):
+    """errors [tiles, LANES]"""
+    for tile in range(blocks.x.shape[0]):
+        every_scale_tile(blocks.x[tile], blocks.bmax[tile], blocks.token[tile], encode, scales, errors[tile])
 
 
 @_jit
@@ -187,6 +206,116 @@ def block_error(values, scale):
         err = ((inside + shift) - shift) * scale - values[c]
         err_sq += err * err
     return err_sq
+
+
+class Plan(NamedTuple):
+    """Recipes as `attribute` wants them."""
+
+    flags: np.ndarray  # bool [recipes, 5]: the flags of Rules
+    floats: np.ndarray  # float32 [recipes, 8]: its numbers
+    rcp_table: np.ndarray
+    known: np.ndarray  # bool [recipes]: the recipe before has the same candidates
+    group: np.ndarray  # int64 [recipes]: recipes of one group have the same encode scales
+    full_range: np.ndarray  # float64 [groups]: 6 * e4m3_max per token, else 0
+    given: np.ndarray  # float64 [groups]: the encode scale per tensor, else 0
+
+
+@_jit
+def attribute(blocks, sampled, plan, scales, found):
+    """found [recipes, 17] of `nvfp4viz.attribution`: all that it sums, in one go; sampled bool, by block."""
+    tiles = blocks.x.shape[0]
+    ideal, per_lane = np.empty((2, LANES)), np.zeros((13, LANES))
+    for tile in range(tiles):
+        ideal_tile(blocks.x[tile], blocks.bmax[tile], ideal)
+        for i in range(LANES):
+            per_lane[0, i] += ideal[0, i]
+            per_lane[1, i] += min(ideal[0, i], ideal[1, i])
+            per_lane[2, i] += blocks.x_sq[tile, i]
+    six, least, energy = per_lane[0].sum(), per_lane[1].sum(), per_lane[2].sum()
+    found[:, 7], found[:, 14] = six, energy
+    for r in range(found.shape[0]):
+        found[r, 0] = least if plan.flags[r, 0] else six
+
+    both, start, encode = np.empty((4, 2, LANES)), np.empty(LANES), np.empty(blocks.amax.shape[0])
+    for group in range(plan.given.shape[0]):
+        for t in range(encode.shape[0]):
+            top = np.float64(blocks.amax[t])
+            encode[t] = plan.given[group] if plan.full_range[group] == 0.0 else plan.full_range[group] / top
+            encode[t] = encode[t] if top > 0.0 else 0.0
+        per_lane[:] = 0.0  # 0..3 six, 4..7 the better, 8 and 9 their last in the sample, 10 the best of every scale
+        for tile in range(tiles):
+            x, bmax, token = blocks.x[tile], blocks.bmax[tile], blocks.token[tile]
+            scaled_tile(x, bmax, token, encode, both)
+            for q in range(4):
+                for i in range(LANES):
+                    per_lane[q, i] += both[q, 0, i]
+                    per_lane[4 + q, i] += min(both[q, 0, i], both[q, 1, i])
+            for i in range(LANES):
+                block = tile * LANES + i
+                start[i] = both[3, 0, i] if block < sampled.shape[0] and sampled[block] else 0.0
+                per_lane[8, i] += start[i]
+                per_lane[9, i] += min(start[i], both[3, 1, i])
+            every_scale_tile(x, bmax, token, encode, scales, start)
+            for i in range(LANES):
+                per_lane[10, i] += start[i]
+        for r in range(found.shape[0]):
+            if plan.group[r] == group:
+                four = 1 if plan.flags[r, 0] else 0
+                for q in range(4):
+                    found[r, 1 + q], found[r, 8 + q] = per_lane[4 * four + q].sum(), per_lane[q].sum()
+                found[r, 15], found[r, 16] = per_lane[8 + four].sum(), per_lane[10].sum()
+
+    real, scores = np.zeros((tiles, 2, LANES)), np.zeros((2, LANES))
+    lanes, candidate = new_scales(LANES), new_candidate()
+    for r in range(found.shape[0]):
+        f, n = plan.flags[r], plan.floats[r]
+        rules = Rules(
+            f[0], f[1], f[2], f[3], f[4], n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], 0, 0, plan.rcp_table
+        )
+        tokens = scale_tokens(blocks.amax, rules)
+        per_lane[:] = 0.0
+        for tile in range(tiles):
+            spread(tokens, blocks.token[tile], lanes)
+            errors = real[tile]
+            candidate_tile(
+                blocks.x[tile], blocks.bmax[tile], lanes, rules, not plan.known[r], candidate, errors, scores
+            )
+            for i in range(LANES):
+                per_lane[0, i] += errors[0, i]
+            if rules.four_over_six:
+                for i in range(LANES):
+                    per_lane[1, i] += min(errors[0, i], errors[1, i])
+                    per_lane[2, i] += errors[1, i] if scores[1, i] < scores[0, i] else errors[0, i]
+        six = per_lane[0].sum()
+        found[r, 12], found[r, 13] = six, six
+        found[r, 5] = per_lane[1].sum() if rules.four_over_six else six
+        found[r, 6] = per_lane[2].sum() if rules.four_over_six else six
+
+
+def plan(recipes, encode_scales) -> Plan:
+    rules = [arithmetic(r, s) for r, s in zip(recipes, encode_scales, strict=True)]
+    scales = [
+        (E2M1_MAX * r.e4m3_max, 0.0) if s is None else (0.0, float(s))
+        for r, s in zip(recipes, encode_scales, strict=True)
+    ]
+    groups = list(dict.fromkeys(scales))
+    same = [(s, r.four_over_six, r.fast_math) for s, r in zip(scales, recipes, strict=True)]
+    return Plan(
+        np.array([r[:5] for r in rules], bool),
+        np.array([r[5:13] for r in rules], np.float32),
+        max((r.rcp_table for r in rules), key=len),
+        np.array([i > 0 and one == same[i - 1] for i, one in enumerate(same)]),
+        np.array([groups.index(s) for s in scales]),
+        *np.array(groups).T.copy(),
+    )
+
+
+def sums(x: Tensor, plan: Plan, sampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    blocks, found = cpu._load(cpu_kernels, x), np.empty((len(plan.flags), 17))
+    there = blocks.x_sq.reshape(-1)[: sampled.size] > 0
+    sampled = sampled.reshape(-1) & there
+    attribute(blocks, sampled, plan, E4M3_VALUES, found)
+    return np.array([there.sum(), sampled.sum()]), found
 
 
 class Prepared(NamedTuple):
@@ -218,10 +347,11 @@ def scaled_errors(x: Prepared, encode: np.ndarray) -> np.ndarray:
     return _by_token(x, found)
 
 
-def candidate_errors(x: Prepared, rules, known: np.ndarray | None = None):
-    errors, scores = _new(x, 2, 2)
-    candidates(x.blocks, rules, known is None, errors, scores)
-    return _by_token(x, errors) if known is None else known, _by_token(x, scores[1] < scores[0])  # a tie goes to 6
+def candidate_errors(x: Prepared, rules) -> tuple[np.ndarray, np.ndarray]:
+    errors, scores = _new(x, 2), _new(x, 2)
+    candidates(x.blocks, rules, errors, scores)
+    scores = _by_token(x, scores)
+    return _by_token(x, errors), scores[1] < scores[0]  # a tie goes to 6
 
 
 def every_scale_errors(x: Prepared, encode: np.ndarray, errors: np.ndarray) -> np.ndarray:
@@ -232,9 +362,11 @@ def every_scale_errors(x: Prepared, encode: np.ndarray, errors: np.ndarray) -> n
 
 
 def _new(x: Prepared, *shape: int) -> np.ndarray:
-    return np.zeros((*shape, *x.blocks.bmax.shape))
+    tiles, lanes = x.blocks.bmax.shape
+    return np.zeros((tiles, *shape, lanes))
 
 
 def _by_token(x: Prepared, found: np.ndarray) -> np.ndarray:
-    """[..., tiles, LANES] as [..., m, K/16]."""
-    return found.reshape(*found.shape[:-2], -1)[..., : x.energy.size].reshape(*found.shape[:-2], *x.energy.shape)
+    """[tiles, ..., LANES] as [..., m, K/16]."""
+    shape = found.shape[1:-1]
+    return np.moveaxis(found, 0, -2).reshape(*shape, -1)[..., : x.energy.size].reshape(*shape, *x.energy.shape)
