@@ -37,7 +37,7 @@ class Additive:
         for f in fields(self):
             if f.metadata:
                 a, b = getattr(self, f.name), getattr(other, f.name)
-                values[f.name] = max(a, b) if f.metadata["merge"] == "max" else a + b
+                values[f.name] = float(np.maximum(a, b)) if f.metadata["merge"] == "max" else a + b  # NaN stays
         return type(self)(**values)
 
     def _shared(self, other) -> dict:

@@ -101,7 +101,7 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     driver = Path("/proc/driver/nvidia/version")
-    m = re.search(r"Kernel Module\D*([\d.]+)", driver.read_text()) if driver.exists() else None
+    m = re.search(r"Module.*?(\d+\.[\d.]+)", driver.read_text()) if driver.exists() else None
     return found | ({"nvidia driver": m[1]} if m else {})
 
 
