@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import warnings
@@ -91,22 +92,23 @@ def _run_sweep(arguments: argparse.Namespace):
         return Sweep.load(files[0])
     recipes = as_recipes(arguments.recipes or RECIPES)
     activations = load(*files)
-    return sweep(activations, recipes, engine=arguments.engine, progress=None if arguments.quiet else _progress_bar())
+    with _progress_bar(arguments.quiet) as progress:
+        return sweep(activations, recipes, engine=arguments.engine, progress=progress)
 
 
-def _progress_bar():
+@contextlib.contextmanager
+def _progress_bar(quiet: bool):
+    """What `sweep` calls; the bar is gone before anything else is printed."""
     from tqdm import tqdm
 
-    bar = tqdm(unit="tensor", file=sys.stderr, leave=False, dynamic_ncols=True)
+    with tqdm(unit="tensor", file=sys.stderr, leave=False, dynamic_ncols=True, disable=quiet) as bar:
 
-    def show(done: int, total: int, name: str) -> None:
-        bar.total, bar.n = total, done
-        bar.set_description_str(name[-40:], refresh=False)
-        bar.refresh()
-        if done == total:
-            bar.close()
+        def show(done: int, total: int, name: str) -> None:
+            bar.total, bar.n = total, done
+            bar.set_description_str("".join(c if c.isprintable() else "?" for c in name[-40:]), refresh=False)
+            bar.refresh()
 
-    return show
+        yield show
 
 
 def _bundled() -> Path:
