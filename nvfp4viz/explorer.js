@@ -328,6 +328,7 @@ class Knowledge {
   }
   read() { // the traits
     const { model } = this;
+    this.version++;
     this.absorb({ stats: model.get("statistics"), summary: model.get("summary"), recipes: model.get("catalog").recipes });
     for (const [tensor, { picks, blocks }] of Object.entries(model.get("recorded") || {})) {
       for (const [key, value] of Object.entries(picks)) this.answers.set(`picks|${tensor}|${key}`, value);
@@ -335,13 +336,13 @@ class Knowledge {
     }
   }
   absorb({ stats = {}, summary = {}, recipes = [] }) {
-    this.version++;
     for (const r of recipes) this.recipes.set(r.name, r);
     const columns = this.model.get("catalog").summary_columns;
-    for (const [tensor, row] of Object.entries(summary)) for (const [name, s] of Object.entries(row)) this.summary.set(`${tensor}|${name}`, s);
+    const note = (key, short) => { if (!this.summary.has(key)) this.version++; this.summary.set(key, short); };
+    for (const [tensor, row] of Object.entries(summary)) for (const [name, s] of Object.entries(row)) note(`${tensor}|${name}`, s);
     for (const [tensor, row] of Object.entries(stats)) for (const [name, s] of Object.entries(row)) {
       this.stats.set(`${tensor}|${name}`, s);
-      this.summary.set(`${tensor}|${name}`, columns.map((c) => (s.rates[c] ? s.rates[c][0] : s[c])));
+      note(`${tensor}|${name}`, columns.map((c) => (s.rates[c] ? s.rates[c][0] : s[c])));
     }
   }
   ask(id, message) { // once, until it is answered
@@ -461,17 +462,23 @@ export function render({ model, el }) {
 
   // tensors
   let context = null;
-  function order() {
-    const names = get("catalog").tensors.map((t) => t.name), [a, b] = SIDES.map((s) => get(`recipe_${s}`));
-    const db = (t, r) => num(know.summary.get(`${t}|${r}`)?.[0] ?? Infinity), key = { error: (t) => db(t, a), gain: (t) => db(t, b) - db(t, a) }[get("sort")];
-    return key ? names.map((t) => [key(t), t]).sort((p, q) => p[0] - q[0] || 0).map(([, t]) => t) : names;
+  let all = null; // what depends on all tensors, and not on which is shown
+  function ofAll() {
+    const tensors = get("catalog").tensors, [a, b] = SIDES.map((s) => get(`recipe_${s}`)), key = [know.version, a, b, get("sort")].join();
+    if (all?.key === key) return all;
+    const summaryOf = (t, r) => know.summary.get(`${t}|${r}`), db = (t, r) => num(summaryOf(t, r)?.[0]), gain = (t) => db(t, b) - db(t, a);
+    const by = { error: (t) => db(t, a), gain }[get("sort")], names = tensors.map((t) => t.name), last = (v) => (Number.isNaN(v ?? NaN) ? Infinity : v);
+    const order = by ? names.map((t) => [last(by(t)), t]).sort((p, q) => (p[0] === q[0] ? 0 : p[0] - q[0])).map(([, t]) => t) : names;
+    const gains = names.map(gain).filter(Number.isFinite), lacking = [a, b].filter((r) => names.some((t) => !summaryOf(t, r)));
+    all = { key, summaryOf, order, lacking, gains: gains.length, better: gains.filter((g) => g > 0).length, worse: gains.filter((g) => g < 0).length, layerOf: new Map(tensors.map((t) => [t.name, t.layer])) };
+    return all;
   }
   let listed = "";
   function listTensors() {
     const here = get("tensor"), key = [$(".filter").value, get("sort"), get("recipe_a"), get("recipe_b"), know.version, $(".filter").value && here].join();
     if (key === listed) { $(".tensor").value = here; return; }
     listed = key;
-    const wanted = $(".filter").value.toLowerCase().split(/\s+/), all = order();
+    const wanted = $(".filter").value.toLowerCase().split(/\s+/), all = ofAll().order;
     const names = all.filter((t) => t === here || wanted.every((w) => t.toLowerCase().includes(w)));
     const skipped = new Map(get("catalog").tensors.map((t) => [t.name, t.skipped]));
     $(".tensor").innerHTML = names.map((t) => {
@@ -585,8 +592,7 @@ export function render({ model, el }) {
   function verdict(sides) {
     const [a, b] = sides.map((s) => num(s.stats.sqnr_db)), d = b - a;
     const which = !(Math.abs(d) >= 0.0005) ? "A and B do equally well" : d > 0 ? `<b class="b-ink">B</b> is <b>${fixed(d, 3)} dB</b> better than <b class="a-ink">A</b>` : `<b class="b-ink">B</b> is <b>${fixed(-d, 3)} dB</b> worse than <b class="a-ink">A</b>`;
-    const gains = context.order.map((t) => num(context.summaryOf(t, sides[1].name)?.[0]) - num(context.summaryOf(t, sides[0].name)?.[0])).filter(Number.isFinite);
-    return `${which} here: ${fixed(b)} against ${fixed(a)} dB` + (gains.length > 1 ? `<span class="soft"> · of ${int(gains.length)} tensors B wins ${int(gains.filter((g) => g > 0).length)}, A ${int(gains.filter((g) => g < 0).length)}</span>` : "");
+    return `${which} here: ${fixed(b)} against ${fixed(a)} dB` + (context.gains > 1 ? `<span class="soft"> · of ${int(context.gains)} tensors B wins ${int(context.better)}, A ${int(context.worse)}</span>` : "");
   }
 
   function draw() {
@@ -608,8 +614,7 @@ export function render({ model, el }) {
     for (const radio of $$("input[data-trait]")) radio.checked = radio.value === get(radio.dataset.trait);
     listTensors();
     if (sides.some((s) => !s.entry)) return;
-    context = { catalog, sides, tensor, look: context?.look, order: order(), sort: get("sort"), version: know.version, scale: get("scale"), span: get("span"), layerOf: new Map(catalog.tensors.map((t) => [t.name, t.layer])),
-      summaryOf: (t, r) => know.summary.get(`${t}|${r}`) };
+    context = { ...ofAll(), catalog, sides, tensor, look: context?.look, sort: get("sort"), scale: get("scale"), span: get("span"), version: know.version };
     if (view === "tensors") put("tensors", drawTensors(context, W, Object.keys(LANES), 56, pictures.tensors), W);
     else if (catalog.tensors.length > 1) put("strip", drawTensors(context, W, ["sqnr_db", "gain"], 40, pictures.strip), W);
     if (lacking) return;
@@ -628,8 +633,8 @@ export function render({ model, el }) {
     $(".verdict").innerHTML = verdict(sides);
     const s = sides[0].stats, engines = [...new Set(sides.map((q) => q.stats.engine))].join(", ");
     $("footer").textContent = [`A ${sides[0].name}`, `B ${sides[1].name}`, `${int(s.tokens)} tokens × ${int(s.features)} features, ${int(s.blocks)} blocks`, `engine ${engines}`, ...["nvfp4viz", "torch"].filter((p) => catalog.versions[p]).map((p) => `${p} ${catalog.versions[p]}`)].join("  ·  ");
-    const partly = sides.filter((q) => context.order.some((t) => !context.summaryOf(t, q.name)));
-    if (partly.length && done >= total && get("live")) restful("sweep", () => { for (const q of partly) know.ask(`sweep|${q.name}`, { want: "sweep", recipe: q.name }); });
+    const { lacking: recipes } = context;
+    if (recipes.length && done >= total && get("live")) restful("sweep", () => { for (const recipe of recipes) know.ask(`sweep|${recipe}`, { want: "sweep", recipe }); });
     Object.assign(root.dataset, { tensor, a: sides[0].name, b: sides[1].name, view, drawn: ++drawn });
   }
   const rests = {};

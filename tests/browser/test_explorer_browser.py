@@ -371,8 +371,13 @@ class TestInJupyterLab:
         page.locator(".nv4 svg.strip").first.focus()
         page.keyboard.press("Home")
         settle(page)
-        for side, value in (("A", "448"), ("B", "256")):
-            page.get_by_role("radiogroup", name=f"{side}: ceiling").first.get_by_text(value, exact=True).click()
+        for dial, value in [
+            ("A: ceiling", "448"),
+            ("B: ceiling", "256"),
+            ("A: FP32 scale per", "token"),
+            ("B: error mode", "MSE"),
+        ]:
+            page.get_by_role("radiogroup", name=dial).first.get_by_text(value, exact=True).click()
         until(page, a="4/6-mae-448", b="4/6-mse-256")
         measure("in the page", ".nv4", "svg.strip", ["ArrowRight"] * 19 + ["Home"])
         page.get_by_role("radiogroup", name="A: FP32 scale per").get_by_text("tensor").click()
