@@ -41,7 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nvfp4viz {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    report = commands.add_parser("report", help="analyse activations and write one HTML file that opens offline")
+    report = commands.add_parser(
+        "report",
+        help="analyse activations and write one HTML file that opens offline; of two saved sweeps, their differences",
+    )
     _add_sweep_arguments(report)
     report.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
     report.set_defaults(run=_report)
@@ -123,8 +126,25 @@ def _bundled() -> Path:
 def _report(arguments: argparse.Namespace) -> int:
     from .html import report
 
+    if len(arguments.files) == 2 and all(f.endswith(".json") for f in arguments.files):
+        return _compare(arguments)
     sweep = _run_sweep(arguments)
     return _finish(sweep, report(sweep, arguments.output))
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Two saved sweeps side by side."""
+    from .compare import compare
+    from .files import check_target
+    from .sweep import Sweep
+
+    target = check_target(arguments.output)
+    if target in [Path(f).resolve() for f in arguments.files]:
+        raise ValueError(f"{arguments.output!r} is an input: writing the output there would lose it")
+    if arguments.recipes or arguments.engine != "auto":
+        raise ValueError("saved sweeps are measured already: --recipes and --engine need the activations themselves")
+    print(compare(*map(Sweep.load, arguments.files), arguments.output, tuple(arguments.files)))
+    return 0
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

@@ -62,23 +62,22 @@ def render(sweep: Sweep) -> str:
     else:
         sentence, best = verdict.sentence(), verdict.recipe
     sections = [
-        f"<header>{headline(sentence, sweep.recipes[best])}{_size(sweep)}</header>",
+        f"<header>{headline(*sentence.split(': ', 1), recipe=sweep.recipes[best])}{_size(sweep)}</header>",
         _margins(sweep, verdict.comparisons) if verdict else "",
         _settings(sweep.recipes[best]) if verdict else "",
         _figures(sweep, best),
         _explorer(sweep, verdict, best),
-        f"<section><h2>Every tensor, every recipe</h2>\n{table(COLUMNS)}</section>",
+        f'<section class="every"><h2>Every tensor, every recipe</h2>\n{table(COLUMNS)}</section>',
         _provenance(sweep),
         packing.script(packing.pack(sweep)),
     ]
     return document(f"NVFP4 report: {', '.join(sweep.tensors)[:80]}", "\n".join(sections))
 
 
-def headline(sentence: str, recipe: Recipe | None = None) -> str:
-    """A sentence as the page's heading: what comes before its first colon large, the rest as a paragraph."""
-    first, colon, rest = sentence.partition(": ")
+def headline(first: str, rest: str = "", *, recipe: Recipe | None = None) -> str:
+    """What is to be read first, large, and the rest of it as a paragraph."""
     color = f' style="--recipe:{style(recipe)["color"]}"' if recipe else ""
-    return f'<h1{color}>{text(first)}{colon.strip()}</h1>\n<p class="verdict">{text(rest)}</p>'
+    return f'<h1{color}>{text(first)}</h1>\n<p class="verdict">{text(rest)}</p>'
 
 
 def _size(sweep: Sweep) -> str:
@@ -133,7 +132,8 @@ def _settings(recipe: Recipe) -> str:
 
     try:
         variables = "\n".join(f"{name}={value}" for name, value in environment_of(recipe, "sglang").items())
-        call = f"nvfp4_4over6={flashinfer_config(recipe, text=True)}".replace("(", "(\n    ").replace(")", ",\n)")
+        call = f"nvfp4_4over6={flashinfer_config(recipe, text=True)}".replace("(", "(\n    ").replace(")", "\n)")
+        call = call.replace(", ", ",\n    ")
     except ValueError as error:  # a ceiling to study, which no environment can set
         return f"<section><h2>What to set</h2>\n<p>{text(error)}</p></section>"
     return (
@@ -154,7 +154,8 @@ def _figures(sweep: Sweep, best: str) -> str:
         (plots.block_scale_histogram(totals[high], totals[low] if low != high else None),
          "All tensors together. Solid: blocks that map their largest value to 6; pale: to 4. A block whose scale for 6"
          " is right of 298.67 cannot choose 4."),
-        (plots.clipping_rates(totals), "All tensors together, on a logarithmic axis."),
+        (plots.clipping_rates(totals), "All tensors together, on a logarithmic axis. A 4 that could not be had is the price of a high ceiling;"
+         " a scale that is subnormal or 0 would be that of a low one."),
     ]  # fmt: skip
     return "<section><h2>Why</h2>\n" + "\n".join(figure(ax, caption) for ax, caption in figures) + "</section>"
 

@@ -141,7 +141,7 @@ def _mark_scales(ax: Axes, both: list[Stats]) -> None:
     ax.text(-7.8, 0.98, "subnormal", transform=place, ha="center", va="top", fontsize=8, color=FAINT, clip_on=True)
     limit = np.log2(448 / 1.5)
     ax.axvline(limit, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
-    ax.text(limit, 1.0, " 298.67", transform=place, ha="left", va="bottom", fontsize=8, color=FAINT)
+    ax.text(limit, 1.0, "298.67 ", transform=place, ha="right", va="bottom", fontsize=8, color=FAINT)
     for one, (low, high, y, va) in zip(
         both, [(0.5 if len(both) > 1 else 0, 1, 1.0, "bottom"), (0, 0.5, 0.01, "bottom")], strict=False
     ):

@@ -78,8 +78,9 @@ function fill(all) {
   box.addEventListener("scroll", () => {
     if (limit < rows.length && box.scrollTop + 2 * box.clientHeight > box.scrollHeight) draw((limit += 300));
   });
-  addEventListener("beforeprint", () => draw(rows.length));
-  addEventListener("afterprint", () => draw());
+  const buttons = head.map((th) => th.firstChild); // a heading with a button is not repeated on every printed page
+  addEventListener("beforeprint", () => { draw(rows.length); for (const th of head) th.textContent = th.textContent; });
+  addEventListener("afterprint", () => { draw(); head.forEach((th, i) => th.replaceChildren(buttons[i])); });
   document.getElementById("csv").addEventListener("click", () => {
     // a leading = + - @ would be a formula to a spreadsheet
     const quote = (v) => `"${(typeof v === "string" && /^[=+\-@\t\r]/.test(v) ? "'" + v : String(v)).replaceAll('"', '""')}"`;
