@@ -1,4 +1,4 @@
-"""The command line: nvfp4viz report, sweep and doctor."""
+"""The command line: nvfp4viz report, sweep, notebooks and doctor."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", required=True, metavar="FILE", help=".json (everything), .csv or .parquet (the table)"
     )
     sweep.set_defaults(run=_sweep)
+
+    notebooks = commands.add_parser("notebooks", help="run notebooks and write each as an HTML file that opens offline")
+    notebooks.add_argument("files", nargs="*", metavar="NOTEBOOK", help="default: every .ipynb in the folder notebooks")
+    notebooks.add_argument("--html", required=True, metavar="DIR", help="folder for the pages; made if missing")
+    notebooks.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    notebooks.set_defaults(run=_notebooks)
 
     doctor = commands.add_parser("doctor", help="what can run here, and whether all consumers read the same settings")
     from .doctor import add_arguments, run
@@ -143,7 +149,18 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{arguments.output!r} is an input: writing the output there would lose it")
     if arguments.recipes or arguments.engine != "auto":
         raise ValueError("saved sweeps are measured already: --recipes and --engine need the activations themselves")
-    print(compare(*map(Sweep.load, arguments.files), arguments.output, tuple(arguments.files)))
+    short = [Path(f).name for f in arguments.files]
+    names = tuple(short if short[0] != short[1] else arguments.files)
+    print(compare(*map(Sweep.load, arguments.files), arguments.output, names))
+    return 0
+
+
+def _notebooks(arguments: argparse.Namespace) -> int:
+    from .export import export
+
+    for path in export(arguments.files or sorted(Path("notebooks").glob("*.ipynb")), arguments.html):
+        if not arguments.quiet:
+            print(path)
     return 0
 
 

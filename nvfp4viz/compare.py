@@ -98,7 +98,7 @@ def sentence(found: list[Pair]) -> str:
     if worse:
         first = min(worse, key=lambda p: p.gain_db)
         text += f" ({len(surely)} of them beyond the 95 % interval over tokens)"
-        text += f", most {first.tensor} under {first.recipe}: {first.gain_db:+.2g} dB"
+        text += f", most {first.tensor} under {first.recipe}: {_db(first.gain_db)} dB"
     return text + "."
 
 
@@ -163,13 +163,17 @@ def _worse(found: list[Pair]) -> str:
         return "<p>Nothing.</p>"
     items = []
     for p in worse[:WORST]:
-        sure = ", 95 % interval {:+.3f} to {:+.3f}".format(*p.interval_db) if p.interval_db else ""
+        sure = ", 95 % interval {} to {}".format(*map(_db, p.interval_db)) if p.interval_db else ""
         items.append(
-            f"<li><b>{p.gain_db:+.3f} dB</b>{sure}: {text(p.tensor)} under {text(p.recipe)}, "
+            f"<li><b>{_db(p.gain_db)} dB</b>{sure}: {text(p.tensor)} under {text(p.recipe)}, "
             f"{p.a.sqnr_db:.3f} to {p.b.sqnr_db:.3f} dB</li>"
         )
     more = f'<p class="note">and {len(worse) - WORST:,} more, in the table</p>' if len(worse) > WORST else ""
     return f'<ol class="worse">{"".join(items)}</ol>{more}'
+
+
+def _db(value: float) -> str:
+    return f"{value:+.2g}".replace("-", "−")
 
 
 def _row(pair: Pair) -> dict:

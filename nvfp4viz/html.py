@@ -154,8 +154,9 @@ def _figures(sweep: Sweep, best: str) -> str:
         (plots.block_scale_histogram(totals[high], totals[low] if low != high else None),
          "All tensors together. Solid: blocks that map their largest value to 6; pale: to 4. A block whose scale for 6"
          " is right of 298.67 cannot choose 4."),
-        (plots.clipping_rates(totals), "All tensors together, on a logarithmic axis. A 4 that could not be had is the price of a high ceiling;"
-         " a scale that is subnormal or 0 would be that of a low one."),
+        (plots.clipping_rates(totals),
+         "All tensors together, on a logarithmic axis. A 4 that could not be had is the price of a high ceiling; a"
+         " scale that is subnormal or 0 would be that of a low one."),
     ]  # fmt: skip
     return "<section><h2>Why</h2>\n" + "\n".join(figure(ax, caption) for ax, caption in figures) + "</section>"
 

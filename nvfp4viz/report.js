@@ -49,7 +49,7 @@ function fill(all) {
   const filter = document.getElementById("filter"), columns = head.map((th) => th.dataset);
   const value = (row, name) => num(row.rates && name in row.rates ? row.rates[name][0] : row[name]);
   const show = {
-    text: esc, count: int, db: (v) => fixed(v, 3), gain: (v) => signed(v, 3), share: percent, unit: (v) => fixed(v, 6), short: (v) => short(v),
+    text: esc, count: int, db: (v) => fixed(v, 3), gain: (v) => (v > 0 ? "+" : "") + short(v, 3), share: percent, unit: (v) => fixed(v, 6), short: (v) => short(v),
   };
   const td = (row) => ({ name, kind }) => `<td${kind === "text" ? ` class="text" title="${esc(row[name])}"` : ""}>${show[kind](value(row, name))}</td>`;
   const texts = new Map(all.map((row) => [row, columns.filter((c) => c.kind === "text").map((c) => row[c.name]).join(" ").toLowerCase()]));
