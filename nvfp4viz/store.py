@@ -32,6 +32,7 @@ class Store:
         chosen = recipes if recipes is not None else ready.recipes if ready else RECIPES
         self.recipes = {r.name: r for r in as_recipes(chosen).values()}
         self.skipped = dict(ready.skipped) if ready else {}  # tensor -> why it has no statistics
+        self.blocks = ready.blocks if ready else {}  # kept by the sweep, for a page without Python
         self.versions = ready.provenance.get("versions", {}) if ready else versions()["versions"]
         self.stats: dict[str, dict[str, Stats]] = {t: {} for t in page.layer_order(ready.stats if ready else source)}
         for tensor, row in ready.stats.items() if ready else ():
