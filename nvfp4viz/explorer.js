@@ -61,7 +61,7 @@ const counts = (trimmed) => new Map(trimmed.slice(1).map((n, i) => [trimmed[0] +
 // A against B on an axis of block scales, the codes of E4M3. A above, B below; solid chose 6, hollow chose 4.
 function drawScales(c, W, H) {
   const { catalog, sides, scale, span } = c;
-  const left = 52, right = 14, top = 26, band = 22, mid = H / 2, reach = mid - band / 2 - top;
+  const left = 52, right = 14, top = 42, band = 22, mid = H / 2, reach = mid - band / 2 - top;
   const rows = sides.map((s) => ({ ...s, six: counts(s.stats.six), four: counts(s.stats.four) }));
   const used = [...new Set(rows.flatMap((r) => [...r.six, ...r.four].filter(([, n]) => n).map(([byte]) => byte)))].sort((p, q) => p - q);
   const value = catalog.e4m3, log = (v) => Math.log2(v);
@@ -79,21 +79,22 @@ function drawScales(c, W, H) {
   let out = "";
   if (X(value[8]) > left + zero) {
     const from = Math.max(left + zero, edges[1][0]), to = edges[8][0];
-    out += rect(from, top - 14, to - from, 2 * (mid - top + 14), "shade") + text((from + to) / 2, top - 3, to - from > 70 ? "subnormal" : "", "soft mid");
-  } else out += text(left, top - 12, `← subnormal below 2⁻⁶: A ${int(rows[0].stats.rates.scale_subnormal[1])}, B ${int(rows[1].stats.rates.scale_subnormal[1])} blocks`, "soft");
+    out += rect(from, top - 14, to - from, 2 * (mid - top + 14), "shade") + text((from + to) / 2, top - 1, to - from > 70 ? "subnormal" : "", "soft mid");
+  } else out += text(left, top - 28, `← subnormal below 2⁻⁶: A ${int(rows[0].stats.rates.scale_subnormal[1])}, B ${int(rows[1].stats.rates.scale_subnormal[1])} blocks`, "soft");
   for (const [i, r] of rows.entries()) {
     const sign = i ? 1 : -1, base = mid + (sign * band) / 2;
     for (const v of marks) {
       const y = base + sign * Y(v);
       out += (v ? line(left, y, W - right, y, "grid") : "") + text(left - 7, y + 3.5, v >= 1e4 ? short(v / 1e3) + "k" : int(v), "soft end");
     }
-    const far = base + sign * reach, ceiling = r.entry.settings.e4m3_max, x = X(ceiling), inward = x > left + 150;
-    if (x > left) out += line(x, base, x, far + sign * 12, `ceiling ${r.side}`, { "data-side": r.side, "data-ceiling": ceiling }) +
-        tag("path", { d: `M${x.toFixed(1)},${(far + sign * 4).toFixed(1)}l4,${sign * 8}h-8z`, class: `six ${r.side}` }) +
-        text(x + (inward ? -8 : 8), far + sign * (sign < 0 ? 4 : 11), `ceiling ${short(ceiling)}`, `${r.side}-ink ${inward ? "end" : ""}`);
+    const far = base + sign * reach, ceiling = r.entry.settings.e4m3_max, x = X(ceiling), limit = X(catalog.four_limit), outer = far + sign * 18;
+    const end = x > limit ? outer : far, anchor = x > left + 150 ? "end" : ""; // what is to the right is named further out
+    if (x > left) out += line(x, base, x, end, `ceiling ${r.side}`, { "data-side": r.side, "data-ceiling": ceiling }) +
+        tag("path", { d: `M${x.toFixed(1)},${(end + sign * 4).toFixed(1)}l4,${sign * 8}h-8z`, class: `six ${r.side}` }) +
+        text(x + (anchor ? -8 : 8), end + 4 + sign * 8, `ceiling ${short(ceiling)}`, `${r.side}-ink ${anchor}`);
     if (r.entry.settings.four_over_six) {
-      const limit = X(catalog.four_limit);
-      out += line(limit, base, limit, far - sign * 8, "limit") + (i && rows[0].entry.settings.four_over_six ? "" : text(limit - 5, far - sign * 18 + 4, `above ${fixed(catalog.four_limit)} a 4 saturates`, "soft end"));
+      const stop = x > limit ? far : outer, named = !i || !rows[0].entry.settings.four_over_six;
+      out += line(limit, base, limit, stop + sign * 12, "limit") + (named ? text(limit - 5, stop + 4 + sign * 8, `above ${fixed(catalog.four_limit)} a 4 saturates`, "soft end") : "");
     }
     out += line(left, base, W - right, base, "axis");
     for (const byte of used) {
@@ -165,15 +166,9 @@ function drawError(c, W, H, whole) {
     const [p, q] = values, change = name === "sqnr_db" ? `${signed(q - p, 3)} dB` : name === "cosine" ? "" : p === q ? "same" : !p ? "" : Math.abs(q / p - 1) < 5e-5 ? "< 0.01 %" : `${signed((100 * (q - p)) / p, 2)} %`;
     out += text(columns[2], y, change, "end soft");
   }
-  const shares = c.sides.map((s) => s.stats.attribution);
-  if (shares.every(Boolean)) {
-    y += 12;
-    for (const key of Object.keys(shares[0]).filter((k) => typeof shares[0][k] === "number")) {
-      y += 17;
-      out += text(0, y, words(key), "label");
-      c.sides.forEach((s, i) => (out += text(columns[i], y, short(shares[i][key], 3), "end", { "data-side": s.side, "data-attribution": key, "data-value": shares[i][key] })));
-    }
-  }
+  const shares = c.sides.map((s) => s.stats.attribution || c.parts?.[s.name]);
+  if (whole && shares.every(Boolean)) out += drawParts(c, shares, W >= 800 ? columns[2] + 50 : 0, W, W >= 800 ? 10 : y + 30);
+  if (whole && W < 800 && shares.every(Boolean)) y += 40 + 19 * Object.keys(shares[0]).length;
   y += 30;
   const kinds = whole ? [["token_nmse", "tokens"], ["block_nmse", "blocks"]] : [["token_nmse", "tokens"]];
   const each = (H - y) / kinds.length, stops = [];
@@ -187,6 +182,20 @@ function drawError(c, W, H, whole) {
   const label = `Error on ${c.tensor}: ` + c.sides.map((s) => `${s.side.toUpperCase()} ${fixed(s.stats.sqnr_db)} dB`).join(", ");
   const point = (i) => stops[i] && stops[i].tip();
   return { out, label, stops: stops.map((_, i) => i), point, at: (x, py) => stops.reduce((b, s, i) => (Math.hypot(s.x - x, 9 * (py > s.low ? 1 : py < s.high ? 1 : 0) * 99) < Math.hypot(stops[b].x - x, 9 * (py > stops[b].low || py < stops[b].high ? 1 : 0) * 99) ? i : b), 0) };
+}
+
+// The error's parts as shares of it; a negative one helps.
+function drawParts(c, shares, x, W, y) {
+  const names = Object.keys(shares[0]), low = Math.min(0, ...shares.flatMap(Object.values)), high = Math.max(...shares.flatMap(Object.values), 1e-9);
+  const from = x + 120, to = W - 124, X = (v) => from + ((v - low) / (high - low)) * (to - from);
+  let out = text(x, y, "Where it comes from", "strong") + SIDES.map((side, i) => text(W - 62 + 60 * i, y, side.toUpperCase(), `end strong ${side}-ink`)).join("");
+  names.forEach((name, k) => {
+    const at = y + 19 * (k + 1);
+    out += text(x, at, name, "label");
+    shares.forEach((share, i) => (out += rect(Math.min(X(0), X(share[name])), at - 9 + 6 * i, Math.abs(X(share[name]) - X(0)), 5, `bar ${SIDES[i]}`) +
+      text(W - 62 + 60 * i, at, (share[name] < 0 ? "−" : "") + percent(Math.abs(share[name])), "end", { "data-side": SIDES[i], "data-attribution": name, "data-value": share[name] })));
+  });
+  return out + line(X(0), y + 6, X(0), y + 19 * names.length + 5, "axis");
 }
 
 // A distribution of NMSE over tokens or blocks, in dB, as steps: A filled, B a line.
@@ -384,12 +393,13 @@ export function render({ model, el }) {
   const $ = (selector) => root.querySelector(selector), $$ = (selector) => [...root.querySelectorAll(selector)];
   const edit = { values: null, column: 0, of: "", asked: "" }; // the microscope's own: a changed value, and which is chosen
   const cursors = {}; // view -> where its cursor stands
-  let notice = "", queued = false, drawn = 0, turned = {};
+  let notice = "", queued = false, drawn = 0, asked = "", turned = {};
 
   const know = new Knowledge(model, (message) => {
     if (message.kind === "refused") [notice, turned] = [message.text, {}];
     else if (message.id && notice === NO_KERNEL) notice = ""; // it was late, not absent
     if (message.id === "recipe") {
+      if (message.kind === "stats") set({ [`recipe_${asked}`]: message.recipes[0].name });
       const next = Object.entries(turned);
       turned = {};
       for (const [side, change] of next) turn(side, change);
@@ -410,7 +420,7 @@ export function render({ model, el }) {
     if (!settings.four_over_six) Object.assign(settings, { err_mode: "MAE", err_use_fast_math: false });
     const known = [...know.recipes.values()].find((r) => same(r.settings, settings));
     if (known) set({ [`recipe_${side}`]: known.name });
-    else { know.refused.delete("recipe"); know.answers.delete("recipe"); know.ask("recipe", { want: "recipe", side, settings }); }
+    else { know.refused.delete("recipe"); know.answers.delete("recipe"); asked = side; know.ask("recipe", { want: "recipe", tensor: get("tensor"), settings }); }
   }
   function syncDials() {
     for (const side of SIDES) {
@@ -620,15 +630,20 @@ export function render({ model, el }) {
     if (lacking) return;
     const half = W >= 740 ? Math.floor((W - 36) / 2) : W;
     if (view === "overview") {
-      put("scales", drawScales(context, W, 300), W, 300);
+      put("scales", drawScales(context, W, 324), W, 324);
       put("clipping", drawClipping(context, half), half);
       put("error", drawError(context, half, 290, false), half, 290);
     } else if (view === "scales") put("scales", drawScales(context, W, 460), W, 460);
     else if (view === "clipping") put("clipping", drawClipping(context, W), W);
-    else if (view === "error") put("error", drawError(context, W, 460, true), W, 460);
+    else if (view === "error") {
+      const parts = `attribution|${tensor}|${sides.map((s) => s.name).join("|")}`;
+      if (get("live") && !sides.every((s) => s.stats.attribution)) know.ask(parts, { want: "attribution", tensor, recipes: sides.map((s) => s.name) });
+      context.parts = know.answers.get(parts)?.shares;
+      put("error", drawError(context, W, 460, true), W, 460);
+    }
     else if (view === "microscope") {
       const look = lookCloser(context);
-      if (look) { context.look = look; put("microscope", drawBlock(context, W, look, edit.column), W); root.dataset.block = [look.token, look.block]; }
+      if (look) { context.look = look; put("microscope", drawBlock(context, Math.max(W, 860), look, edit.column), Math.max(W, 860)); root.dataset.block = [look.token, look.block]; }
     }
     $(".verdict").innerHTML = verdict(sides);
     const s = sides[0].stats, engines = [...new Set(sides.map((q) => q.stats.engine))].join(", ");
@@ -692,7 +707,7 @@ function skeleton(uid, catalog) {
 <div class="pair"><figure data-in="overview clipping">${figure("clipping", "Clipping", "and its neighbours, as shares")}</figure>
 <figure data-in="overview error">${figure("error", "Error", "of the decoded tensor")}</figure></div>
 <figure data-in="tensors">${figure("tensors", "All tensors", "click one, or use the arrow keys")}</figure>
-<figure data-in="microscope"><figcaption><b>Microscope</b> <span class="where soft"></span></figcaption>
+<figure data-in="microscope" class="wide"><figcaption><b>Microscope</b> <span class="where soft"></span></figcaption>
   <div class="bench"><label>blocks with <select data-trait="rule">${options(Object.entries(catalog.rules))}</select></label> under ${radios("under", "recipe that ranks", [["a", "A"], ["b", "B"]], 'data-trait="under"')}
   <button data-step="-1" aria-label="previous block">‹</button><span class="picked"></span><button data-step="1" aria-label="next block">›</button>
   <label>token <input class="at at-token" type="number" min="0"></label><label>column <input class="at at-column" type="number" min="0" step="16"></label></div>

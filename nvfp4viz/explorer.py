@@ -21,6 +21,7 @@ from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
 from . import microscope, page
 from .activations import load
+from .attribution import attribute_all
 from .engines import engine_module
 from .recipe import Recipe, as_recipe
 from .stats import Stats
@@ -202,12 +203,9 @@ class Explorer(anywidget.AnyWidget):
             self._run(content, send)
 
     def _want_recipe(self, content):
-        """A recipe that the dials made, for one side."""
-        recipe, side = Recipe.from_dict(content["settings"]), {"a": "recipe_a", "b": "recipe_b"}[content["side"]]
-        if not self._store.has(self.tensor, [recipe.name]):
-            self._store.require()
-        setattr(self, side, recipe)
-        self._want_stats({**content, "tensor": self.tensor, "recipes": [self.recipe_a, self.recipe_b]})
+        """The name and statistics of a recipe that the dials made; the page then sets the trait, as its own change."""
+        recipe = Recipe.from_dict(content["settings"])
+        self._want_stats({**content, "recipes": [recipe]})
 
     def _want_sweep(self, content):
         """Every tensor under one more recipe, where that is quick."""
@@ -223,6 +221,15 @@ class Explorer(anywidget.AnyWidget):
         self._run(
             content, lambda: self._reply(content, "picks", **microscope.pick(self._store.read(tensor), recipe, rule))
         )
+
+    def _want_attribution(self, content):
+        tensor, recipes = content["tensor"], [as_recipe(r) for r in content["recipes"]]
+
+        def split():
+            found = attribute_all(self._store.read(tensor), recipes, sample=0)
+            self._reply(content, "attribution", shares={a.recipe.name: page.finite(a.shares()) for a in found})
+
+        self._run(content, split)
 
     def _want_block(self, content):
         tensor, (token, block) = content["tensor"], content["block"]

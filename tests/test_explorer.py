@@ -136,16 +136,14 @@ def test_statistics_for_the_page_are_the_library_s(activations):
 def test_a_recipe_from_the_dials_is_answered_with_statistics(open_page, activations):
     w, p = open_page(activations)
     settings = Recipe(320, four_over_six=True, err_mode="MSE", per_token=False).to_dict()
-    p.ask("recipe", want="recipe", side="b", settings=settings)
-    answer = p.answer("recipe")
-    assert w.recipe_b == "4/6-mse-320-tensor"
-    assert set(answer["stats"][w.tensor]) == {w.recipe_a, w.recipe_b}
-    assert answer["stats"][w.tensor][w.recipe_b] == json.loads(json.dumps(page.compact(w.stats_b)))
-    assert answer["recipes"][1] == page.recipe_entry(Recipe.from_dict(settings))
+    p.ask("recipe", want="recipe", tensor=w.tensor, settings=settings)
+    answer, w.recipe_b = p.answer("recipe"), "4/6-mse-320-tensor"
+    assert answer["recipes"] == [page.recipe_entry(Recipe.from_dict(settings))]
+    assert answer["stats"] == {w.tensor: {w.recipe_b: json.loads(json.dumps(page.compact(w.stats_b)))}}
     w.wait(30)
     p.ask("sweep", want="sweep", recipe=w.recipe_b)
     assert all(w.recipe_b in row for row in p.answer("sweep")["summary"].values())
-    p.ask("bad", want="recipe", side="b", settings=settings | {"e4m3_max": 900})
+    p.ask("bad", want="recipe", tensor=w.tensor, settings=settings | {"e4m3_max": 900})
     assert "e4m3_max=900 is no" in p.answer("bad")["text"]
     p.ask("none", want="nonsense")
     assert p.answer("none")["kind"] == "refused"
@@ -171,7 +169,7 @@ def test_a_sweep_alone_says_what_it_cannot_do(open_page, activations):
     w, p = open_page(sweep(activations, PAIR, engine="reference"))
     p.ask("stats", want="stats", tensor="layers.10.q_proj", recipes=PAIR)
     assert p.answer("stats")["kind"] == "stats"
-    p.ask("recipe", want="recipe", side="a", settings=Recipe(320, four_over_six=True).to_dict())
+    p.ask("recipe", want="recipe", tensor=w.tensor, settings=Recipe(320, four_over_six=True).to_dict())
     assert "needs a new computation" in p.answer("recipe")["text"]
     assert w.recipe_a == PAIR[0]  # as drawn
     p.ask("picks", want="picks", tensor=w.tensor, recipe=PAIR[0], rule="worst")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import nvfp4viz
+from nvfp4viz.attribution import attribute
 from nvfp4viz.microscope import block_at, inspect_block, pick
 from nvfp4viz.page import compact
 
@@ -289,6 +290,17 @@ class TestInJupyterLab:
                 assert [float(s["score"]) for s in mine] == [candidate["score"]]
                 falls = [f for f in seen["falls"] if f["side"] == side and f["to"] == str(candidate["to"])]
                 assert [float(f["decoded"]) for f in falls] == candidate["decoded"]
+
+    def test_the_error_is_attributed(self, page, data):
+        page.get_by_role("tab", name="Error").click()
+        page.locator("svg.error [data-attribution]").first.wait_for()
+        found = page.evaluate(
+            "[...document.querySelectorAll('svg.error [data-attribution]')].map((e) => ({...e.dataset}))"
+        )
+        for side in "ab":
+            shares = attribute(data[drawn(page)["tensor"]], drawn(page)[side]).shares()
+            assert {f["attribution"]: float(f["value"]) for f in found if f["side"] == side} == shares
+        page.get_by_role("tab", name="Overview").click()
 
     def test_the_keyboard_alone_is_enough(self, page, data):
         page.locator("select.tensor").focus()
