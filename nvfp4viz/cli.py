@@ -62,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     notebooks.set_defaults(run=_notebooks)
 
+    impact = commands.add_parser("impact", help="what quantizing a language model's layers does to its predictions")
+    from .integrations.huggingface import add_arguments as add_impact_arguments
+    from .integrations.huggingface import run as run_impact
+
+    add_impact_arguments(impact)
+    impact.set_defaults(run=run_impact)
+
     doctor = commands.add_parser("doctor", help="what can run here, and whether all consumers read the same settings")
     from .doctor import add_arguments, run
 
