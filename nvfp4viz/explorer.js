@@ -171,7 +171,7 @@ function drawError(c, W, H, whole) {
   if (whole && W < 800 && shares.every(Boolean)) y += 40 + 19 * Object.keys(shares[0]).length;
   y += 30;
   const kinds = whole ? [["token_nmse", "tokens"], ["block_nmse", "blocks"]] : [["token_nmse", "tokens"]];
-  const each = (H - y) / kinds.length, stops = [];
+  const each = whole ? 150 : H - y, stops = [];
   for (const [field, what] of kinds) {
     const part = spread(c, W, y, each - 36, field, what);
     out += part.out;
@@ -181,7 +181,7 @@ function drawError(c, W, H, whole) {
   out += `<g class="cursor"></g>`;
   const label = `Error on ${c.tensor}: ` + c.sides.map((s) => `${s.side.toUpperCase()} ${fixed(s.stats.sqnr_db)} dB`).join(", ");
   const point = (i) => stops[i] && stops[i].tip();
-  return { out, label, stops: stops.map((_, i) => i), point, at: (x, py) => stops.reduce((b, s, i) => (Math.hypot(s.x - x, 9 * (py > s.low ? 1 : py < s.high ? 1 : 0) * 99) < Math.hypot(stops[b].x - x, 9 * (py > stops[b].low || py < stops[b].high ? 1 : 0) * 99) ? i : b), 0) };
+  return { out, H: whole ? y : H, label, stops: stops.map((_, i) => i), point, at: (x, py) => stops.reduce((b, s, i) => (Math.hypot(s.x - x, 9 * (py > s.low ? 1 : py < s.high ? 1 : 0) * 99) < Math.hypot(stops[b].x - x, 9 * (py > stops[b].low || py < stops[b].high ? 1 : 0) * 99) ? i : b), 0) };
 }
 
 // The error's parts as shares of it; a negative one helps.
@@ -193,7 +193,7 @@ function drawParts(c, shares, x, W, y) {
     const at = y + 19 * (k + 1);
     out += text(x, at, name, "label");
     shares.forEach((share, i) => (out += rect(Math.min(X(0), X(share[name])), at - 9 + 6 * i, Math.abs(X(share[name]) - X(0)), 5, `bar ${SIDES[i]}`) +
-      text(W - 62 + 60 * i, at, (share[name] < 0 ? "−" : "") + percent(Math.abs(share[name])), "end", { "data-side": SIDES[i], "data-attribution": name, "data-value": share[name] })));
+      text(W - 62 + 60 * i, at, Math.abs(share[name]) < 5e-5 ? (share[name] ? "≈ 0" : "0") : minus((100 * share[name]).toFixed(2)) + " %", "end", { "data-side": SIDES[i], "data-attribution": name, "data-value": share[name] })));
   });
   return out + line(X(0), y + 6, X(0), y + 19 * names.length + 5, "axis");
 }
@@ -265,11 +265,15 @@ function drawTensors(c, W, lanes, height, previous) {
   });
   if (c.sort === "layer") { // number the layers below, as many as fit
     let at = -99;
-    for (const [layer, group] of Map.groupBy ? Map.groupBy(names, (m) => c.layerOf.get(m)) : groups(names, (m) => c.layerOf.get(m))) {
-      const x = (X(names.indexOf(group[0])) + X(names.indexOf(group.at(-1)))) / 2, label = layer === null ? (group.length < 3 && n < 60 ? group[0].split(".").at(-1) : "others") : String(layer);
-      if (x - at > 14 + 5 * label.length && label.length * 6 < Math.max(group.length * step + 30, 24)) { out += text(Math.min(x, W - label.length * 3), H - 4, label, "soft mid"); at = x; }
+    const named = (m) => (c.layerOf.get(m) ?? (step > 46 ? m : null)); // without a layer: by name, where there is room
+    for (const [of, group] of groups(names, named)) {
+      const x = (X(names.indexOf(group[0])) + X(names.indexOf(group.at(-1)))) / 2, room = Math.max(step * group.length, 30) / 6.4;
+      const whole = of === null ? (group.length > 2 ? "others" : group[0].split(".").at(-1)) : String(of).split(".").at(-1);
+      const label = typeof of === "string" && whole.length > room ? whole.slice(0, room - 1) + "…" : whole;
+      const wide = 3.1 * label.length; // half its width
+      if (x - wide > at + 5 && label.length < Math.max(room, 9)) { out += text(Math.min(x, W - wide), H - 4, label, "soft mid"); at = x + wide; }
     }
-    out += text(left - 7, H - 4, "layer", "soft end");
+    if (names.some((m) => c.layerOf.get(m) !== null)) out += text(left - 7, H - 4, "layer", "soft end");
   } else out += text(left, H - 4, c.sort === "error" ? "ordered by A's SQNR, the worst first" : "ordered by B − A, B's greatest loss first", "soft");
   out += `<g class="cursor"></g>`;
   const point = (i) => {
