@@ -125,12 +125,12 @@ def _views(model: str, state: dict, explorers: dict, blocks: dict[str, str]) -> 
         dials = [c for c in children if _is_dial(c, state, explorers)]
         if dials:
             told = ", ".join(state[d]["state"].get("description") or "one more" for d in dials)
-            yield f'<p class="kernel">These controls need a running kernel, so a notebook: {text(told)}.</p>'
+            yield f'<p class="kernel">Not in this page, since it needs a running kernel, as in JupyterLab: {text(told)}.</p>'
         for child in children:
             if child not in dials:
                 yield from _views(child, state, explorers, blocks)
     else:
-        yield f'<p class="kernel">This control ({text(name)}) needs a running kernel, so a notebook.</p>'
+        yield f'<p class="kernel">Not in this page, since it needs a running kernel, as in JupyterLab: {text(name)}.</p>'
 
 
 def _is_dial(model: str, state: dict, explorers: dict) -> bool:

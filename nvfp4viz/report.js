@@ -2,7 +2,8 @@
 // The page of a report, behind the explorer's module in one script: it unfolds the data of the page, lets the explorer
 // draw it, and fills the table. Numbers are Python's; only decoded values are multiplied out, as `inspect_block` does.
 const dataOf = async (id) => {
-  const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (c) => c.charCodeAt(0));
+  const text = document.getElementById(id).textContent;
+  const packed = Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   return JSON.parse(await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text());
 };
 
