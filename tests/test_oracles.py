@@ -203,7 +203,10 @@ def _inputs() -> dict[str, torch.Tensor]:
     ties = torch.stack([grid * 448 * 2.0**i for i in range(-5, 5)])
     zeros = normal.clone()
     zeros[1:3], zeros[:, 16:32], zeros[4] = 0, -0.0, torch.cat([torch.full((47,), -0.0), torch.tensor([1e-30])])
-    return {"normal": normal, "scales": normal * scales, "spread": spread, "ties": ties, "zeros": zeros,
+    # errors so near to each other that the order of their sum decides between 4 and 6
+    near = [-0.5, -1.75, -2, -1.5, -1.75, -0.75, -1, -3.5, -0.5, -0.5, 1.25, -1.5, -1.25, 0.75, -0.25, -1]
+    order = torch.tensor([[*near, 12.0, *[0.0] * 15, *near[::-1]]])
+    return {"order": order, "normal": normal, "scales": normal * scales, "spread": spread, "ties": ties, "zeros": zeros,
             "equal": torch.full((TOKENS, FEATURES), 3.0)}  # fmt: skip
 
 
