@@ -451,6 +451,7 @@ export function render({ model, el }) {
   });
   root.addEventListener("change", (event) => {
     const at = event.target;
+    if (at.matches("[type=range]")) return; // "input" came before, and what it was told stays
     notice = "";
     if (at.dataset.dial) {
       const old = recipeOf(at.dataset.dial)?.settings[at.dataset.setting];
