@@ -147,7 +147,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     """Two saved sweeps side by side."""
-    from .compare import compare
+    from .comparison import compare
     from .files import check_target
     from .sweep import Sweep
 

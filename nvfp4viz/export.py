@@ -22,6 +22,7 @@ from .sweep import Sweep, token_texts
 
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")
+NEEDS_KERNEL = "Not in this page, since it needs a running kernel, as in JupyterLab"
 TIMEOUT = 600  # seconds a cell may take
 
 
@@ -125,12 +126,12 @@ def _views(model: str, state: dict, explorers: dict, blocks: dict[str, str]) -> 
         dials = [c for c in children if _is_dial(c, state, explorers)]
         if dials:
             told = ", ".join(state[d]["state"].get("description") or "one more" for d in dials)
-            yield f'<p class="kernel">Not in this page, since it needs a running kernel, as in JupyterLab: {text(told)}.</p>'
+            yield f'<p class="kernel">{NEEDS_KERNEL}: {text(told)}.</p>'
         for child in children:
             if child not in dials:
                 yield from _views(child, state, explorers, blocks)
     else:
-        yield f'<p class="kernel">Not in this page, since it needs a running kernel, as in JupyterLab: {text(name)}.</p>'
+        yield f'<p class="kernel">{NEEDS_KERNEL}: {text(name)}.</p>'
 
 
 def _is_dial(model: str, state: dict, explorers: dict) -> bool:

@@ -12,7 +12,8 @@ import torch
 
 import nvfp4viz
 from nvfp4viz import RECIPES, Recipe, export, packing, report, sweep, synthetic
-from nvfp4viz.compare import compare, pairs
+from nvfp4viz.compare import pairs
+from nvfp4viz.comparison import compare
 from nvfp4viz.document import document
 from nvfp4viz.html import COLUMNS
 from nvfp4viz.page import compact
@@ -82,9 +83,8 @@ def drawn_scales(tab, side: str) -> dict:
 def test_what_is_drawn_is_what_the_library_computed(opened, measured, tmp_path):
     tab = opened(report(measured, tmp_path / "r.html"))
     verdict = recommend(measured)
-    assert (
-        ": ".join([tab.locator("h1").inner_text(), tab.locator("header .verdict").inner_text()]) == verdict.sentence()
-    )
+    said = [tab.locator(selector).text_content() for selector in ("h1", "header .verdict")]
+    assert ": ".join(said) == verdict.sentence()
     settle(tab, b=verdict.recipe, a=verdict.comparisons[0].over)
     for tensor, a, b in (
         ("lm_head", "standard", "4/6-mse-256"),
@@ -122,7 +122,7 @@ def test_what_is_drawn_is_what_the_library_computed(opened, measured, tmp_path):
             rates = dict(
                 tab.eval_on_selector_all(
                     f'svg.clipping [data-side="{side}"]',
-                    "t => t.map((e) => [e.dataset.rate, [Number(e.dataset.value), Number(e.dataset.count), Number(e.dataset.of)]])",
+                    "t => t.map(({ dataset: d }) => [d.rate, [d.value, d.count, d.of].map(Number)])",
                 )
             )
             assert rates == compact(stats)["rates"]
@@ -170,17 +170,17 @@ def test_what_needs_a_kernel_says_so(opened, measured, tmp_path):
     notice = tab.locator(".nv4 .notice")
     assert not notice.is_visible()
     tab.locator('[data-dial="a"][data-setting="per_token"][value="false"]').click(force=True)
-    tab.wait_for_function("document.querySelector('.notice').textContent.includes('needs a notebook')")
+    tab.locator(".nv4 .notice", has_text="needs a notebook").first.wait_for()
     tab.locator('[data-dial="a"][data-setting="err_mode"][value="MSE"]').click(force=True)
     settle(tab, a="4/6-mse-448")
     assert not notice.is_visible()  # the next control works again
     tab.locator('[data-slider="b"]').focus()
     tab.keyboard.press("ArrowLeft")
-    tab.wait_for_function("document.querySelector('.notice').textContent.includes('needs a notebook')")
+    tab.locator(".nv4 .notice", has_text="needs a notebook").first.wait_for()
     tab.get_by_role("tab", name="Microscope").click()
     tab.locator(".at-token").fill("3")
     tab.locator(".at-token").press("Enter")
-    tab.wait_for_function("document.querySelector('.notice').textContent.includes('needs a notebook')")
+    tab.locator(".nv4 .notice", has_text="needs a notebook").first.wait_for()
 
 
 def test_keys_reach_every_view(opened, measured, tmp_path):
@@ -202,7 +202,7 @@ def test_a_reviewer_sorts_filters_and_takes_the_numbers_away(opened, measured, t
     values = [float(v) for v in column(tab, "sqnr_db")]
     assert len(values) == 100 and values == sorted(values)  # the rest comes when one scrolls there
     tab.locator("#results").evaluate("box => box.scrollTo(0, box.scrollHeight)")
-    tab.wait_for_function("document.querySelectorAll('#results tbody tr').length === 105")
+    tab.locator("#results tbody tr").nth(104).wait_for()
     assert tab.locator("th[aria-sort=ascending]").inner_text().strip().startswith("SQNR")
     tab.get_by_role("button", name="SQNR (dB)").click()
     assert float(column(tab, "sqnr_db")[0]) == round(
@@ -235,6 +235,7 @@ def test_hostile_names_do_nothing(opened, tmp_path):
     for i in range(tab.locator("select.tensor option").count()):
         tab.locator("select.tensor").select_option(index=i)
         tab.wait_for_function("i => document.querySelector('select.tensor').selectedIndex === i", arg=i)
+    tab.locator("select.tensor").select_option(index=0)
     for view in ("tensors", "microscope", "overview"):
         tab.locator(f'[data-view="{view}"]').click()
         settle(tab, view=view)
@@ -389,7 +390,8 @@ def test_notebooks_live_on_as_pages(opened, tmp_path):
         nbformat.v4.new_code_cell("import nvfp4viz\nnvfp4viz.lab()"),
         nbformat.v4.new_code_cell("import ipywidgets\nipywidgets.IntSlider(description='tokens')"),
         nbformat.v4.new_code_cell(
-            "x = nvfp4viz.synthetic('lognormal', 32, 64)\nnvfp4viz.explore({'x': x}, recipe_a='4/6-mse-300', view='microscope')"
+            "x = nvfp4viz.synthetic('lognormal', 32, 64)\n"
+            "nvfp4viz.explore({'x': x}, recipe_a='4/6-mse-300', view='microscope')"
         ),
         nbformat.v4.new_code_cell("print('the end')"),
     ]
@@ -406,9 +408,9 @@ def test_notebooks_live_on_as_pages(opened, tmp_path):
     second.locator("svg.microscope circle").first.wait_for()
     settle(tab, tensor="crowded ×1")
     tab.locator("select.tensor").first.select_option(index=1)
-    tab.wait_for_function("document.querySelector('.nv4').dataset.tensor !== 'crowded ×1'")
+    tab.locator(".nv4:not([data-tensor='crowded ×1'])").first.wait_for()
     tab.locator('[data-dial="a"][data-setting="fast_math"][value="true"]').first.click(force=True)
-    tab.wait_for_function("document.querySelector('.notice').textContent.includes('needs a notebook')")
+    tab.locator(".nv4 .notice", has_text="needs a notebook").first.wait_for()
 
 
 def test_what_is_no_notebook_or_does_not_run_is_named(tmp_path):
