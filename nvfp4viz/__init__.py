@@ -19,7 +19,7 @@ from .verdict import recommend
 __version__ = "0.1.0"
 
 # imported at first use, since they need matplotlib or Jupyter
-_LAZY = {"explore": "explorer", "lab": "laboratory", "report": "html"}
+_LAZY = {"explore": "explorer", "lab": "laboratory", "load_report": "html", "report": "html"}
 
 __all__ = [
     "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "agreement", "analyze", "attribute", "capture", "ceiling_dial",
