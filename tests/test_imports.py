@@ -20,8 +20,8 @@ LONGEST = 600  # lines, where the aim is 250: more is two modules
 
 # package -> who may import it, at the top or inside a function
 HOMES = {
-    "matplotlib": {"plots", "plots_why"},
-    "ipywidgets": {"explorer", "laboratory"},
+    "matplotlib": {m for m in MODULES if m.startswith("plots")},
+    "ipywidgets": {"explorer", "laboratory", "export"},  # export collects a notebook's widgets
     "anywidget": {"explorer", "laboratory"},
     "numba": {"engines.cpu", "engines.cpu_kernels", "engines.cpu_errors"},
     "flashinfer": {"engines.flashinfer", "engines.flashinfer_portable", "envrecipes"},  # envrecipes makes its config
