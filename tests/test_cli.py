@@ -141,7 +141,7 @@ MISTAKES = {
     "unknown engine": (["report", MODEL, "--engine", "cpuu"], "unknown engine 'cpuu', did you mean 'cpu'"),
     "missing folder": (["report", MODEL, "-o", "none/r.html"], "folder 'none' does not exist: create it"),
     "output is a folder": (["report", MODEL, "-o", "."], "'.' is a folder: give the name of a file"),
-    "output is a device": (["report", MODEL, "-o", "/dev/null"], "'/dev/null' is a device or a pipe"),
+    "output is a device": (["report", MODEL, "-o", "pipe"], "'pipe' is a device or a pipe"),
     "output is the input": (["report", MODEL, "-o", MODEL], "'model.safetensors' is an input"),
     "output format": (["sweep", MODEL, "-o", "t.xlsx"], "cannot save as 't.xlsx': use .json (everything)"),
     "recipes of a sweep": (["report", "s.json", "--recipes", "standard"], "a saved sweep is measured already"),
@@ -157,6 +157,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, mistake, monkeypatch):
     Path("s.json").write_text("{}")
     np.save("odd.npy", np.ones((2, 5), np.float32))
     before = {p: p.read_bytes() for p in Path().iterdir()}
+    os.mkfifo("pipe")
     started = []
     monkeypatch.setattr(SWEEP, "analyze_all", lambda *a, **_: started.append(a) or analyze_all(*a, engine="reference"))
     arguments, message = MISTAKES[mistake]
@@ -164,9 +165,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, mistake, monkeypatch):
     assert code == 2 and out == "" and message in err
     assert err.splitlines()[-1].startswith("nvfp4viz") and ": error: " in err.splitlines()[-1]
     assert "Traceback" not in err
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+    os.unlink("pipe")
     assert {p: p.read_bytes() for p in Path().iterdir()} == before
     assert bool(started) == (mistake == "nothing to analyse")  # all else is said before the work
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
 def test_a_full_disk_is_one_line(run, monkeypatch):
