@@ -30,7 +30,7 @@ class Comparison:
     @property
     def decided(self) -> bool:
         """Whether the interval excludes zero."""
-        return self.interval_db is not None and not self.interval_db[0] <= 0 <= self.interval_db[1]
+        return self.interval_db is not None and (self.interval_db[0] > 0 or self.interval_db[1] < 0)
 
     @property
     def wins(self) -> int:
