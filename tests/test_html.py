@@ -9,6 +9,7 @@ import hashlib
 import html
 import os
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -181,9 +182,11 @@ def test_a_report_of_another_version_is_refused(tmp_path):
             load_report(tmp_path / "r.html")
 
 
-def test_size_and_its_growth(bundled):
+def test_size_growth_and_time(bundled):
     found = sweep(load(bundled), engine="cpu")
+    start = time.process_time()
     assert len(render(found)) < 1_500_000
+    assert time.process_time() - start < 2
     half = replace(found, stats=dict(list(found.stats.items())[:11]), blocks=dict(list(found.blocks.items())[:11]))
     packed = [len(packing.script(packing.pack(s))) for s in (found, half)]
     assert (packed[0] - packed[1]) / 10 < 20_000
