@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees the old one or the whole new one; locks; checksums."""
+"""Writing a file so that a reader sees the old one or the whole new one; locks; checksums; what errors say."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import socket
 import stat
-import tempfile
 from pathlib import Path
 
 
@@ -21,10 +21,14 @@ def replacing(path: str | os.PathLike):
     """
     target, name = check_target(path), None
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}.", suffix=target.suffix)
-        os.close(handle)
-        yield Path(name)
-        os.chmod(name, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
+        there = target.exists()
+        beside = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}{target.suffix}")
+        # the system applies the umask: to ask for it is to change it for other threads
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if there else 0o666))
+        name = beside
+        yield beside
+        if there:
+            os.chmod(name, stat.S_IMODE(target.stat().st_mode))
         os.replace(name, target)
     except OSError as error:
         why = error.strerror or error
@@ -54,12 +58,6 @@ def check_target(path: str | os.PathLike) -> Path:
 def _check_folder(path: Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder {str(path.parent)!r} does not exist: create it, or choose another output path")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextlib.contextmanager
@@ -112,6 +110,12 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def said(error: Exception, limit: int = 200) -> str:
+    """What an error says that may quote a stranger's file: its first line, bounded, nothing that a terminal obeys."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[:limit])
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -8,11 +8,12 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
 
-from nvfp4viz.files import check_target, replacing, sha256
+from nvfp4viz.files import check_target, replacing, said, sha256
 
 
 def _write(path, text="new"):
@@ -59,7 +60,7 @@ def test_a_full_disk_leaves_the_old_file(old, monkeypatch):
     assert os.listdir(old.parent) == ["report.html"]
 
 
-@pytest.mark.parametrize("call", ["tempfile.mkstemp", "os.replace", "os.chmod"])
+@pytest.mark.parametrize("call", ["os.open", "os.replace", "os.chmod"])
 def test_a_disk_that_fails_at_any_step_leaves_the_old_file(old, monkeypatch, call):
     def refuse(*_, **__):
         raise OSError(errno.EIO, "Input/output error")
@@ -170,3 +171,29 @@ def test_checksums(tmp_path, size):
     path = tmp_path / "x"
     path.write_bytes(os.urandom(size))
     assert sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_two_threads_leave_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        names = [[f"{n}-{i}.html" for i in range(200)] for n in range(2)]
+        threads = [threading.Thread(target=lambda some=some: [_write(tmp_path / n) for n in some]) for some in names]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        after = os.umask(before)
+    assert after == 0o027 and {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {0o640}
+
+
+def test_while_it_is_written_nobody_else_reads_a_file_that_was_private(old):
+    old.chmod(0o600)
+    with replacing(old) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m\u202e", "", "x" * 9999])
+def test_what_an_error_says_is_one_printable_line(text):
+    line = said(ValueError(text))
+    assert line and line.isprintable() and len(line) < 1000
