@@ -5,15 +5,17 @@ A value that only the shell, the build or the cluster knows (`$X`, `valueFrom`) 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .envyaml import read_yaml
+from .envyaml import VARIABLES, read_yaml
+from .files import said
 
-LIMIT = 4 << 20  # bytes; no hand-written settings are larger
+LIMIT = 1 << 20  # bytes; no hand-written settings are larger
 RUNTIME = "its value is only known when the shell runs"
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _FILES = (  # pattern of a file's name, its kind
@@ -57,7 +59,7 @@ def read_environment(source: str | os.PathLike, kind: str | None = None) -> list
     except RecursionError:
         raise ValueError(f"{name}: nested too deeply to be settings") from None
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{name}: {said(error)}") from None
     label = Path(name).name or name
     return [Settings(f"{label}: {part}" if part else label, *rest) for part, *rest in found]
 
@@ -106,14 +108,17 @@ def _process(text: str) -> list[tuple]:
 def _dotenv(text: str) -> list[tuple]:
     variables, remarks = {}, []
     for number, line in enumerate(text.split("\n"), 1):
-        m = re.match(rf"\s*(?:export\s+)?({_NAME})\s*(=?)\s*(.*?)\s*$", line)
+        m = re.match(rf"(?:export\s+)?({_NAME})\s*(=?)\s*(.*)", line.strip())
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if m is None or (not m[2] and m[3]):
             raise ValueError(f"line {number} is {line[:60]!r}: expected NAME=value")
         name, value = m[1], m[3]
         quoted = re.fullmatch(r"""('[^']*'|"(?:\\.|[^"\\])*")(?:\s*#.*)?""", value)
-        value, literal = _unquote(quoted[1]) if quoted else (re.sub(r"(^|\s+)#.*$", "", value), "$" not in value)
+        if quoted:
+            value, literal = _unquote(quoted[1])
+        else:
+            value, literal = re.sub(r"(^|\s)#.*$", "", value).rstrip(), "$" not in value
         if not m[2]:
             remarks.append(("warning", name, name, "taken over from whoever starts the process"))
         elif not literal:
@@ -187,8 +192,7 @@ def _shell(text: str) -> list[tuple]:
         return m is not None
 
     for words in _commands(text):
-        while words and words[0] in _BEFORE_A_COMMAND:
-            words = words[1:]
+        words = list(itertools.dropwhile(_BEFORE_A_COMMAND.__contains__, words))
         own = next((i for i, w in enumerate(words) if not re.match(rf"{_NAME}\+?=", w)), len(words))
         for word in words[:own]:
             assign(word, own < len(words) or all_exported)
@@ -254,12 +258,16 @@ def _dockerfile(text: str) -> list[tuple]:
     """One entry a build stage; a stage inherits the variables of the stage it is built from."""
     stages: dict[str, tuple[dict, list]] = {"": ({}, [])}
     variables, remarks = stages[""]
+    inherited = 0
     for word, rest in _instructions(text):
         if word == "FROM":
             m = re.fullmatch(r"(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", rest, re.I)
             if m is None:
                 raise ValueError(f"FROM {rest[:60]!r}: expected FROM image [AS name]")
             base = stages.get(f"stage {m[1].lower()}", ({}, []))
+            inherited += len(base[0]) + len(base[1])
+            if inherited > VARIABLES:
+                raise ValueError(f"its stages inherit more than {VARIABLES:,} variables: hardly settings")
             variables, remarks = dict(base[0]), list(base[1])
             stages[f"stage {(m[2] or str(len(stages) - 1)).lower()}"] = (variables, remarks)
         elif word == "ENV":

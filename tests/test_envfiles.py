@@ -1,6 +1,7 @@
 """Reading the environment out of files that set it: every kind, what they leave open, and bad ones."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -102,12 +103,14 @@ BAD = [
     ("a.yaml", b"just: data\n", "no services"),
     ("a.yaml", b"!!python/object/apply:os.system ['true']\n", "not YAML"),
     ("a.yaml", b"[" * 5000, "nested too deeply|not YAML"),
+    ("a.yaml", b"- " * 300_000, "not YAML: nested more than 200 deep"),
+    ("a.yaml", b"{a: " * 200_000, "nested too deeply|not YAML"),
     ("a.yaml", b"kind: Pod\nspec: {containers: [{env: {A: 1}}]}\n", "not a list of name and value"),
     (".env", b"this is prose, not settings\n", "line 1 is"),
     (".env", b"A=\xff\xfe\n", "not UTF-8"),
     ("Dockerfile", b"FROM x\nENV A\n", "expected ENV NAME=value"),
     ("Dockerfile", b"FROM\n", "expected FROM image"),
-    ("big.env", b"#" * (5 << 20), "larger than 4 MiB"),
+    ("big.env", b"#" * (2 << 20), "larger than 1 MiB"),
 ]
 
 
@@ -158,3 +161,43 @@ def test_a_running_process():
         process.wait()
     with pytest.raises(ValueError, match="there is no process"):
         read_process(process.pid)
+
+
+LONG = {  # what took quadratic time or memory
+    "blanks": (".env", b"A=x" + b" " * 500_000 + b"y"),
+    "blanks before a comment": (".env", b"A=x" + b" " * 500_000 + b"y #"),
+    "then": ("a.sh", b"then " * 200_000 + b"A=1"),
+    "stages": (
+        "Dockerfile",
+        b"FROM x AS a0\nENV" + b"".join(b" A%d=1" % i for i in range(40_000))
+        + b"".join(b"\nFROM a%d AS a%d" % (i, i + 1) for i in range(20_000)),
+    ),
+    "services": (
+        "a.yaml",
+        b"x: &e {" + b", ".join(b"A%d: 1" % i for i in range(5_000)) + b"}\nservices:\n"
+        + b"".join(b"  s%d: {environment: *e}\n" % i for i in range(5_000)),
+    ),
+    "containers": (
+        "a.yaml",
+        b"x: &c [{name: c, env: [" + b", ".join(b"{name: A%d, value: a}" % i for i in range(1_000)) + b"]}]\ny:\n"
+        + b"- containers: *c\n" * 5_000,
+    ),
+    "what is shown": (
+        "a.yaml",
+        b"a0: &a0 [x]\n"
+        + b"".join(b"a%d: &a%d [%s]\n" % (i, i, b", ".join([b"*a%d" % (i - 1)] * 9)) for i in range(1, 20))
+        + b"services: {s: {environment: {A: '1'}, env_file: *a19}}\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_a_long_file_takes_no_long_time(what, tmp_path):
+    name, data = LONG[what]
+    (tmp_path / name).write_bytes(data)
+    start = time.process_time()
+    try:
+        read_environment(tmp_path / name)
+    except ValueError as error:
+        assert "hardly settings" in str(error) or "expected NAME=value" in str(error)
+    assert time.process_time() - start < 5
