@@ -96,6 +96,13 @@ def _plain(value):
 
 
 def _parse(f, value):
+    try:
+        return _parsed(f, value)
+    except OverflowError as error:
+        raise ValueError(f"{f.name} holds what is no count: {error}") from error
+
+
+def _parsed(f, value):
     if "shape" in f.metadata:
         array = np.array(value, dtype=f.metadata["dtype"])
         if f.metadata["shape"] and array.shape != f.metadata["shape"]:
@@ -104,10 +111,14 @@ def _parse(f, value):
     return _PARSERS[f.type](value)
 
 
+def _count(value) -> int:
+    return int(np.int64(int(value)))  # OverflowError beyond
+
+
 _PARSERS = {  # by a field's annotation
     "Recipe": Recipe.from_dict,
     "str": str,
-    "int": int,
+    "int": _count,
     "float": float,
     "tuple[float, ...]": lambda value: tuple(map(float, value)),
     "tuple[str, ...]": lambda value: tuple(map(str, value)),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import packing, plots
 from .document import NEEDS_SCRIPT, document, figure, table, text
-from .files import replacing
+from .files import replacing, said
 from .recipe import Recipe, style
 from .sweep import Sweep
 from .verdict import Comparison, Verdict, recommend
@@ -49,8 +49,8 @@ def load_report(path: str | os.PathLike) -> Sweep:
     """The Sweep inside a report; ValueError where the file is no report, is truncated or was edited."""
     try:
         return packing.read(Path(path).read_text(encoding="utf-8", errors="replace"))
-    except ValueError as error:
-        raise ValueError(f"cannot read the report {str(path)!r}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read the report {str(path)!r}: {said(error)}") from error
 
 
 def render(sweep: Sweep) -> str:

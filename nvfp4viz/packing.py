@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import re
+import zlib
 from dataclasses import fields
 
 import numpy as np
@@ -140,6 +141,15 @@ def read(html: str) -> Sweep:
     if found is None:
         raise ValueError("it holds no sweep: a comparison, or notebooks")
     try:
-        return unpack(json.loads(gzip.decompress(base64.b64decode(found[1]))))
-    except (KeyError, TypeError, AttributeError) as error:
+        return unpack(json.loads(_gunzip(base64.b64decode(found[1]))))
+    except (KeyError, TypeError, AttributeError, zlib.error) as error:
         raise ValueError(f"its data is not of this version of nvfp4viz: {error!r}") from error
+
+
+def _gunzip(packed: bytes) -> bytes:
+    """What was compressed; ValueError where it is cut off, or grows beyond any sweep, so as not to fill the memory."""
+    stream = zlib.decompressobj(wbits=31)
+    data = stream.decompress(packed, (16 << 20) + 50 * len(packed))
+    if not stream.eof:
+        raise ValueError("its data does not end, or is much larger than a sweep")
+    return data

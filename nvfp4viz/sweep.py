@@ -19,7 +19,7 @@ from torch import Tensor
 from .attribution import Attribution, attribute_all
 from .blocks import keep
 from .engines import analyze_all, engine_module
-from .files import replacing
+from .files import replacing, said
 from .recipe import RECIPES, Recipe, as_recipes
 from .stats import Stats
 
@@ -132,8 +132,8 @@ class Sweep:
         """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
         try:
             return cls.from_dict(json.loads(Path(path).read_text()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"cannot read the sweep {str(path)!r}: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"cannot read the sweep {str(path)!r}: {said(error)}") from error
 
 
 def _nested(values: dict, function) -> dict:

@@ -5,6 +5,7 @@ browser/test_report_browser.py opens it.
 
 import base64
 import errno
+import gzip
 import hashlib
 import html
 import os
@@ -180,6 +181,24 @@ def test_a_report_of_another_version_is_refused(tmp_path):
         (tmp_path / "r.html").write_text(packing.sign(packing.signature() + packed), encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             load_report(tmp_path / "r.html")
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        gzip.compress(b"[" + b" " * (40 << 20) + b"]"),
+        gzip.compress(b"[" * 100_000),
+        gzip.compress(b"[1, 2]")[:-9],
+        b"\x1f\x8b\x08" + b"\xff" * 40,
+        b"no gzip",
+    ],
+    ids=["a bomb", "nested", "cut", "damaged", "no gzip"],
+)
+def test_data_that_is_no_sweep_is_one_clear_error(packed, tmp_path):
+    block = f'<script type="application/gzip" id="sweep">{base64.b64encode(packed).decode()}</script>'
+    (tmp_path / "r.html").write_text(packing.sign(packing.signature() + block), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^cannot read the report '.*r\.html': .+$"):
+        load_report(tmp_path / "r.html")
 
 
 def test_size_growth_and_time(bundled):

@@ -242,3 +242,20 @@ def test_a_sweep_reads_each_tensor_once_and_lets_it_go():
     s = _sweep(Counting(a=X, b=X))
     assert Counting.reads == 2
     assert all(isinstance(v, Stats) for row in s.stats.values() for v in row.values())
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1 << 70, math.nan, None, "", [], {}, "[" * 9], ids=str)
+@pytest.mark.parametrize("field", ["tokens", "code_histogram", "features"])
+def test_a_sweep_with_what_is_no_count_is_refused(two, field, value, tmp_path):
+    values = two.to_dict()
+    row = values["stats"]["layers.0.mlp"]["standard"]
+    row[field] = [value, *row[field][1:]] if isinstance(row[field], list) else value
+    (tmp_path / "s.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"^cannot read the sweep .*s\.json'"):
+        Sweep.load(tmp_path / "s.json")
+
+
+def test_a_sweep_nested_too_deeply_is_refused(tmp_path):
+    (tmp_path / "s.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"^cannot read the sweep .*s\.json'"):
+        Sweep.load(tmp_path / "s.json")
