@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import mmap
 import os
 import pickle
 import zipfile
@@ -13,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import sha256
+from .files import said, sha256
 from .readers import Steps, expand, natural, sglang
+
+EXPANDED = 1 << 30  # bytes that a file may grow to, however little it holds
 
 
 class Activations(Mapping):
@@ -77,12 +81,12 @@ def _free(name: str, path: Path, taken: Mapping) -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = (str(error) or "nothing").strip().splitlines()[0]
+    text = said(error)
     text = text if " " in text else f"{type(error).__name__}: {text}"  # KeyError: 101
     words = ("weights_only", "pickle", "python objects", "object arrays")
     if isinstance(error, pickle.UnpicklingError) or any(w in str(error).lower() for w in words):
         return f"it holds pickled objects, not loaded since they could run code; save tensors only ({text[:120]})"
-    return f"truncated or damaged, or not what its name says ({text[:200]})"
+    return f"truncated or damaged, or not what its name says ({text})"
 
 
 def _safetensors(path: Path):
@@ -112,27 +116,87 @@ def _check_magic(path: Path, *magic: bytes) -> None:
 
 def _npy(path: Path):
     _check_magic(path, b"\x93NUMPY")
+    with open(path, "rb") as f:
+        shape, dtype = _described(f, path.stat().st_size)
+    if dtype.kind != "f" or not shape:
+        return {}, {}
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return _floats({path.stem: array}), {}
 
 
+def _described(f, size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type that a .npy file of so many bytes announces; ValueError where it cannot hold them.
+
+    NumPy's own product of the shape overflows; and mapping elements of no size divides by 0, which ends the process.
+    """
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(f)
+    if version not in read:
+        raise ValueError(f"is of format version {version}")
+    shape, _, dtype = read[version](f)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size - f.tell():
+        raise ValueError(f"announces an array of shape {shape} and type {dtype}, and ends before it")
+    return shape, dtype
+
+
 def _npz(path: Path):
     _check_magic(path, b"PK")
-    with np.load(path, allow_pickle=False) as arrays:
-        return _floats({name: arrays[name] for name in arrays.files}), {}
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        _check_growth(sum(i.file_size for i in archive.infolist()), path.stat().st_size)
+        for info in archive.infolist():
+            with archive.open(info) as f:
+                shape, dtype = _described(f, info.file_size)
+            if dtype.kind == "f" and shape:
+                found[info.filename.removesuffix(".npy")] = _member(path, info.filename)
+    return found, {}
+
+
+def _member(path: Path, name: str):
+    """Reads one array of an archive when it is asked for."""
+
+    def read():
+        with np.load(path, allow_pickle=False) as arrays:
+            return _activation(torch.from_numpy(_native(arrays[name])))
+
+    return read
+
+
+def _check_growth(size: int, stored: int) -> None:
+    """ValueError where a little file would fill the memory."""
+    if size > EXPANDED and size > 100 * stored:
+        raise ValueError(f"{stored:,} bytes that would grow to {size:,}: hardly activations")
 
 
 def _pt(path: Path):
     _check_magic(path, b"PK", b"\x80")
     mapped = zipfile.is_zipfile(path)  # the old format cannot be memory-mapped
+    _check_pickle(path, mapped)
     value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     steps = sglang(path, value)
     if steps is not None:
         return {name: Steps(_again(path, name)) for name in _floats(steps)}, {}
     named: dict[str, Tensor] = {}
-    for name, tensor in _walk(value, ""):  # {"a": {"b": x}, "a.b": y} has one name twice
+    for name, tensor in _walk(value, "", [path.stat().st_size]):  # {"a": {"b": x}, "a.b": y} has one name twice
         named[_free(name or path.stem, path, named)] = tensor
     return _floats(named), {}
+
+
+def _check_pickle(path: Path, zipped: bool) -> None:
+    """ValueError for what torch.save does not write, and torch.load fills the memory with."""
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
+                raise ValueError("its parts are compressed, unlike those that torch.save writes")
+            program = b"".join(archive.read(n) for n in archive.namelist() if n.endswith("data.pkl"))
+        calls = program.find(b"bytearray") >= 0
+    else:
+        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            calls = data.find(b"bytearray") >= 0
+    if calls:
+        raise pickle.UnpicklingError("bytearray is no tensor")
 
 
 def _again(path: Path, name: str):
@@ -140,16 +204,22 @@ def _again(path: Path, name: str):
     return lambda: _activation(sglang(path, torch.load(path, map_location="cpu", weights_only=True))[name])
 
 
-def _walk(value, name: str):
-    """Tensors in nested dicts and lists, named by their path."""
+def _walk(value, name: str, left: list[int]):
+    """Tensors in nested dicts and lists, named by their path; ValueError after `left` items.
+
+    A file has a byte for each item at least, unless lists share lists that share lists.
+    """
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError("its lists hold each other, more items than the file has bytes")
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _walk(inner, f"{name}.{key}" if name else str(key))
+            yield from _walk(inner, f"{name}.{key}" if name else str(key), left)
     elif isinstance(value, (list, tuple)):
         for i, inner in enumerate(value):
-            yield from _walk(inner, f"{name}.{i}" if name else str(i))
+            yield from _walk(inner, f"{name}.{i}" if name else str(i), left)
 
 
 def _floats(values: dict) -> dict[str, Callable[[], Tensor]]:
@@ -170,6 +240,8 @@ def _native(array: np.ndarray) -> np.ndarray:
 
 
 def _activation(x: Tensor) -> Tensor:
+    if x.layout == torch.strided:
+        _check_growth(x.numel() * x.element_size(), x.untyped_storage().nbytes())  # strides of 0 repeat one number
     return x.float() if x.dtype == torch.float64 else x
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .files import said
+
 INDEX = ".safetensors.index.json"  # Hugging Face's list of shards
 
 
@@ -56,11 +58,14 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         shards = [index.parent / name for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"cannot read {str(index)!r}: not a list of shards ({error!r})") from error
-    missing = [s.name for s in shards if not s.is_file()]
+        missing = [s.name[:100] for s in shards if not s.is_file()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        why = f"{type(error).__name__}: {said(error)}"
+        raise ValueError(f"cannot read {str(index)!r}: not a list of shards ({why})") from error
     if missing:
-        raise FileNotFoundError(f"{str(index)!r} lists {', '.join(missing)}, which the folder lacks: copy all shards")
+        names = ", ".join(missing[:5] if all(m.isprintable() for m in missing) else map(repr, missing[:5]))
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise FileNotFoundError(f"{str(index)!r} lists {names}{more}, which the folder lacks: copy all shards")
     return shards
 
 
@@ -87,7 +92,7 @@ def sglang(path: Path, value) -> dict[str, Tensor] | None:
         found, rank = {}, int((re.search(r"_Rank(\d+)_", path.parent.name) or [0, 0])[1])
         for name, tensors in value.items():
             several = isinstance(tensors, (list, tuple))
-            found |= {f"{name}.{i}": t for i, t in enumerate(tensors)} if several else {name: tensors}
+            found |= {f"{name}.{i}": t for i, t in enumerate(tensors)} if several else {str(name): tensors}
     else:
         return None
     return {f"{name} [rank {rank}]" if rank else name: t for name, t in found.items() if isinstance(t, Tensor)}

@@ -1,8 +1,10 @@
 """Reading activations: every format, foreign and hostile files, names; and the synthetic kinds."""
 
+import json
 import os
 import re
 import socket
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -252,3 +254,115 @@ def test_synthetic_activations_are_the_same_for_a_seed(kind):
 def test_an_unknown_kind_is_answered_with_all():
     with pytest.raises(ValueError, match=re.escape("unknown kind 'gauss': one of 'normal', 'lognormal'")):
         synthetic("gauss")
+
+
+# Small files that would take all memory or time, or end the process
+
+
+def _with_shape(shape, descr="<f4"):
+    with open("x.npy", "wb") as f:
+        np.lib.format.write_array_header_1_0(f, {"descr": descr, "fortran_order": False, "shape": shape})
+        f.write(bytes(64))
+
+
+@pytest.mark.parametrize("shape", [(1 << 40, 16), (1 << 62, 4), (1 << 63,) * 3, (-1, 16), (2, 16)], ids=str)
+def test_an_array_larger_than_its_file_is_refused(shape):
+    _with_shape(shape)
+    with zipfile.ZipFile("x.npz", "w") as archive:
+        archive.write("x.npy", "a.npy")
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(ValueError, match=f"^cannot read '{name}': truncated or damaged"):
+            load(name)
+
+
+def test_elements_of_no_size_do_not_end_the_process():
+    _with_shape((-1,), "|S0")  # NumPy divides by 0
+    with pytest.raises(ValueError, match=r"^cannot read 'x\.npy'"):
+        load("x.npy")
+
+
+def test_an_archive_is_read_when_asked_for():
+    np.savez_compressed("x.npz", a=X.float().numpy(), b=np.zeros((1 << 12, 1 << 12), np.float16), c=np.arange(3))
+    found = load("x.npz")
+    assert list(found) == ["a", "b"] and torch.equal(found["a"], X.float())
+    os.unlink("x.npz")
+    with pytest.raises(FileNotFoundError):
+        found["a"]
+
+
+def test_compressed_zeros_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("nvfp4viz.activations.EXPANDED", 1 << 20)
+    np.savez_compressed("x.npz", a=np.zeros((1 << 12, 1 << 10), np.float16))
+    with pytest.raises(ValueError, match=r"bytes that would grow to 8,388,\d+: hardly activations"):
+        load("x.npz")
+
+
+def test_one_number_repeated_by_strides_does_not_fill_the_memory():
+    torch.save({"a": X, "b": torch.zeros(1, dtype=torch.float64).expand(1 << 22, 1 << 10)}, "x.pt")
+    found = load("x.pt")
+    assert torch.equal(found["a"], X)
+    with pytest.raises(ValueError, match="8 bytes that would grow to 34,359,738,368"):
+        found["b"]
+
+
+def test_lists_that_share_lists_are_not_followed_without_end():
+    shared = [X]
+    for _ in range(9):
+        shared = [shared] * 10
+    torch.save(shared, "x.pt")
+    with pytest.raises(ValueError, match="more items than the file has bytes"):
+        load("x.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_asks_for_memory_is_refused(zipped):
+    call = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R."
+    torch.save(X, "x.pt", _use_new_zipfile_serialization=zipped)
+    if zipped:
+        with zipfile.ZipFile("x.pt") as old, zipfile.ZipFile("y.pt", "w") as new:
+            for name in old.namelist():
+                new.writestr(name, call if name.endswith("data.pkl") else old.read(name))
+    else:
+        Path("y.pt").write_bytes(call)
+    with pytest.raises(ValueError, match="pickled objects, not loaded"):
+        load("y.pt")
+
+
+def test_a_checkpoint_zipped_anew_is_refused():
+    torch.save(X, "x.pt")
+    with zipfile.ZipFile("x.pt") as old, zipfile.ZipFile("y.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(ValueError, match="its parts are compressed"):
+        load("y.pt")
+
+
+def test_a_dump_with_numbers_for_names():
+    torch.save({7: X, "q": [X]}, "Pass00000.pt")
+    assert set(load("Pass00000.pt")) == {"7", "q.0"}
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, 1, [1], None])
+def test_a_list_of_no_shards_is_one_clear_error(name):
+    Path("x.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match=r"^cannot read 'x.safetensors.index.json': not a list of shards") as error:
+        load("x.safetensors.index.json")
+    assert len(str(error.value)) < 400
+
+
+def test_a_list_nested_too_deeply_is_one_clear_error():
+    Path("x.safetensors.index.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"^cannot read 'x.safetensors.index.json': not a list of shards") as error:
+        load("x.safetensors.index.json")
+    assert len(str(error.value)) < 400
+
+
+def test_what_an_error_quotes_is_safe_to_print():
+    Path("x.safetensors.index.json").write_text('{"weight_map": {"a": "\\u001b[31m\\n", "b": "b", "c": "c"}}')
+    with pytest.raises(FileNotFoundError) as error:
+        load("x.safetensors.index.json")
+    assert str(error.value).isprintable()
+    Path("x.safetensors").write_bytes(b"\x20\0\0\0\0\0\0\0" + '{"a":{"dtype":"\x1b[31m\u202e"}}'.encode().ljust(32))
+    with pytest.raises(ValueError) as error:
+        load("x.safetensors")
+    assert str(error.value).isprintable()
