@@ -1,12 +1,12 @@
 // The explorer's page: draws the statistics that Python computed, and computes none itself.
 //
 // render({model, el}) is what anywidget calls. mount(el, state, answer) draws the same in a page without Python: `state` holds the
-// traits (catalog, summary, statistics, recorded, tensor, recipe_a, ...) and what is not in it cannot be had.
+// traits (catalog, summary, statistics, tensor, recipe_a, ...) and what is not in it cannot be had.
 // What is missing is asked for with a message {want, id}; the answer {kind, id} is kept, and everything is drawn anew.
 
 const SIDES = ["a", "b"];
 const SHOWN = ["tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block"];
-const TOLD = ["catalog", "summary", "statistics", "recorded", "progress", "live"];
+const TOLD = ["catalog", "summary", "statistics", "progress", "live"];
 const VIEWS = { overview: "Overview", scales: "Block scales", clipping: "Clipping", error: "Error", tensors: "All tensors", microscope: "Microscope" };
 const DIALS = [ // caption, setting, [value, label]...; those marked 4 say nothing under standard
   ["kind", "four_over_six", [false, "standard"], [true, "4over6"]],
@@ -343,10 +343,6 @@ class Knowledge {
     const { model } = this;
     this.version++;
     this.absorb({ stats: model.get("statistics"), summary: model.get("summary"), recipes: model.get("catalog").recipes });
-    for (const [tensor, { picks, blocks }] of Object.entries(model.get("recorded") || {})) {
-      for (const [key, value] of Object.entries(picks)) this.answers.set(`picks|${tensor}|${key}`, value);
-      for (const [key, value] of Object.entries(blocks)) this.answers.set(`block|${tensor}|${key}`, value);
-    }
   }
   absorb({ stats = {}, summary = {}, recipes = [] }) {
     for (const r of recipes) this.recipes.set(r.name, r);
@@ -538,7 +534,7 @@ export function render({ model, el }) {
     const [token, block] = at, names = c.sides.map((s) => s.name), base = `block|${c.tensor}|${token},${block}`;
     if (edit.of !== base) Object.assign(edit, { of: base, values: null });
     const id = `${base}|${names.join("|")}`, edited = edit.values && `${id}|${edit.values.join()}`;
-    const recorded = know.answers.get(base), kept = know.answers.get(id) || (recorded && names.every((n) => recorded.inspections[n]) && recorded);
+    const kept = know.answers.get(id);
     if (!kept) know.ask(id, { want: "block", tensor: c.tensor, block: at, recipes: names });
     let found = kept;
     if (edited) {
@@ -681,7 +677,7 @@ export function render({ model, el }) {
 
 // The same in a page without Python: `state` holds the traits, `answer` replies to {want, ...}, or gives null: cannot be had.
 export function mount(el, state, answer = () => null) {
-  const heard = new Map(), traits = { view: "overview", scale: "linear", span: "data", sort: "layer", rule: "gained", under: "b", block: [], summary: {}, statistics: {}, recorded: {}, progress: {}, live: false, ...state };
+  const heard = new Map(), traits = { view: "overview", scale: "linear", span: "data", sort: "layer", rule: "gained", under: "b", block: [], summary: {}, statistics: {}, progress: {}, live: false, ...state };
   const tell = (event, value) => { for (const f of heard.get(event) || []) f(value); };
   const model = {
     get: (name) => traits[name],

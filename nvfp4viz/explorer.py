@@ -87,7 +87,6 @@ class Explorer(anywidget.AnyWidget):
     catalog = Dict(help="tensors in layer order, recipes, tables: `page.catalog`").tag(sync=True)
     summary = Dict(help="tensor -> recipe -> `page.summary`").tag(sync=True)
     statistics = Dict(help="tensor -> recipe -> `page.compact`").tag(sync=True)
-    recorded = Dict(help="tensor -> `page.record`, for a page without Python").tag(sync=True)
     progress = Dict(help="tensors done, total").tag(sync=True)
     live = Bool(help="there are activations to compute with").tag(sync=True)
 

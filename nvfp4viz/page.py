@@ -120,18 +120,3 @@ def inspections(x, token: int, block: int, recipes, values=None) -> dict:
         stored, amax = microscope.block_at(x, token, block, recipe)
         found[recipe.name] = microscope.inspect_block(values or stored, amax, recipe)
     return {"stored": stored, "inspections": found}
-
-
-def record(x, recipes, per_rule: int = 3, texts=()) -> dict:
-    """Picks and inspected blocks of one tensor for a page without Python: the first of each rule under each recipe.
-
-    Returns: {"picks": {"recipe|rule": as `microscope.pick`}, "blocks": {"token,block": as `inspections`}}; `texts` are
-    the tokens' strings, where they are known.
-    """
-    names = [as_recipe(r).name for r in recipes]
-    picks = {f"{n}|{rule}": microscope.pick(x, n, rule, per_rule) for n in names for rule in microscope.RULES}
-    places = dict.fromkeys((b["token"], b["block"]) for p in picks.values() for b in p["blocks"])
-    blocks = {
-        f"{t},{b}": inspections(x, t, b, names) | {"token_text": texts[t] if t < len(texts) else ""} for t, b in places
-    }
-    return {"picks": picks, "blocks": blocks}
