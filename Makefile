@@ -14,7 +14,7 @@ CELL_SECONDS := $(if $(wildcard .cache/smollm2/*.gguf),1800,120)  # notebook 06 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=$(strip $(CELL_SECONDS)) --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 .DELETE_ON_ERROR:
-.PHONY: help report test lab bench wheels constraints clean distclean
+.PHONY: help report test lab bench fuzz soak wheels constraints clean distclean
 
 help: ## this list
 	@echo "nvfp4viz: what NVFP4 4over6 quantization does to activations"
@@ -37,6 +37,12 @@ lab: $(VENV)/.installed-test ## open JupyterLab on the notebooks
 
 bench: $(VENV)/.installed-test ## measure speed
 	@$(BIN)/pytest -m bench tests $(ARGS)
+
+fuzz: $(VENV)/.installed-test ## spoil files of every kind for ten minutes, see that readers stand it; ARGS="--seconds 60"
+	@$(BIN)/python tests/robustness/fuzz_readers.py $(ARGS)
+
+soak: $(VENV)/.installed-test ## a thousand updates and analyses in flat memory; threads and processes at once
+	@$(BIN)/pytest -m slow tests/robustness $(ARGS)
 
 wheels: $(VENV)/.installed-test ## fetch wheels of SGLang and Transformer Engine that some tests read a file of
 	@for wheel in $(CONSUMERS); do \
