@@ -1,4 +1,4 @@
-"""The command line: nvfp4viz report, sweep, notebooks and doctor."""
+"""The command line: nvfp4viz report, sweep, impact, notebooks and doctor."""
 
 from __future__ import annotations
 
@@ -41,35 +41,39 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nvfp4viz {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    report = commands.add_parser(
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+
+    report = command(
         "report",
-        help="analyse activations and write one HTML file that opens offline; of two saved sweeps, their differences",
+        "analyse activations and write one HTML file that opens offline; of two saved sweeps, their differences",
     )
     _add_sweep_arguments(report)
     report.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
     report.set_defaults(run=_report)
 
-    sweep = commands.add_parser("sweep", help="analyse activations and write the table of results")
+    sweep = command("sweep", "analyse activations and write the table of results")
     _add_sweep_arguments(sweep)
     sweep.add_argument(
         "-o", "--output", required=True, metavar="FILE", help=".json (everything), .csv or .parquet (the table)"
     )
     sweep.set_defaults(run=_sweep)
 
-    notebooks = commands.add_parser("notebooks", help="run notebooks and write each as an HTML file that opens offline")
+    notebooks = command("notebooks", "run notebooks and write each as an HTML file that opens offline")
     notebooks.add_argument("files", nargs="*", metavar="NOTEBOOK", help="default: every .ipynb in the folder notebooks")
     notebooks.add_argument("--html", required=True, metavar="DIR", help="folder for the pages; made if missing")
     notebooks.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     notebooks.set_defaults(run=_notebooks)
 
-    impact = commands.add_parser("impact", help="what quantizing a language model's layers does to its predictions")
+    impact = command("impact", "what quantizing a language model's layers does to its predictions")
     from .integrations.huggingface import add_arguments as add_impact_arguments
     from .integrations.huggingface import run as run_impact
 
     add_impact_arguments(impact)
     impact.set_defaults(run=run_impact)
 
-    doctor = commands.add_parser("doctor", help="what can run here, and whether all consumers read the same settings")
+    doctor = command("doctor", "what can run here, and whether all consumers read the same settings")
+    doctor.epilog = "Exit code: 0 well, 1 a finding is an error or an engine is wrong, 2 it could not run."
     from .doctor import add_arguments, run
 
     add_arguments(doctor)
@@ -94,19 +98,25 @@ def _run_sweep(arguments: argparse.Namespace):
     from .activations import load
     from .files import check_target
     from .recipe import RECIPES, as_recipes
-    from .sweep import Sweep, sweep
+    from .sweep import Sweep, is_saved, sweep
 
     target = check_target(arguments.output)  # said before the work, not after it
     files = arguments.files or [_bundled()]
     if target in [Path(f).resolve() for f in files]:
         raise ValueError(f"{arguments.output!r} is an input: writing the output there would lose it")
-    if len(files) == 1 and str(files[0]).endswith(".json"):
+    if len(files) == 1 and is_saved(files[0]):
         if arguments.recipes or arguments.engine != "auto":
             raise ValueError(
                 "a saved sweep is measured already: --recipes and --engine need the activations themselves"
             )
         return Sweep.load(files[0])
+    for name in arguments.recipes or ():
+        if Path(name).is_file():  # --recipes takes all that follows
+            raise ValueError(f"{name!r} is a file, not a recipe: name the files before --recipes, or after a --")
     recipes = as_recipes(arguments.recipes or RECIPES)
+    saved = [f for f in files if is_saved(f)]
+    if saved:
+        raise ValueError(f"{saved[0]!r} is a saved sweep: give it alone, or report two for their differences")
     activations = load(*files)
     with _progress_bar(arguments.quiet) as progress:
         return sweep(activations, recipes, engine=arguments.engine, progress=progress)
@@ -138,8 +148,9 @@ def _bundled() -> Path:
 
 def _report(arguments: argparse.Namespace) -> int:
     from .html import report
+    from .sweep import is_saved
 
-    if len(arguments.files) == 2 and all(f.endswith(".json") for f in arguments.files):
+    if len(arguments.files) == 2 and all(map(is_saved, arguments.files)):
         return _compare(arguments)
     sweep = _run_sweep(arguments)
     return _finish(sweep, report(sweep, arguments.output))

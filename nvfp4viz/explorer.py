@@ -26,9 +26,10 @@ from .engines import engine_module
 from .recipe import Recipe, as_recipe
 from .stats import Stats
 from .store import Store, Worker
-from .sweep import Sweep
+from .sweep import Sweep, is_saved
 
 VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope")
+SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")
 QUICK = 1 << 26  # elements of all tensors, up to which the strip follows a recipe that the dials make
 NOW, SOON, LATER = range(3)  # priorities: what the page waits for, the recipes given, recipes that the dials made
 
@@ -43,18 +44,25 @@ def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
         recipes: recipes or their short names; where it is None those of the Sweep, or RECIPES.
         engine:  "auto", or one that `engines()` lists.
         shown:   what to show first: tensor, recipe_a, recipe_b, view, scale, span, sort, rule, under, block.
-    Returns: Explorer. Statistics are computed in the background; nothing waits for them.
+    Returns: Explorer, which Jupyter shows. Statistics are computed in the background; nothing waits for them. Without
+    Jupyter, `report(sweep(activations), "report.html")` writes a page that holds the same explorer.
+    Raises TypeError or ValueError for what cannot be explored, traitlets' TraitError for a wrong value of `shown`.
     """
     if isinstance(source, (str, os.PathLike)):
-        source = Sweep.load(source) if str(source).endswith(".json") else load(source)
+        source = Sweep.load(source) if is_saved(source) else load(source)
     if isinstance(source, Tensor):
         source = {"activations": source}
     if not isinstance(source, (Sweep, Mapping)):
-        raise TypeError(f"cannot explore a {type(source).__name__}: give activations, a Sweep, or the path of either")
+        raise TypeError(
+            f"cannot explore a {type(source).__name__}: give a tensor, a mapping of name -> tensor, a Sweep or a path"
+        )
     if not (source.stats if isinstance(source, Sweep) else source):
         raise ValueError("nothing to explore: there is no tensor")
     if engine != "auto":
         engine_module(engine)  # a misspelt engine is an error now, not in every tensor
+    unknown = set(shown) - set(SHOWN)
+    if unknown:
+        raise TypeError(f"explore has no argument {', '.join(sorted(unknown))}; shown first may be {', '.join(SHOWN)}")
     return Explorer(Store(source, recipes, engine), **shown)
 
 
@@ -91,7 +99,7 @@ class Explorer(anywidget.AnyWidget):
     live = Bool(help="there are activations to compute with").tag(sync=True)
 
     def __init__(self, store: Store, **shown):
-        self._store, self._complete = store, threading.Event()
+        self._store, self._worker, self._complete = store, None, threading.Event()
         names, pair = list(store.recipes), ["4/6-mae-448", "4/6-mae-256"]
         a, b = pair if set(pair) <= set(names) else (names[0], names[-1])
         start = {"tensor": next(iter(store.stats)), "recipe_a": a, "recipe_b": b, **shown}
@@ -128,7 +136,7 @@ class Explorer(anywidget.AnyWidget):
         self._analyze([tensor])
 
     def close(self):
-        if self._store.live:
+        if self._worker:
             self._worker.stop()
         super().close()
 

@@ -20,6 +20,7 @@ from .attribution import Attribution, attribute_all
 from .blocks import keep
 from .engines import analyze_all, engine_module
 from .files import replacing, said
+from .readers import INDEX
 from .recipe import RECIPES, Recipe, as_recipes
 from .stats import Stats
 
@@ -40,6 +41,10 @@ class Sweep:
     skipped: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no statistics
     attributions: dict[str, dict[str, Attribution]] = field(default_factory=dict)  # errors split, where asked for
     blocks: dict[str, dict] = field(default_factory=dict)  # tensor -> blocks for the microscope, from `blocks.keep`
+
+    def __repr__(self) -> str:
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"Sweep({len(self.stats)} tensors{skipped}; recipes {', '.join(self.recipes)}; .table() has the numbers)"
 
     @property
     def tensors(self) -> list[str]:
@@ -148,6 +153,11 @@ def check_format(path: str | os.PathLike) -> str:
     return suffix
 
 
+def is_saved(path: str | os.PathLike) -> bool:
+    """Whether a path is a saved sweep's by its name: a .json that is not Hugging Face's list of shards."""
+    return str(path).endswith(".json") and not str(path).endswith(INDEX)
+
+
 def sweep(
     activations: Mapping[str, Tensor] | Tensor,
     recipes=RECIPES,
@@ -172,7 +182,8 @@ def sweep(
         activations = {"activations": activations}
     if not isinstance(activations, Mapping):
         raise TypeError(
-            f"activations is a {type(activations).__name__}: give one tensor, or a mapping of name -> tensor"
+            f"activations is a {type(activations).__name__}: give one tensor, or a mapping of name -> tensor, "
+            "as load(path) returns"
         )
     recipes = as_recipes(recipes)
     if not recipes:
@@ -206,7 +217,8 @@ def sweep(
         interrupted = True
         warnings.warn(f"interrupted: {len(stats)} of {len(activations)} tensors were analysed", stacklevel=2)
     if not stats and not interrupted:
-        raise ValueError("no tensor could be analysed: " + "; ".join(f"{n}: {why}" for n, why in skipped.items()))
+        why = "; ".join(f"{n}: {why}" for n, why in skipped.items()) or "there is none"
+        raise ValueError(f"no tensor could be analysed: {why}")
     if progress:
         progress(len(activations), len(activations), "")
     return Sweep(stats, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped, split, kept)

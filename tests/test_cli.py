@@ -126,6 +126,12 @@ def test_progress_goes_to_stderr(run):
     assert run("sweep", "model.safetensors", "-o", "s.json", "--recipes", "standard", *FAST)[2] == ""
 
 
+def test_a_list_of_shards_is_no_saved_sweep(run):
+    Path("m.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head": "model.safetensors"}}))
+    code, out, err = run("sweep", "m.safetensors.index.json", "-o", "s.json", "--recipes", "standard", *FAST)
+    assert (code, out, err) == (0, "s.json\n", "")
+
+
 MISTAKES = {
     "no command": ([], "required: COMMAND"),
     "unknown command": (["reprot"], "invalid choice: 'reprot'"),
@@ -144,6 +150,8 @@ MISTAKES = {
     "output is a device": (["report", MODEL, "-o", "pipe"], "'pipe' is a device or a pipe"),
     "output is the input": (["report", MODEL, "-o", MODEL], "'model.safetensors' is an input"),
     "output format": (["sweep", MODEL, "-o", "t.xlsx"], "cannot save as 't.xlsx': use .json (everything)"),
+    "file among recipes": (["report", "--recipes", "standard", MODEL], "is a file, not a recipe: name the files"),
+    "sweep among files": (["report", MODEL, "s.json"], "'s.json' is a saved sweep: give it alone"),
     "recipes of a sweep": (["report", "s.json", "--recipes", "standard"], "a saved sweep is measured already"),
     "nothing to analyse": (["report", "odd.npy"], "no tensor could be analysed: odd: K=5 is not a multiple of 16"),
 }  # fmt: skip
