@@ -51,7 +51,7 @@ class Comparison:
             sure += "" if self.decided else ", which covers zero"
         percent = 100 * (1 - 10 ** (-abs(self.margin_db) / 10))
         what = f"{percent:.2g} % {'less' if self.margin_db > 0 else 'more'} squared error than"
-        if not self.decided:
+        if self.interval_db is not None and not self.decided:
             what = "no difference worth having from"
         on = f", better on {self.wins} of {len(self.by_tensor_db)} tensors" if len(self.by_tensor_db) > 1 else ""
         return f"{what} {self.role}, {self.over} ({_db(self.margin_db)} dB, {sure}{on})"
@@ -87,6 +87,8 @@ class Verdict:
             return f"Only {self.recipe} was measured: SQNR {self.sqnr_db:.2f} dB on {data}; nothing to compare it with."
         said = defaults or [runner_up]
         start = "Use {}" if any(c.decided for c in said) else "Keep what you have; {} is ahead by a hair"
+        if all(c.interval_db is None for c in said):
+            start = "Too few tokens to decide; {} is ahead on these"
         text = f"{start.format(self.recipe)}: on {data}, {' and '.join(c.sentence() for c in said)}."
         if defaults and runner_up and runner_up.over not in [c.over for c in defaults] and not runner_up.decided:
             text += f" {runner_up.over} does as well ({_db(-runner_up.margin_db)} dB)."
@@ -102,10 +104,13 @@ class Verdict:
 
 
 def recommend(sweep: Sweep) -> Verdict:
-    """The recipe for this data. Raises ValueError where no tensor of the sweep has a signal.
+    """The recipe for this data: of `sweep(activations)`, or of `Recorder.sweep()`.
 
-    Reading it: `.sentence()` says it all; `.comparisons` hold the numbers.
+    Reading it: `.sentence()` says it all; `.comparisons` hold the numbers, in dB.
+    Raises ValueError where no tensor of the sweep has a signal, TypeError for what is no Sweep.
     """
+    if not isinstance(sweep, Sweep):
+        raise TypeError(f"sweep is a {type(sweep).__name__}: give what nvfp4viz.sweep(activations) returns")
     names = list(sweep.recipes)
     tensors = [t for t, row in sweep.stats.items() if all(0 < row[n].x_sq < np.inf for n in names)]
     if not tensors:

@@ -111,7 +111,10 @@ def test_defaults_are_those_of_the_same_granularity_and_arithmetic():
 def test_few_tokens_give_no_interval_and_decide_nothing():
     verdict = recommend(_sweep(synthetic("crowded", 4, 512)))
     assert all(c.interval_db is None and not c.decided for c in verdict.comparisons)
-    assert "too few for an interval" in verdict.sentence()
+    assert verdict.sentence().startswith(f"Too few tokens to decide; {verdict.recipe} is ahead on these")
+    assert "too few for an interval" in verdict.sentence() and "no difference" not in verdict.sentence()
+    with pytest.raises(TypeError, match="sweep is a dict: give what"):
+        recommend({"x": synthetic("crowded", 4, 512)})
 
 
 def test_zero_tensors_are_left_out_and_alone_refused():
