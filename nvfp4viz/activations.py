@@ -44,15 +44,21 @@ class Activations(Mapping):
 def load(*paths: str | os.PathLike) -> Activations:
     """Activations of .safetensors, .npy, .npz and .pt/.pth/.bin files, or of every such file in a folder.
 
+    Returns a mapping of tensor name -> [..., K] in the file's dtype (float64 as float32), each read when it is asked
+    for; `.sources` has the files' checksums.
+
     A .safetensors.index.json stands for its shards, and a folder that SGLang's dumper or tensor dump wrote gives one
     tensor for all steps (see readers.py).
     A file with one unnamed tensor gives it the file's stem as name; a name that several files have gets as much of the
     path before it as tells them apart. Nothing in a file is executed.
 
-    Raises FileNotFoundError, or ValueError that says what is wrong with which file.
+    Raises FileNotFoundError, ValueError that says what is wrong with which file, or TypeError for what is no path.
     """
     if not paths:
         raise ValueError("no file given: load(path) takes .safetensors, .npy, .npz or .pt files, or folders of them")
+    for path in paths:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"load takes paths, not a {type(path).__name__}: load(a, b), load(*paths)")
     files = [f for p in paths for f in expand(Path(p), _FORMATS)]
     readers: dict[str, Callable[[], Tensor]] = {}
     sources = []
@@ -261,11 +267,15 @@ def synthetic(kind: str, tokens: int = 256, features: int = 1024, *, seed: int =
     Args:
         kind:     "normal"; "lognormal" (sigma = strength); "outlier channels" (1 % of channels 20 * strength times
                   larger); "spikes" (1 element in 1,000 is 50 * strength times larger); "spread" (each token has one
-                  lone
-                  value, 20,000 to 60,000 * strength times the amax of its other blocks: where E4M3 runs out of normal
-                  numbers, so favours a ceiling of 448); "crowded" (every block has its token's amax: favours 256).
+                  lone value, 20,000 to 60,000 * strength times the amax of its other blocks: where E4M3 runs out of
+                  normal numbers, so favours a ceiling of 448); "crowded" (every block has its token's amax: favours
+                  256).
+        features: a multiple of 16.
         strength: how far it goes.
+    Raises ValueError for another kind, or features that make no whole blocks.
     """
+    if features % 16:
+        raise ValueError(f"features={features} is not a multiple of 16: NVFP4 scales blocks of 16 features")
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(tokens, features, generator=g)
     if kind == "lognormal":

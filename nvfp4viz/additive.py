@@ -16,10 +16,12 @@ def summed(default=0):
 
 
 def summed_array(*shape: int, dtype=np.int64):
-    """An array that adds, zeros of this shape unless given; with no shape, of one that other fields decide."""
-    return field(
-        default_factory=lambda: np.zeros(shape, dtype), metadata={"merge": "sum", "shape": shape, "dtype": dtype}
-    )
+    """An array that adds, zeros of this shape unless given; with no shape, of one that other fields decide.
+
+    Left out of the repr: hundreds of counts say nothing in a notebook's output.
+    """
+    metadata = {"merge": "sum", "shape": shape, "dtype": dtype}
+    return field(default_factory=lambda: np.zeros(shape, dtype), metadata=metadata, repr=False)
 
 
 def largest():

@@ -93,6 +93,8 @@ def as_tokens(x: Tensor) -> Tensor:
         raise TypeError(f"x is a {type(x).__name__}, not a torch.Tensor: wrap it in torch.as_tensor(x)")
     if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         raise TypeError(f"x has dtype {x.dtype}: activations are bfloat16, float16 or float32; convert with x.to(...)")
+    if x.is_meta:
+        raise TypeError("x is on the meta device: it has a shape, and no values to quantize")
     if x.layout != torch.strided:
         raise TypeError(f"x is stored as {x.layout}: convert it with x.to_dense()")
     if x.ndim == 0:

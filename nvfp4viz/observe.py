@@ -32,6 +32,8 @@ def choose_modules(model: nn.Module, modules=None) -> dict[str, nn.Module]:
 
     A module that the model holds under several names is listed once, under the first one that fits.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, not a torch.nn.Module")
     if type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
         model = model.module
     if modules is None:
@@ -51,6 +53,7 @@ def choose_modules(model: nn.Module, modules=None) -> dict[str, nn.Module]:
     if not chosen:
         near = [n for p in ([] if modules is None or callable(modules) else patterns)
                 for n in difflib.get_close_matches(p.replace("*", ""), names, n=2, cutoff=0.3)]  # fmt: skip
+        near = near or [n for n, m in model.named_modules() if n and is_linear(m)][:2]
         raise ValueError(
             f"no module of {type(model).__name__} fits modules={describe(modules)}"
             + (f"; it has, for example, {', '.join(map(repr, near))}" if near else f": it has {len(names)} modules")

@@ -168,6 +168,8 @@ def as_recipes(recipes) -> dict[str, Recipe]:
     """Recipes by name, from a mapping, a sequence of recipes or names, or one of them."""
     if isinstance(recipes, (Recipe, str)):
         recipes = [recipes]
+    if recipes is None:
+        raise TypeError("recipes is None: give recipes or their short names, or leave it out for the named ones")
     if hasattr(recipes, "items"):
         return {str(name): as_recipe(r) for name, r in recipes.items()}
     return {r.name: r for r in map(as_recipe, recipes)}

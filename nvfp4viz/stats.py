@@ -189,8 +189,14 @@ def measure(x: Tensor, quantized: Quantized, *, first_token: int = 0) -> Stats:
         x:           [..., K] as it was quantized.
         quantized:   from any engine, or `Quantized.from_flashinfer`.
         first_token: index of x's first token in a longer stream, which seeds the bootstrap.
-    Raises ValueError where shapes differ, x is not finite or a block scale is NaN or negative.
+    Returns: Stats; errors are in the unit of x, or relative.
+    Raises ValueError where shapes differ, x is not finite or a block scale is NaN or negative, TypeError for what is no
+    tensor or no Quantized.
     """
+    if not isinstance(quantized, Quantized):
+        raise TypeError(
+            f"quantized is a {type(quantized).__name__}: give what quantize returns, or use analyze(x, recipe)"
+        )
     x = as_tokens(x)
     if tuple(x.shape) != quantized.shape:
         raise ValueError(
