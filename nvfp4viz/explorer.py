@@ -127,6 +127,9 @@ class Explorer(anywidget.AnyWidget):
             raise TimeoutError(f"still analysing after {timeout} s: {self.progress}")
         return self
 
+    def __repr__(self) -> str:
+        return f"Explorer({self.tensor}: A {self.recipe_a}, B {self.recipe_b}, view {self.view})"
+
     def add(self, tensor: str, x: Tensor) -> None:
         """Take one more tensor and analyse it in the background; only where the source is a dict."""
         with _LOCK:
