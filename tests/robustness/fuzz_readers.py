@@ -138,7 +138,7 @@ def attempt(reader: str, name: str, data: bytes) -> str:
             deepest = deepest.__cause__
         if type(deepest) is MemoryError:  # NumPy's and torch's own come before memory is touched
             raise WrongError("it asked for all the memory there was") from error
-        outcome = f"{type(error).__name__} of {type(deepest).__name__}: {_short(deepest)[:40]}"
+        outcome = f"{type(error).__name__} of {type(deepest).__name__}: {_short(deepest)}"
     except SlowError:
         raise WrongError(f"more than {CPU_S:.0f} s") from None
     finally:
@@ -169,8 +169,8 @@ def _audit(event: str, arguments: tuple) -> None:
 
 
 def _short(error: Exception) -> str:
-    """Its message without the numbers in it, so that equal ones count as one."""
-    return re.sub(r"\d+", "#", str(error))[:90]
+    """Its message without what it quotes, so that equal ones count as one."""
+    return re.sub(r"\d+", "#", re.sub(r"""(['"`]).*""", "...", str(error)))[:60]
 
 
 def _too_long(*_):
@@ -247,7 +247,7 @@ class Fuzzer:
             data = self.spoilt(self.rng.choice(pool), self.rng)
             distinct = len(self.outcomes)
             self.one(data)
-            if len(self.outcomes) > distinct and len(data) < 1 << 16:  # a new way to end: go on from it
+            if len(self.outcomes) > distinct and len(data) < 1 << 14:  # a new way to end: go on from it
                 pool.append(data)
 
     def guided(self, seconds: float) -> None:

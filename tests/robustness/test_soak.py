@@ -58,7 +58,7 @@ def test_a_thousand_updates_of_the_explorer(capsys):
         widget.view = next(views)
         widget.recipe_a = RECIPES[i % len(RECIPES)]
         # every second one is new: it is quantized now
-        widget.recipe_b = f"4/6-mae-{200 + i // 4}.5" if i % 4 < 2 else RECIPES[(i + 1) % len(RECIPES)]
+        widget.recipe_b = f"4/6-mae-{200 + i // 5}.5" if i % 4 < 2 else RECIPES[(i + 1) % len(RECIPES)]
         assert widget.stats_a.recipe.name == widget.recipe_a and widget.stats_b.recipe.name == widget.recipe_b
         if i % 3 == 0:  # as the page asks
             ask = {"want": "picks", "tensor": widget.tensor, "recipe": widget.recipe_b, "rule": next(rules), "id": i}
