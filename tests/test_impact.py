@@ -233,3 +233,28 @@ def test_the_command_prints_and_writes_the_table(model, tmp_path, monkeypatch, c
     printed = capsys.readouterr()
     assert "unquantized" in printed.out and "0/12" in printed.err
     assert out.read_text().startswith("recipe,module,tokens,perplexity")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "why"),
+    [
+        (["none.txt"], FileNotFoundError, "none.txt"),
+        (["bytes"], ValueError, "'bytes' is no UTF-8 text"),
+        (["text.txt", "-o", "none/t.csv"], FileNotFoundError, "folder 'none' does not exist"),
+        (["text.txt", "-o", "t.json"], ValueError, "the table is a .csv"),
+        (["text.txt", "--recipes", "standart"], ValueError, "did you mean 'standard'"),
+        (["text.txt", "--engine", "cpuu"], ValueError, "did you mean 'cpu'"),
+        (["text.txt", "--length", "0"], ValueError, "both are at least 2"),
+    ],
+)
+def test_the_command_says_mistakes_before_the_model_is_loaded(tmp_path, monkeypatch, given, error, why):
+    from nvfp4viz.integrations import huggingface
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface, "load_model", lambda path: pytest.fail("loaded"))
+    (tmp_path / "text.txt").write_text("a text")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    parser = argparse.ArgumentParser()
+    huggingface.add_arguments(parser)
+    with pytest.raises(error, match=why):
+        huggingface.run(parser.parse_args(["model", *given]))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ..files import replacing
+from ..engines import engine_module
+from ..files import check_target, replacing
 from ..impact import MODES, impact
-from ..recipe import RECIPES
+from ..recipe import RECIPES, as_recipe
 
 
 def load_model(path: str | Path, *, dtype=torch.bfloat16, device=None):
@@ -60,7 +61,7 @@ def batches(tokenizer, text: str, tokens: int, length: int, size: int = 1) -> li
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder, or a .gguf file")
     parser.add_argument("text", metavar="TEXT", help="a UTF-8 text file to predict")
-    parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="short names; default: the five named ones")
+    parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="short names, or identity; default: the five named ones")
     parser.add_argument("--modules", nargs="+", metavar="PATTERN", help="default: linear layers but the output layer")
     parser.add_argument("--weights", action="store_true", help="quantize the weights, too")
     parser.add_argument("--per-layer", action="store_true", help="also each layer alone: layers times as many passes")
@@ -71,10 +72,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
+def _checked(arguments: argparse.Namespace) -> str:
+    """The text; ValueError or OSError for what would go wrong later."""
+    if min(arguments.tokens, arguments.length) < 2:
+        raise ValueError(f"--tokens {arguments.tokens} --length {arguments.length}: both are at least 2")
+    for recipe in arguments.recipes or ():
+        if recipe != "identity":
+            as_recipe(recipe)
+    if arguments.engine != "auto":
+        engine_module(arguments.engine)
+    if arguments.output:
+        check_target(arguments.output)
+        if Path(arguments.output).suffix.lower() != ".csv":
+            raise ValueError(f"cannot write {arguments.output!r}: the table is a .csv")
+    try:
+        return Path(arguments.text).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{arguments.text!r} is no UTF-8 text; MODEL comes first, then TEXT") from error
+
+
 def run(arguments: argparse.Namespace) -> int:
     """The command `nvfp4viz impact`: prints the table; returns 0."""
+    text = _checked(arguments)  # said before the model is loaded and run
     model, tokenizer = load_model(arguments.model)
-    text = Path(arguments.text).read_text(encoding="utf-8")
     ids = [b.to(next(model.parameters()).device) for b in batches(tokenizer, text, arguments.tokens, arguments.length)]
 
     def show(done: int, total: int, what: str) -> None:
