@@ -61,7 +61,7 @@ def batches(tokenizer, text: str, tokens: int, length: int, size: int = 1) -> li
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a Hugging Face folder, or a .gguf file")
     parser.add_argument("text", metavar="TEXT", help="a UTF-8 text file to predict")
-    parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="short names, or identity; default: the five named ones")
+    parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="short names; default: the five named ones")
     parser.add_argument("--modules", nargs="+", metavar="PATTERN", help="default: linear layers but the output layer")
     parser.add_argument("--weights", action="store_true", help="quantize the weights, too")
     parser.add_argument("--per-layer", action="store_true", help="also each layer alone: layers times as many passes")
