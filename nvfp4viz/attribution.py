@@ -110,6 +110,7 @@ def attribute(x: Tensor, recipe: Recipe | str, *, encode_scale=None, sample: int
     Args:
         x, recipe, encode_scale: as in `quantize`. Computed on the CPU, with the bits that every engine has.
         sample: one block in so many is searched over every E4M3 scale; 1 searches all and is exact, 0 none.
+    Returns: Attribution; `.shares()` and `.nmse()` give the parts by name. Errors are those of `quantize`.
     """
     return attribute_all(x, [as_recipe(recipe)], encode_scales=[encode_scale], sample=sample)[0]
 

@@ -102,8 +102,10 @@ def ceiling_dial(x: Tensor, recipes=FAMILIES, *, values=E4M3_VALUES, engine: str
     """Error, saturation and underflow of x under each ceiling.
 
     Args:
+        x:       [..., K], as in `quantize`.
         recipes: families, whose ceiling is turned; standard and 4over6, per token and per tensor, if not given.
         values:  ceilings in (0, 448]; all 126 E4M3 values if not given.
+    Returns: CeilingDial; `.table()` and `.best(family)` read it. Errors are those of `quantize`.
     """
     x, families = as_tokens(x), [replace(r, e4m3_max=E4M3_MAX, scored_as=None) for r in as_recipes(recipes).values()]
     values = tuple(map(float, values))
@@ -189,8 +191,11 @@ def static_scale_curve(x: Tensor, recipe: Recipe | str = "4/6-mae-448", *, facto
     """The error of x under static scales calibrated to factors of its true amax, beside per-token scaling.
 
     Args:
-        recipe: its granularity does not matter.
-        amax:   the true one, where x is a part of the tensor.
+        x:       [..., K], as in `quantize`.
+        recipe:  its granularity does not matter.
+        factors: calibrated amax / true amax; 1/16 to 16 if not given.
+        amax:    the true one, where x is a part of the tensor.
+    Returns: StaticCurve; `.nmse`, `.regimes` by factor. Raises ValueError where x has only zeros, else as `quantize`.
     """
     x, recipe = as_tokens(x), as_recipe(recipe)
     recipe, factors = replace(recipe, per_token=False), tuple(map(float, factors))

@@ -116,7 +116,11 @@ class Agreement(Additive):
 
 
 def choice(x: Tensor, recipe: Recipe | str, *, encode_scale=None) -> Choice:
-    """What the choice of a 4over6 recipe does to x's blocks; arguments as in `quantize`."""
+    """What the choice of a 4over6 recipe does to x's blocks.
+
+    Arguments and errors are those of `quantize`; computed on the CPU, with the bits that every engine has.
+    Returns: Choice, whose errors are squared and in the unit of x, squared. Raises ValueError for a standard recipe.
+    """
     recipe = _choosing(as_recipe(recipe))
     total = Choice(recipe)
     for tile, prepared, ((err, four, encode),) in _chunks(x, [(recipe, encode_scale)]):
@@ -152,7 +156,9 @@ def choice(x: Tensor, recipe: Recipe | str, *, encode_scale=None) -> Choice:
 def agreement(x: Tensor, a: Recipe | str, b: Recipe | str, *, encode_scale=None) -> Agreement:
     """Where 4over6 recipes a and b choose differently, and what each flip costs.
 
-    Say MAE and MSE, exact and fp16 scores, strict and fast. `encode_scale` is for those that are per tensor.
+    Say MAE and MSE, exact and fp16 scores, strict and fast. `encode_scale` is for those that are per tensor; the rest
+    is as in `choice`.
+    Returns: Agreement; costs are changes of the squared error, positive where b is worse.
     """
     pair = [_choosing(as_recipe(r)) for r in (a, b)]
     total = Agreement(*pair)

@@ -119,6 +119,9 @@ def impact(
         quantize:  "activations", or "activations+weights": weights by the same recipe with one scale a tensor.
         modules:   as for `record`; None: all linear layers but the one that makes the logits, as usual.
         per_layer: quantize each layer alone, too: layers x recipes more passes.
+    Returns: Impact; `.table()` has perplexity, KL in nats and top-1 agreement, with 95 % intervals.
+    Raises ValueError for a model in training mode, batches without a token to predict, or layers that do not fit.
+
     Decoded values are rounded to the layer's dtype, which in bf16 adds about 1/3000 of NVFP4's error power. Memory: for
     one batch the logits in fp32 and all chosen layers' outputs, and with weights the chosen weights once more.
     """

@@ -16,6 +16,7 @@ def lab(recipe_a: Recipe | str = "4/6-mae-448", recipe_b: Recipe | str = "4/6-ma
     """Widgets that make activations from a distribution and a seed, and an explorer that compares two recipes on them.
 
     It starts with one tensor of each kind; each turn of a dial adds one, so that the strip shows what was tried.
+    Returns: Lab, which Jupyter shows. Raises traitlets' TraitError for an unknown recipe, ValueError for an engine.
     """
     return Lab(recipe_a, recipe_b, engine)
 

@@ -13,7 +13,7 @@ from .recipe import Recipe, as_recipe
 
 @dataclass(frozen=True)
 class Quantized:
-    """An NVFP4 tensor of M tokens and K features, scales in linear layout."""
+    """An NVFP4 tensor of M tokens and K features, scales in linear layout; made by `quantize`, read by `dequantize`."""
 
     codes: Tensor  # uint8 [M, K/2], even column in the low nibble
     block_scales: Tensor  # torch.float8_e4m3fn [M, K/16]

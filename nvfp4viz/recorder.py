@@ -163,5 +163,7 @@ def record(model: nn.Module, modules=None, recipes=RECIPES, *, engine: str = "au
         recipes:     as for `sweep`; a per-tensor recipe takes its scale from each call's own amax.
         first_token: place of the first token in a stream that several processes share (`Recorder.seek` sets it for a
                      batch); by default ranks of torch.distributed get ranges that do not meet.
+    Returns: Recorder, a context manager; a module whose input cannot be taken is let go of, with a warning.
+    Raises ValueError where no module fits or a recipe or engine is unknown, TypeError for what is no model.
     """
     return Recorder(model, modules, recipes, engine=engine, first_token=first_token)
