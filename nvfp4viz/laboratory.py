@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipywidgets as widgets
 
 from .activations import SYNTHETIC, synthetic
+from .engines import engine_module
 from .explorer import Explorer
 from .recipe import Recipe
 from .store import Store
@@ -18,6 +19,8 @@ def lab(recipe_a: Recipe | str = "4/6-mae-448", recipe_b: Recipe | str = "4/6-ma
     It starts with one tensor of each kind; each turn of a dial adds one, so that the strip shows what was tried.
     Returns: Lab, which Jupyter shows. Raises traitlets' TraitError for an unknown recipe, ValueError for an engine.
     """
+    if engine != "auto":
+        engine_module(engine)  # a misspelt engine is one error, not one in every tensor
     return Lab(recipe_a, recipe_b, engine)
 
 
