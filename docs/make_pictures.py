@@ -1,7 +1,7 @@
 """Make the pictures of README.md from the bundled activations: python docs/make_pictures.py [NAME ...]
 
-The explorer is photographed in a report by a headless Chromium, light and dark; figures are drawn on white. Names are those
-of the files in docs/pictures, without their ending; all are made if none is given.
+The explorer is photographed in a report by a headless Chromium, light and dark; figures are drawn on white. Names are
+those of the files in docs/pictures, without their ending; all are made if none is given.
 """
 
 import io
