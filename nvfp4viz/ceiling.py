@@ -78,6 +78,8 @@ class CeilingDial(Additive):
 
     def best(self, family: str) -> float:
         """The ceiling of least error; the largest of equals."""
+        if family not in self.families:
+            raise ValueError(f"no family {family!r}: there is {', '.join(self.families)}")
         errors = self.err_sq[self.families.index(family)]
         return max(v for v, e in zip(self.values, errors, strict=True) if e == errors.min())
 

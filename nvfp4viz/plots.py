@@ -62,6 +62,17 @@ def legend(ax: Axes, **where) -> None:
     ax.legend(frameon=False, fontsize=8.5, labelcolor=INK, **where)
 
 
+def expect(value, kind: type, wanted: str):
+    """The value itself; TypeError where it is of another kind, with what the figure wants."""
+    if not isinstance(value, kind):
+        raise TypeError(f"cannot draw a {type(value).__name__}: this figure takes {wanted}")
+    return value
+
+
+STATS = "Stats, as nvfp4viz.analyze(x, recipe) returns"
+BY_RECIPE = "recipe -> Stats, such as sweep.stats[tensor]"
+
+
 def signature(stats: Stats, *, tokens: bool = True) -> str:
     """Recipe, engine and size in a line, for titles."""
     return f"{stats.recipe.name} · engine {stats.engine}" + (f" · {stats.tokens:,} tokens" if tokens else "")
@@ -95,8 +106,8 @@ def block_scale_histogram(
     Args: stats: drawn upwards; other: drawn downwards, to compare; log: logarithmic shares;
           full: the whole range of E4M3, else from the smallest scale in use.
     """
+    both = [expect(s, Stats, STATS) for s in (stats, other) if s is not None or s is stats]
     ax = ax or new_axes(7.4, 4.2 if other else 3.4)
-    both = [s for s in (stats, other) if s is not None]
     floor = 10.0 ** np.floor(-np.log10(max(2, *(s.blocks for s in both))))  # the foot of a log axis
     edges = _scale_edges()
     lefts = np.concatenate([[ZERO_BAR[0]], edges[:-1]])
@@ -161,7 +172,7 @@ def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -
     happens to, on a logarithmic axis with a place for 0. `4 could not be had` is the price of a high ceiling; `clipped
     at 6` comes from rounding the block scale down. Hollow marks are recipes with one scale a tensor.
     """
-    stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else stats
+    stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE)
     ax = ax or new_axes(7.4, 3.9)
     rows = list(RATES)[::-1]
     rates = {name: np.array([getattr(one, r) for r in rows]) for name, one in stats.items()}
@@ -206,7 +217,9 @@ def error_by_tensor(sweep: Sweep, ax: Axes | None = None, *, baseline: str | Non
     How to read it: a row is a tensor, a mark a recipe; farther right is better. Marks that keep their order in every
     row mean that one recipe suits the whole model.
     """
-    tensors = sweep.tensors[::-1]
+    tensors = expect(sweep, Sweep, "a Sweep, as nvfp4viz.sweep(activations) returns").tensors[::-1]
+    if baseline is not None and baseline not in sweep.recipes:
+        raise ValueError(f"baseline={baseline!r} is not in the sweep: its recipes are {', '.join(sweep.recipes)}")
     ax = ax or new_axes(7.4, 1.3 + 0.24 * len(tensors))
     for name, recipe in sweep.recipes.items():
         if name == baseline:
@@ -247,12 +260,15 @@ def _shorten(name: str, limit: int = 40) -> str:
     return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
-def nmse_distribution(stats: Mapping[str, Stats], ax: Axes | None = None, *, of: str = "token") -> Axes:
+def nmse_distribution(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None, *, of: str = "token") -> Axes:
     """How the error spreads over tokens (`of="token"`) or blocks (`of="block"`).
 
     How to read it: a line tells which share of tokens has at most that squared error, relative to its own signal;
     a line farther left is a better recipe, and a slow last rise means that few tokens carry the error.
     """
+    stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE)
+    if of not in ("token", "block"):
+        raise ValueError(f'of={of!r} is neither "token" nor "block"')
     ax = ax or new_axes(7.2, 3.2)
     edges = 10 * np.log10(nmse_bins())
     shown = []
@@ -311,7 +327,7 @@ class Picture:
     """A figure as PNG for notebooks, on a white card, with a text that stands in for it."""
 
     def __init__(self, ax: Axes, alt: str = ""):
-        figure = ax.figure
+        figure = expect(ax, Axes, "Axes, as the functions of plots and plots_why return them").figure
         self.alt = alt or " · ".join(t for t in (a.get_title("left") for a in figure.axes) if t) or "figure"
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from .attribution import PARTS, Attribution
 from .ceiling import CeilingDial, StaticCurve, ratio_edges, window
 from .choices import PLACES, POSITIONS, Choice
-from .plots import FAINT, INK, _legend_above, _shorten, dress, legend, new_axes, tint
+from .plots import FAINT, INK, _legend_above, _shorten, dress, expect, legend, new_axes, tint
 from .recipe import Recipe, style
 
 # Okabe-Ito, with hatches so that neighbours differ without colour too
@@ -38,6 +38,7 @@ def attribution_bars(
 
     Args: attributions: by tensor (or by recipe, to compare recipes), as `Sweep.attributions` has them.
     """
+    expect(attributions, Mapping, "name -> what nvfp4viz.attribute(x, recipe) returns")
     names = list(attributions)[::-1]
     ax = ax or new_axes(7.6, 1.5 + 0.24 * len(names))
     left, right = np.zeros(len(names)), np.zeros(len(names))
@@ -91,6 +92,7 @@ def ceiling_curve(dial: CeilingDial, ax: Axes | None = None) -> Axes:
     at the right, above 298.67, where the largest blocks cannot have a scale 1.5 times as large. Dots are FlashInfer's
     ceilings, 448 and 256.
     """
+    expect(dial, CeilingDial, "what nvfp4viz.ceiling_dial(x) returns")
     ax = ax or new_axes(7.4, 3.6)
     x, curves = _by_ceiling(dial, 100 * dial.nmse)
     best = [curve.min() for curve in curves]
@@ -117,6 +119,7 @@ def ceiling_rates(dial: CeilingDial, ax: Axes | None = None) -> Axes:
     rise at the right, where the ceiling leaves no room for a scale 1.5 times as large. A good ceiling lies in the
     valley; the wider that is, the less the ceiling matters here. Upright lines are FlashInfer's ceilings, 256 and 448.
     """
+    expect(dial, CeilingDial, "what nvfp4viz.ceiling_dial(x) returns")
     ax = ax or new_axes(7.4, 3.3)
     x, under = _by_ceiling(dial, dial.underflowed / max(dial.blocks, 1))
     saturated = _by_ceiling(dial, dial.four_saturated / max(dial.blocks, 1))[1]
@@ -151,6 +154,7 @@ def amax_ratios(dial: CeilingDial, ax: Axes | None = None, *, per_token: bool = 
     bracket above is the window of a ceiling, up to which a block's scale is an E4M3 normal number; blocks right of it
     have coarser scales, and the bracket says how many. If all bars lie inside both, the lower ceiling costs nothing.
     """
+    expect(dial, CeilingDial, "what nvfp4viz.ceiling_dial(x) returns")
     ax = ax or new_axes(7.4, 3.2)
     counts = dial.token_ratios if per_token else dial.tensor_ratios
     edges = np.log2(ratio_edges())
@@ -186,6 +190,7 @@ def gain_histogram(choice: Choice, ax: Axes | None = None) -> Axes:
     block's own squared signal, on two logarithmic scales that meet in a bar of all below 0.006 %. Solid bars are blocks
     that took 6, pale ones took 4: pale at the left or solid at the right is a wrong choice.
     """
+    expect(choice, Choice, "what nvfp4viz.choice(x, recipe) returns")
     ax = ax or new_axes(7.4, 3.2)
     color = style(choice.recipe)["color"]
     six, four = _merge_small(choice.gain_histogram / max(choice.blocks, 1))
@@ -235,6 +240,9 @@ def gain_by_position(choice: Choice, ax: Axes | None = None, *, of: str = "near"
     squared error of always 6 the choice saves in those blocks, dots the share of them that took 4; the grey line is how
     many of all blocks they are. At 1 no other value is as near to 5/6 as amax itself.
     """
+    expect(choice, Choice, "what nvfp4viz.choice(x, recipe) returns")
+    if of not in POSITIONS:
+        raise ValueError(f"of={of!r} is not one of {', '.join(map(repr, POSITIONS))}")
     ax = ax or new_axes(7.4, 3.2)
     low, high = POSITIONS[of]
     edges = np.linspace(low, high, PLACES + 1)
@@ -274,6 +282,7 @@ def static_scale(curve: StaticCurve, ax: Axes | None = None) -> Axes:
     the flat part, where calibration does not matter. Shades name a regime where it makes 5 % of the error or more. The
     dashed line is what per-token scaling has without any calibration.
     """
+    expect(curve, StaticCurve, "what nvfp4viz.static_scale_curve(x) returns")
     ax = ax or new_axes(7.4, 3.4)
     x, y, color = np.array(curve.factors), 100 * curve.nmse, style(curve.recipe)["color"]
     order = np.argsort(x)

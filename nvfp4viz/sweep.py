@@ -56,7 +56,9 @@ class Sweep:
         return sorted({s.engine for row in self.stats.values() for s in row.values()})
 
     def total(self, recipe: str) -> Stats:
-        """Statistics of all tensors together under one recipe."""
+        """Statistics of all tensors together under one recipe; ValueError for one that the sweep has not."""
+        if recipe not in self.recipes:
+            raise ValueError(f"no recipe {recipe!r} in the sweep: there is {', '.join(self.recipes)}")
         return reduce(add, (row[recipe] for row in self.stats.values()))
 
     def total_attribution(self, recipe: str) -> Attribution:

@@ -212,3 +212,18 @@ def test_a_picture_is_a_png_with_words_for_it():
     assert data["text/plain"] == picture.alt and metadata["image/png"]["alt"] == picture.alt
     assert picture.png == plots.Picture(plots.clipping_rates(STATS)).png  # reproducible
     assert plots.Picture(plots.new_axes(), "mine").alt == "mine" and plots.Picture(plots.new_axes()).alt == "figure"
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.block_scale_histogram(STATS), "cannot draw a dict: this figure takes Stats, as"),
+        (lambda: plots.clipping_rates([]), "cannot draw a list: this figure takes recipe -> Stats"),
+        (lambda: plots.error_by_tensor(STATS), "cannot draw a dict: this figure takes a Sweep"),
+        (lambda: plots.nmse_distribution(None), "cannot draw a NoneType"),
+        (lambda: plots.Picture(STATS), "cannot draw a dict: this figure takes Axes"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(draw, message):
+    with pytest.raises(TypeError, match=message):
+        draw()
