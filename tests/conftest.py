@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
+collect_ignore_glob = ["*conftest.py"]  # else --doctest-modules imports each as one module named conftest
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM_ARGS = [
     "--no-sandbox",  # refuses to start as root otherwise, as in most containers
@@ -59,11 +60,24 @@ def why_no_browser() -> str | None:
     return None
 
 
+@cache
+def why_no_model() -> str | None:
+    there = {
+        "the model (make model fetches it)": (ROOT / ".cache/smollm2/SmolLM2-135M-Instruct.gguf").exists(),
+        "transformers": importlib.util.find_spec("transformers") is not None,
+        "gguf": importlib.util.find_spec("gguf") is not None,
+    }
+    missing = [name for name, found in there.items() if not found]
+    return f"notebook 06 runs a real model and needs {' and '.join(missing)}" if missing else None
+
+
 WHY_NOT = {"gpu": why_no_gpu, "blackwell": why_no_blackwell, "browser": why_no_browser}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.path.name.startswith("06_") and (reason := why_no_model()):
+            item.add_marker(pytest.mark.skip(reason=reason))
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
         for marker, why_not in WHY_NOT.items():
