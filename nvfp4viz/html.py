@@ -31,8 +31,11 @@ ROWS = 24  # tensors that the figure of gains has room for
 def report(sweep: Sweep, path: str | os.PathLike) -> Path:
     """Write the sweep as one self-contained HTML file and return its path.
 
-    Raises ValueError for an empty sweep, OSError where the file cannot be written; an older file then stays as it was.
+    Raises TypeError for anything but a Sweep, ValueError for an empty one, OSError where the file cannot be written; an older file then stays as it was.
     """
+    if not isinstance(sweep, Sweep):
+        kind = type(sweep).__name__
+        raise TypeError(f"report takes a Sweep and a path, not a {kind}: report(nvfp4viz.sweep(activations), path)")
     if not sweep.stats:
         raise ValueError("the sweep has no statistics: analyse at least one tensor before writing a report")
     return write(render(sweep), path)

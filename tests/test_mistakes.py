@@ -50,3 +50,9 @@ def test_a_model_without_such_modules_names_some_that_it_has():
     model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
     with pytest.raises(ValueError, match="fits modules='zzz'; it has, for example, '0'"):
         nvfp4viz.record(model, "zzz").__enter__()
+
+
+def test_a_report_of_anything_but_a_sweep(tmp_path):
+    with pytest.raises(TypeError, match="report takes a Sweep and a path, not a dict"):
+        nvfp4viz.report({"a": nvfp4viz.synthetic("normal", 4, 64)}, tmp_path / "a.html")
+    assert not list(tmp_path.iterdir())
