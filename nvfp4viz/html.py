@@ -31,7 +31,8 @@ ROWS = 24  # tensors that the figure of gains has room for
 def report(sweep: Sweep, path: str | os.PathLike) -> Path:
     """Write the sweep as one self-contained HTML file and return its path.
 
-    Raises TypeError for anything but a Sweep, ValueError for an empty one, OSError where the file cannot be written; an older file then stays as it was.
+    Raises TypeError for anything but a Sweep, ValueError for an empty one, OSError where the file cannot be written; an
+    older file then stays as it was.
     """
     if not isinstance(sweep, Sweep):
         kind = type(sweep).__name__
