@@ -3,6 +3,7 @@
 `make bench`, or `pytest -m bench tests/benchmarks/test_cpu_speed.py`. Each benchmark's extra_info has its Melem/s.
 """
 
+import contextlib
 import statistics
 import time
 
@@ -85,6 +86,12 @@ def test_torch_reference(benchmark, x, name):
     run(benchmark, lambda: torch_quantize(part, 448.0, name != "standard"), part, rounds=3)
 
 
+def test_modelopt(benchmark, x):
+    """The peer that does the same work for `standard`, per tensor: nvidia-modelopt's NVFP4QTensor."""
+    peer = pytest.importorskip("modelopt.torch.quantization.qtensor", reason="pip install nvidia-modelopt to compare")
+    run(benchmark, lambda: peer.NVFP4QTensor.quantize(x, 16), x, rounds=3)
+
+
 def test_copy(benchmark, x):
     y = torch.empty_like(x)
     run(benchmark, lambda: y.copy_(x), x)
@@ -100,6 +107,11 @@ def test_ratios(x):
         "analyze, default set": (lambda: analyze_all(x, list(RECIPES.values()), engine="cpu"), x),
         "quantize": (lambda: nvfp4viz.quantize(x, name, engine="cpu"), x),
     }
+    with contextlib.suppress(ImportError):
+        from modelopt.torch.quantization.qtensor import NVFP4QTensor
+
+        works["nvidia-modelopt, standard"] = (lambda: NVFP4QTensor.quantize(part, 16), part)
+        works["analyze, standard"] = (lambda: nvfp4viz.analyze(x, "standard", engine="cpu"), x)
     seconds = {what: [] for what in works}  # an element
     for _ in range(6):
         for what, (work, tensor) in works.items():
