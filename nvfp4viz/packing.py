@@ -61,7 +61,7 @@ def unpack(values: dict) -> Sweep:
         values["skipped"],
         {t: {n: Attribution.from_dict(a) for n, a in row.items()} for t, row in values["attributions"].items()},
         values["blocks"],
-    )
+    ).checked()
 
 
 def _shares(sweep: Sweep, tensor: str, name: str) -> dict:
@@ -142,7 +142,7 @@ def read(html: str) -> Sweep:
         raise ValueError("it holds no sweep: a comparison, or notebooks")
     try:
         return unpack(json.loads(_gunzip(base64.b64decode(found[1]))))
-    except (KeyError, TypeError, AttributeError, zlib.error) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, zlib.error) as error:
         raise ValueError(f"its data is not of this version of nvfp4viz: {error!r}") from error
 
 

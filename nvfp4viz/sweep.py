@@ -20,6 +20,7 @@ from .attribution import Attribution, attribute_all
 from .blocks import keep
 from .engines import analyze_all, engine_module
 from .files import replacing, said
+from .formats import BLOCK
 from .readers import INDEX
 from .recipe import RECIPES, Recipe, as_recipes
 from .stats import Stats
@@ -111,9 +112,6 @@ class Sweep:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             seen = values.get("format") if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"not a sweep of this version: format is {seen!r}, expected {FORMAT!r}")
-        for tensor, row in values["stats"].items():
-            if list(row) != list(values["recipes"]):
-                raise ValueError(f"{tensor!r} has statistics of {list(row)}, expected {list(values['recipes'])}")
         return cls(
             {t: {n: Stats.from_dict(s) for n, s in row.items()} for t, row in values["stats"].items()},
             {name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
@@ -121,7 +119,33 @@ class Sweep:
             values["skipped"],
             _nested(values.get("attributions", {}), Attribution.from_dict),
             values.get("blocks", {}),
-        )
+        ).checked()
+
+    def checked(self) -> Sweep:
+        """Itself, read from a file of a stranger; ValueError, KeyError or TypeError where its parts do not fit."""
+        wanted = list(self.recipes)
+        for tensor, row in (*self.stats.items(), *self.attributions.items()):
+            if list(row) != wanted:
+                raise ValueError(f"{tensor!r} has statistics of {list(row)}, expected {wanted}")
+        if not set(self.attributions) | set(self.blocks) <= set(self.stats):
+            raise ValueError("it splits errors, or keeps blocks, of tensors without statistics")
+        if not isinstance(self.skipped, dict) or not all(isinstance(why, str) for why in self.skipped.values()):
+            raise ValueError("its skipped tensors are no map of names and reasons")
+        sources, versions = self.provenance.get("sources", []), self.provenance.get("versions", {})
+        command = self.provenance.get("command", [])
+        if not isinstance(sources, list) or not isinstance(versions, dict) or not isinstance(command, list):
+            raise ValueError("its provenance has no list of sources, map of versions or list of words")
+        for source in sources:
+            if not isinstance(source["path"] + source["sha256"], str) or not isinstance(
+                source.get("metadata", {}), dict
+            ):
+                raise ValueError("its provenance names sources that are no files")
+        for kept in self.blocks.values():
+            dict(kept["picks"])
+            for block in kept["blocks"].values():
+                if len([float(v) for v in (*block["values"], block["token_amax"], block["tensor_amax"])]) != BLOCK + 2:
+                    raise ValueError(f"a block of it has {len(block['values'])} values, not {BLOCK}")
+        return self
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything as .json, or the table as .csv or .parquet."""
@@ -139,7 +163,7 @@ class Sweep:
         """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
         try:
             return cls.from_dict(json.loads(Path(path).read_text()))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"cannot read the sweep {str(path)!r}: {said(error)}") from error
 
 

@@ -8,6 +8,7 @@ import errno
 import gzip
 import hashlib
 import html
+import json
 import os
 import re
 import time
@@ -199,6 +200,21 @@ def test_data_that_is_no_sweep_is_one_clear_error(packed, tmp_path):
     (tmp_path / "r.html").write_text(packing.sign(packing.signature() + block), encoding="utf-8")
     with pytest.raises(ValueError, match=r"^cannot read the report '.*r\.html': .+$"):
         load_report(tmp_path / "r.html")
+
+
+@pytest.mark.parametrize("value", [float("inf"), 1 << 80, None, "x"])
+def test_a_report_with_what_is_no_count_is_refused(measured, value, tmp_path):
+    packed = packing.pack(measured)
+    packed["stats"]["layers.0.mlp"]["standard"] |= {"tokens": value, "codes": [0, value]}
+    (tmp_path / "r.html").write_text(packing.sign(packing.signature() + _block(packed)), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^cannot read the report '.*r\.html'"):
+        load_report(tmp_path / "r.html")
+
+
+def _block(value) -> str:
+    """`packing.script`, with infinities too."""
+    packed = base64.b64encode(gzip.compress(json.dumps(value).encode())).decode()
+    return f'<script type="application/gzip" id="sweep">{packed}</script>'
 
 
 def test_size_growth_and_time(bundled):

@@ -259,3 +259,25 @@ def test_a_sweep_nested_too_deeply_is_refused(tmp_path):
     (tmp_path / "s.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"^cannot read the sweep .*s\.json'"):
         Sweep.load(tmp_path / "s.json")
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        (["provenance"], 3), (["provenance", "sources"], 1), (["provenance", "sources"], [{"path": 1}]),
+        (["provenance", "versions"], []), (["provenance", "command"], "x"), (["skipped"], []), (["skipped"], {"a": 1}),
+        (["blocks"], {"other": {"picks": {}, "blocks": {}}}), (["blocks", "layers.0.mlp"], {}), (["blocks"], 1),
+        (["blocks", "layers.0.mlp", "blocks"], {"0,0": {"values": [1], "token_amax": 1, "tensor_amax": 1}}),
+        (["attributions"], {"layers.0.mlp": {}}), (["stats", "layers.0.mlp"], {}), (["recipes"], {}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_sweep_whose_parts_do_not_fit_is_refused(two, place, value, tmp_path):
+    values = json.loads(json.dumps(two.to_dict()))
+    node = values
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    (tmp_path / "s.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"^cannot read the sweep .*s\.json'"):
+        Sweep.load(tmp_path / "s.json")
