@@ -68,13 +68,17 @@ def _documents(text: str) -> list:
 
 
 def _service(name: str, service: dict) -> tuple:
-    environment = service.get("environment") if isinstance(service, dict) else service
+    if not isinstance(service, dict):
+        raise ValueError(f"service {name} is a {type(service).__name__}, not a map")
+    environment = service.get("environment")
     if isinstance(environment, list) and all(isinstance(entry, str) for entry in environment):
         environment = {k: v if eq else None for k, eq, v in (entry.partition("=") for entry in environment)}
     if not isinstance(environment or {}, dict):
         raise ValueError(f"service {name}: environment is neither a list of NAME=value nor a map")
     variables, remarks = {}, []
     for key, value in (environment or {}).items():
+        if not isinstance(key, str):
+            raise ValueError(f"service {name}: a variable's name is a {type(key).__name__}")
         if value is None:
             remarks.append(("warning", key, key, "taken over from whoever starts the service"))
         elif not isinstance(value, str):

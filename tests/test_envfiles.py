@@ -101,6 +101,8 @@ BAD = [
     ("a.yaml", b"services: [", "not YAML, line"),
     ("a.yaml", b"services:\n  a:\n    environment: text\n", "neither a list"),
     ("a.yaml", b"just: data\n", "no services"),
+    ("a.yaml", b"services:\n  a: [A=1]\n", "service a is a list, not a map"),
+    ("a.yaml", b"services: {a: {environment: {null: x}}}\n", "a variable's name is a NoneType"),
     ("a.yaml", b"!!python/object/apply:os.system ['true']\n", "not YAML"),
     ("a.yaml", b"[" * 5000, "nested too deeply|not YAML"),
     ("a.yaml", b"- " * 300_000, "not YAML: nested more than 200 deep"),
