@@ -38,7 +38,7 @@ with contextlib.ExitStack() as _stack:
         _stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # it names every module
         _stack.enter_context(atheris.instrument_imports(include=["nvfp4viz", "yaml"]))
     import nvfp4viz.html
-    from nvfp4viz import Sweep, load, sweep
+    from nvfp4viz import Sweep, load, packing, sweep
     from nvfp4viz.doctor import examine, text
     from nvfp4viz.environment import read_environment
 
@@ -97,6 +97,7 @@ def use(found: Sweep) -> None:
     for recipe in found.recipes if found.stats else ():
         found.total(recipe)
     json.dumps((found + found).to_dict(), allow_nan=False)
+    packing.pack(found)
     if found.stats:
         nvfp4viz.html.recommend(found)
         nvfp4viz.explore(found).close()
