@@ -154,9 +154,9 @@ def test_any_text_gives_settings_or_a_value_error(kind, text):
 def test_a_running_process():
     process = subprocess.Popen(["sleep", "60"], env={FI: "1", U256: "true"})
     try:
-        for _ in range(200):  # until exec has replaced this process's environment
-            if FI in (settings := read_process(process.pid)).variables:
-                break
+        deadline = time.monotonic() + 30
+        while FI not in (settings := read_process(process.pid)).variables and time.monotonic() < deadline:
+            time.sleep(0.01)  # until exec has replaced this process's environment
         assert settings.variables == {FI: "1", U256: "true"} and settings.name == f"process {process.pid}"
     finally:
         process.kill()
