@@ -17,6 +17,10 @@ const DIALS = [ // caption, setting, [value, label]...; those marked 4 say nothi
   ["arithmetic", "fast_math", [false, "strict"], [true, "fast"]],
 ];
 const ONLY_4OVER6 = ["err_mode", "err_use_fast_math"];
+const PATIENCE_MS = 120; // an answer that comes sooner is drawn at once; a picture that says "computing" would only delay it
+// Jupyter's server leaves Nagle's algorithm on: after "busy" it holds an answer back until the browser acknowledges, up to 40 ms
+// later. Whatever the browser sends meanwhile carries the acknowledgement.
+const NUDGES_MS = [8, 20, 40];
 const NO_ANSWER_MS = 4000, NO_KERNEL = "No kernel answers: this needs a running one, and the activations.";
 
 // text and numbers
@@ -24,7 +28,8 @@ const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&
 const esc = (text) => String(text).replace(/[&<>"']/g, (c) => ESCAPES[c]).replace(/[\0-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
 const num = (v) => (v === "inf" ? Infinity : v === "-inf" ? -Infinity : v === "nan" ? NaN : v);
 const minus = (text) => text.replace("-", "−");
-const int = (v) => v.toLocaleString("en-US");
+const INTEGER = new Intl.NumberFormat("en-US"); // kept: toLocaleString makes one each time
+const int = (v) => INTEGER.format(v);
 const fixed = (v, n = 2) => (Number.isFinite(num(v)) ? minus(num(v).toFixed(n).replace(/^-(0\.?0*)$/, "$1")) : num(v) > 0 ? "∞" : "–");
 const signed = (v, n = 2) => (v > 0 ? "+" : "") + fixed(v, n);
 const percent = (v) => (v === 0 ? "0" : v >= 0.0995 ? (100 * v).toFixed(1) : v >= 0.00095 ? (100 * v).toFixed(2) : (100 * v).toPrecision(1)) + " %";
@@ -230,11 +235,11 @@ const LANES = { sqnr_db: ["SQNR, dB", 1], gain: ["B − A, dB", 1], four_rate: [
 function drawTensors(c, W, lanes, height, previous) {
   const left = 128, right = 12, names = c.order, n = names.length, step = (W - left - right) / n, X = (i) => left + (i + 0.5) * step, gap = 18;
   const H = lanes.length * (height + gap) + 20, here = names.indexOf(c.tensor);
-  const frame = { x: X(here) - Math.max(step, 5) / 2, width: Math.max(step, 5) };
+  const frame = { left: X(here) - Math.max(step, 5) / 2, width: Math.max(step, 5), height: H - 18 };
   const key = [W, lanes, c.sort, ...c.sides.map((s) => s.name), c.version].join();
   const label = `All ${n} tensors: SQNR under A and B; shown is ${c.tensor}. Arrow keys go to the next.`;
   if (key === previous?.key) return { ...previous, frame, label }; // no more than another tensor was chosen
-  let out = rect(frame.x, 0, frame.width, H - 18, "here", { rx: 2 });
+  let out = "";
   lanes.forEach((lane, k) => {
     const [title, unit] = LANES[lane], y0 = k * (height + gap) + 6, column = c.catalog.summary_columns.indexOf(lane);
     const value = (name, side) => {
@@ -359,6 +364,7 @@ class Knowledge {
     const late = setTimeout(() => this.answer({ kind: "refused", id, text: NO_KERNEL }), NO_ANSWER_MS);
     this.waiting.set(id, late);
     this.model.send({ ...message, id });
+    for (const ms of NUDGES_MS) setTimeout(() => { if (this.waiting.has(id)) this.model.send({ want: "nothing" }); }, ms);
   }
   answer(message) {
     const { kind, id = "" } = message;
@@ -497,6 +503,8 @@ export function render({ model, el }) {
       return `<option value="${esc(t)}">${esc(t)}${skipped.get(t) ? " (skipped)" : s ? ` · ${fixed(s[0], 1)} dB` : ""}</option>`;
     }).join("");
     $(".tensor").value = here;
+    // a width of its own: a select without one measures all its options anew whenever another is chosen
+    $(".tensor").style.width = `${clamp(Math.max(...all.map((t) => t.length)) + 12, 16, 52)}ch`;
     $(".matches").textContent = names.length < all.length ? `${names.length} of ${int(all.length)}` : `${int(all.length)} tensors`;
   }
 
@@ -561,7 +569,8 @@ export function render({ model, el }) {
   function put(name, picture, W, H) {
     const svg = $(`svg.${name}`), h = picture.H || H;
     svg.setAttribute("aria-label", picture.label);
-    if (picture.frame) for (const [k, v] of Object.entries(picture.frame)) svg.querySelector(".here")?.setAttribute(k, v);
+    // beside the svg, not in it: moving it would lay out every dot of hundreds of tensors anew
+    for (const [k, v] of Object.entries(picture.frame || {})) svg.previousElementSibling.style[k] = `${v}px`;
     if (picture.key && picture.key === pictures[name]?.key) return;
     svg.setAttribute("viewBox", `0 0 ${W} ${h}`);
     svg.setAttribute("width", W);
@@ -606,6 +615,11 @@ export function render({ model, el }) {
     return `${which} here: ${fixed(b)} against ${fixed(a)} dB` + (context.gains > 1 ? `<span class="soft"> · of ${int(context.gains)} tensors B wins ${int(context.better)}, A ${int(context.worse)}</span>` : "");
   }
 
+  let since = null; // when the page began to wait for statistics
+  function patient() {
+    if (since === null) { since = performance.now(); setTimeout(() => since === null || later(), PATIENCE_MS); }
+    return performance.now() - since < PATIENCE_MS - 1;
+  }
   function draw() {
     const W = Math.floor(root.clientWidth), catalog = get("catalog"), tensor = get("tensor"), view = get("view");
     if (W < 50) return;
@@ -616,9 +630,13 @@ export function render({ model, el }) {
     if (lacking && !skipped) know.ask(id, { want: "stats", tensor, recipes: sides.map((s) => s.name) });
     const { done = 0, total = 0 } = get("progress");
     const busy = lacking && !know.refused.has(id) && !skipped;
+    root.dataset.state = lacking ? (busy ? "waiting" : "without") : "ready";
+    if (drawn && busy && patient()) return;
+    if (!busy) since = null;
+    root.classList.toggle("waits", busy);
+    root.classList.toggle("without", lacking && !busy);
     $(".notice").textContent = skipped ? `${tensor} was skipped: ${skipped}` : lacking && know.refused.has(id) ? know.refused.get(id) : notice;
     $(".progress").textContent = done < total ? `analysed ${int(done)} of ${int(total)}` : busy ? "computing …" : "";
-    root.dataset.state = lacking ? (busy ? "waiting" : "without") : "ready";
     for (const button of $$(".tabs button")) { const on = button.dataset.view === view; button.setAttribute("aria-selected", on); button.tabIndex = on ? 0 : -1; }
     for (const part of $$("[data-in]")) part.hidden = !part.dataset.in.split(" ").includes(view);
     for (const select of $$("select[data-trait]")) if (select.dataset.trait !== "tensor") select.value = get(select.dataset.trait);
@@ -690,18 +708,19 @@ export function mount(el, state, answer = () => null) {
   return { model, stop: render({ model, el }) };
 }
 
+const HERE = '<i class="here"></i>';
 function skeleton(uid, catalog) {
   const radios = (name, label, options, at) => `<span role="radiogroup" aria-label="${esc(label)}" class="choice">${options.map(([value, shown]) => `<label><input type="radio" name="${uid}-${name}" value="${esc(value)}" ${at}><span>${esc(shown)}</span></label>`).join("")}</span>`;
   const options = (pairs) => pairs.map(([value, shown]) => `<option value="${esc(value)}">${esc(shown)}</option>`).join("");
   const low = catalog.e4m3.indexOf(1);
   const row = (side) => `<tr><th scope="row" class="${side}-ink">${side.toUpperCase()}</th>${DIALS.map(([caption, setting, ...values]) => `<td>${radios(`${side}-${setting}`, `${side.toUpperCase()}: ${caption}`, values, `data-dial="${side}" data-setting="${setting}"`)}${setting === "e4m3_max" ? `<input type="range" data-slider="${side}" min="${low}" max="126" aria-label="${side.toUpperCase()}: ceiling, any E4M3 value"><output class="${side}"></output>` : ""}</td>`).join("")}<td class="name ${side} ${side}-ink"></td></tr>`;
-  const figure = (name, title, legend, extra = "") => `<figcaption><b>${title}</b> <span class="soft">${legend}</span>${extra}</figcaption><svg class="${name}" role="img" tabindex="0"></svg>`;
+  const figure = (name, title, legend, extra = "") => `<figcaption><b>${title}</b> <span class="soft">${legend}</span>${extra}</figcaption>${name === "tensors" ? HERE : ""}<svg class="${name}" role="img" tabindex="0"></svg>`;
   return `<div class="top"><label>tensor <select class="tensor" data-trait="tensor"></select></label>
   <label>find <input class="filter" type="search" placeholder="part of a name" size="12"></label><span class="matches soft"></span>
   <label>order <select data-trait="sort">${options([["layer", "by layer"], ["error", "by error"], ["gain", "by B − A"]])}</select></label><span class="progress soft" role="status"></span></div>
 <table class="dials"><thead><tr><td></td>${DIALS.map(([caption]) => `<th scope="col">${caption}</th>`).join("")}<th scope="col">recipe</th></tr></thead><tbody>${SIDES.map(row).join("")}</tbody></table>
 <p class="notice" role="alert"></p><p class="verdict" aria-live="polite"></p>
-<figure data-in="overview scales clipping error microscope"><svg class="strip" role="img" tabindex="0"></svg></figure>
+<figure data-in="overview scales clipping error microscope">${HERE}<svg class="strip" role="img" tabindex="0"></svg></figure>
 <div class="tabs" role="tablist" aria-label="view">${Object.entries(VIEWS).map(([v, shown]) => `<button role="tab" data-view="${v}">${shown}</button>`).join("")}</div>
 <figure data-in="overview scales">${figure("scales", "Block scales", "blocks by their E4M3 scale; solid mapped their largest value to 6, hollow to 4",
     `<span class="aside">${radios("scale", "count axis", [["linear", "linear"], ["log", "log"]], 'data-trait="scale"')} ${radios("span", "scales shown", [["full", "all of E4M3"], ["data", "in use"]], 'data-trait="span"')}</span>`)}</figure>

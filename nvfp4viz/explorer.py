@@ -195,6 +195,9 @@ class Explorer(anywidget.AnyWidget):
         if priority == NOW:
             self._reply(content, "working")
 
+    def _want_nothing(self, content):
+        """Sent by the page to hurry the server (`NUDGES_MS` in explorer.js)."""
+
     def _want_hello(self, content):
         fresh = [t for t, row in self._store.stats.items() if row and t not in self.statistics]
         self._reply(content, "stats", stats=self._store.fitting(fresh), summary=self._store.summary(fresh))

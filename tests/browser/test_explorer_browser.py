@@ -82,6 +82,7 @@ class Lab:
         places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
                   "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}  # fmt: skip
         env = os.environ | {name: str(folder / place) for name, place in places.items()}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)  # or the kernel compiles what it imports, each time
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
         command = [
             sys.executable,
