@@ -17,7 +17,7 @@ from ..quantized import Quantized
 from ..recipe import Recipe
 from ..stats import BINS, REPLICATES, Stats
 from . import nvrtc
-from .cuda_job import ANALYZE_CTAS, COLUMNS, aligned, at, bootstrap, ctas, fold, job, launch, pointer
+from .cuda_job import ANALYZE_CTAS, COLUMNS, Fold, aligned, at, bootstrap, ctas, fold, job, launch, pointer
 
 MIN_CAPABILITY = (8, 0)
 _HISTOGRAMS = (256, 256, BINS, BINS)  # scale byte and choice, pairs of codes, block NMSE, token NMSE
@@ -143,9 +143,12 @@ def launch_analyze(x: Tensor, recipes: Sequence[Recipe], encode_scales, first_to
             told.encode, told.decode = encode.data_ptr(), decode.data_ptr()
         launch("analyze", grid, told, recipe, x)
         amax_known |= recipe.per_token
-    fold(totals, at(out, 0), n, grid, _TOTALS, len(_MAXIMA))
+    jobs = [Fold(totals, at(out, 0), len(_MAXIMA))]
     for i in range(0, 2 * n, COLUMNS):
-        bootstrap(tokens, i, min(COLUMNS, 2 * n - i), first_token, at(out, n * _TOTALS + i * (REPLICATES + 1)))
+        end = at(out, n * _TOTALS + i * (REPLICATES + 1))
+        jobs.append(bootstrap(tokens, i, min(COLUMNS, 2 * n - i), first_token, end))
+    for i in range(0, len(jobs), 2):
+        fold(*jobs[i : i + 2])
     return out
 
 

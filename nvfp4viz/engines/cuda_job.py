@@ -16,6 +16,7 @@ from ..stats import BINS, MANTISSA_SHIFT, POISSON_THRESHOLDS, REPLICATES
 from . import nvrtc
 
 LOG_THREADS = 7  # of a CTA that works on blocks; small, since a row's threads wait for each other
+FOLD = 8  # columns that a CTA folds
 SUM_THREADS = 256  # of a CTA that sums: one for each replicate, of which there are REPLICATES + 1
 COLUMNS = 16  # sums over tokens that one bootstrap launch carries: two a recipe
 QUANTIZE_CTAS, ANALYZE_CTAS = 8, 6  # that a multiprocessor shall hold at once
@@ -84,7 +85,8 @@ def source(recipe: Recipe, dtype: torch.dtype) -> str:
 @functools.cache
 def sums_source() -> str:
     thresholds = ", ".join(f"{t}u" for t in POISSON_THRESHOLDS)
-    return _defines(REPLICATES=REPLICATES, COLUMNS=COLUMNS, POISSON_THRESHOLDS=thresholds) + _read("cuda_sums.cu")
+    shape = {"COLUMNS": COLUMNS, "SUM_THREADS": SUM_THREADS, "FOLD": FOLD}
+    return _defines(REPLICATES=REPLICATES, **shape, POISSON_THRESHOLDS=thresholds) + _read("cuda_sums.cu")
 
 
 def _defines(**values) -> str:
@@ -101,22 +103,38 @@ def launch(name: str, grid: int, job: Job, recipe: Recipe, x: Tensor) -> None:
     nvrtc.launch(kernel, grid, 1 << LOG_THREADS, [job], x.device)
 
 
-def bootstrap(tokens: Tensor, first: int, columns: int, first_token: int, out: int) -> None:
-    """Sums over tokens of some rows of float64 [n, M] in each replicate: [columns, REPLICATES + 1] at `out`."""
+class Fold(ctypes.Structure):
+    """The kernels' `Fold`: totals [batches, rows, columns] in a tensor, to be summed over the rows."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("totals", "out")),
+        *((name, ctypes.c_int) for name in ("rows", "columns", "maxima")),
+    ]
+
+    def __init__(self, totals: Tensor, out: int, maxima: int = 0):
+        self.tensor = totals  # lives as long as its address
+        super().__init__(totals.data_ptr(), out, totals.shape[1], totals.shape[2], maxima)
+
+    @property
+    def ctas(self) -> int:
+        return self.tensor.shape[0] * -(-self.columns // FOLD)
+
+
+def bootstrap(tokens: Tensor, first: int, columns: int, first_token: int, out: int) -> Fold:
+    """Sums over tokens of rows of float64 [n, M] in each replicate; once folded, [columns, REPLICATES + 1] at `out`."""
     m, width = tokens.shape[1], columns * (REPLICATES + 1)
     grid = min(-(-m // 16), 512)
-    totals = torch.empty(grid, width, dtype=torch.float64, device=tokens.device)
+    totals = torch.empty(1, grid, width, dtype=torch.float64, device=tokens.device)
     arguments = [ctypes.c_void_p(at(tokens, first * m)), ctypes.c_void_p(totals.data_ptr()), ctypes.c_longlong(m),
                  ctypes.c_uint(first_token & 0xFFFFFFFF), ctypes.c_int(columns)]  # fmt: skip
     _launch_sums("bootstrap", grid, arguments, tokens.device)
-    fold(totals, out, 1, grid, width, 0)
+    return Fold(totals, out)
 
 
-def fold(totals: Tensor, out: int, batches: int, rows: int, columns: int, maxima: int) -> None:
-    """Sums over the rows of [batches, rows, columns], in the last columns maxima: [batches, columns] at `out`."""
-    numbers = [ctypes.c_int(number) for number in (rows, columns, maxima)]
-    arguments = [ctypes.c_void_p(totals.data_ptr()), ctypes.c_void_p(out), *numbers]
-    _launch_sums("fold", batches * -(-columns // 32), arguments, totals.device)
+def fold(a: Fold, b: Fold | None = None) -> None:
+    """Sum one or two jobs' totals in one launch."""
+    grid = a.ctas + (b.ctas if b else 0)
+    _launch_sums("fold", grid, [a, b or a, ctypes.c_int(a.ctas)], a.tensor.device)
 
 
 def _launch_sums(name: str, grid: int, arguments: list, device: torch.device) -> None:
