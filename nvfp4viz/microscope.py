@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .arithmetic import block_candidates, candidate_error, output_scale, tensor_scales, token_amax, token_scales
+from .arithmetic import (
+    block_candidates,
+    candidate_error,
+    output_scale,
+    tensor_amax,
+    tensor_scales,
+    token_amax,
+    token_scales,
+)
 from .engines.reference import quantize_blocks
 from .formats import BLOCK, as_tokens, blocks, e2m1_decode, e2m1_encode, e4m3_encode, flush
 from .recipe import Recipe, as_recipe
@@ -124,7 +132,7 @@ def block_at(x: Tensor, token: int, block: int, recipe: Recipe) -> tuple[list[fl
         raise ValueError(
             f"no block ({token}, {block}): this tensor has tokens 0 to {m - 1} and blocks 0 to {n - 1} in each"
         )
-    amax = token_amax(x[token : token + 1] if recipe.per_token else x).max().item()
+    amax = tensor_amax(x[token : token + 1] if recipe.per_token else x).item()
     return x[token, block * BLOCK : (block + 1) * BLOCK].float().tolist(), amax
 
 
@@ -171,7 +179,7 @@ def _rank(rows: Tensor, x: Tensor, recipe: Recipe, rule: str, g: torch.Generator
     nonzero = (tile != 0).any(-1)
     if rule == "random":
         return torch.rand(nonzero.shape, generator=g, dtype=torch.float64), nonzero
-    amax = flush(token_amax(rows)) if recipe.per_token else flush(token_amax(x).max().reshape(1, 1).cpu())
+    amax = flush(token_amax(rows)) if recipe.per_token else flush(tensor_amax(x).reshape(1, 1).cpu())
     encode, decode = (s.unsqueeze(-1) for s in scales(amax, recipe))
     if rule == "worst":
         codes, scale = quantize_blocks(tile, encode, amax.unsqueeze(-1), recipe)

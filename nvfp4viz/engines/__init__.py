@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..arithmetic import tensor_scales
+from ..arithmetic import tensor_amax, tensor_scales
 from ..formats import FLT_MIN, as_tokens
 from ..quantized import Quantized
 from ..recipe import Recipe, as_recipe
@@ -141,8 +141,7 @@ def _encode_scale(x: Tensor, recipe: Recipe, encode_scale, module) -> Tensor | N
             raise ValueError(f"encode_scale is given, but {recipe.name} scales per token: use Recipe(per_token=False)")
         return None
     if encode_scale is None:
-        amax = torch.maximum(-x.amin(), x.amax()).abs().float() if x.numel() else torch.zeros((), device=x.device)
-        return tensor_scales(amax, recipe)[0].to(module.device(x))
+        return tensor_scales(tensor_amax(x), recipe)[0].to(module.device(x))
     try:
         scale = torch.as_tensor(encode_scale, dtype=torch.float32).detach()
     except (TypeError, ValueError, RuntimeError):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arithmetic import caller_scale, rcp_approx, rcp_table, tensor_scales, token_amax
+from ..arithmetic import caller_scale, rcp_approx, rcp_table, tensor_amax, tensor_scales
 from ..formats import BLOCK, check_finite, unpack
 from ..quantized import Quantized
 from ..recipe import E2M1_MAX, E4M3_MAX, Recipe
@@ -189,7 +189,7 @@ def _rules(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
     if not recipe.per_token and encode_scale is not None:
         given = encode_scale, torch.div(torch.ones_like(encode_scale), encode_scale)
     elif not recipe.per_token:
-        given = tensor_scales(token_amax(x).amax() if x.shape[0] else torch.zeros(()), recipe)
+        given = tensor_scales(tensor_amax(x), recipe)
     one, six = torch.ones(()), torch.full((), E2M1_MAX)
     s = caller_scale(recipe)
     floats = {

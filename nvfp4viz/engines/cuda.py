@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arithmetic import tensor_scales, token_amax
+from ..arithmetic import tensor_amax, tensor_scales
 from ..formats import BLOCK, check_finite
 from ..quantized import Quantized
 from ..recipe import Recipe
@@ -83,8 +83,7 @@ def _scales(x: Tensor, recipe: Recipe, encode_scale: Tensor | None) -> tuple[Ten
         both = torch.empty(2, x.shape[0], 1, dtype=torch.float32, device=x.device)
         return both[0], both[1]
     if encode_scale is None:
-        amax = token_amax(x).amax() if x.shape[0] else torch.zeros((), device=x.device)
-        return tensor_scales(amax, recipe)
+        return tensor_scales(tensor_amax(x), recipe)
     return encode_scale, torch.div(torch.ones_like(encode_scale), encode_scale)
 
 

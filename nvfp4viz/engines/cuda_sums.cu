@@ -16,6 +16,7 @@ __device__ unsigned hash32(unsigned x) {  // lowbias32
 extern "C" __global__ void bootstrap(
     const double* __restrict__ values, double* __restrict__ totals, long long tokens, unsigned first_token, int columns) {
     __shared__ double tile[COLUMNS][TILE];  // some tokens' values, read by the CTA at once
+    __shared__ unsigned hashes[TILE];
     double total[COLUMNS] = {};
     unsigned replicate = threadIdx.x, own = hash32(replicate + 0x9e3779b9u);
     long long share = (tokens + gridDim.x - 1) / gridDim.x, start = blockIdx.x * share, stop = min(start + share, tokens);
@@ -24,9 +25,10 @@ extern "C" __global__ void bootstrap(
         __syncthreads();
         for (int i = threadIdx.x; i < columns * TILE; i += blockDim.x)
             if (i % TILE < n) tile[i / TILE][i % TILE] = values[i / TILE * tokens + start + i % TILE];
+        if (threadIdx.x < TILE) hashes[threadIdx.x] = hash32(first_token + (unsigned)start + threadIdx.x);
         __syncthreads();
         for (int t = 0; t < n; t++) {
-            unsigned draw = hash32(hash32(first_token + (unsigned)(start + t)) ^ own);
+            unsigned draw = hash32(hashes[t] ^ own);
             int drawn = 0;
 #pragma unroll
             for (int k = 0; k < DRAWS; k++) drawn += draw >= THRESHOLDS[k];
