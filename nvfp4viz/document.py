@@ -12,7 +12,7 @@ from .packing import sign, signature
 
 def document(title: str, body: str, *, css: str = "") -> str:
     """The whole page, with the explorer's module, the styles, a policy that forbids any network, and a checksum."""
-    script = asset("explorer.js") + asset("report.js")  # one module: the page cannot import from a file beside it
+    script = explorer_module() + asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; img-src data:; "
@@ -29,8 +29,14 @@ def document(title: str, body: str, *, css: str = "") -> str:
 
 
 def asset(name: str) -> str:
-    """A text file of the package."""
-    return resources.files("nvfp4viz").joinpath(name).read_text(encoding="utf-8")
+    """A text file of nvfp4viz/web."""
+    return resources.files("nvfp4viz").joinpath("web", name).read_text(encoding="utf-8")
+
+
+def explorer_module() -> str:
+    """The explorer's files as one ES module, since neither a widget nor an offline page can import one beside it."""
+    files = ("svg", "scales", "clipping", "error", "tensors", "block", "knowledge", "skeleton", "explorer")
+    return "\n".join(asset(f"{name}.js") for name in files)
 
 
 def figure(ax, caption: str) -> str:

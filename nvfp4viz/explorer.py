@@ -1,6 +1,6 @@
 """The explorer: a widget that draws the statistics of tensors under two recipes, A and B.
 
-The page draws, Python computes: `explorer.js` keeps every statistic it was sent and asks for what it lacks with a
+The page draws, Python computes: its script (web/) keeps every statistic it was sent and asks for what it lacks with a
 message; Python answers from its store, or computes on a thread of its own. Jupyter runs callbacks beside cells, on
 other threads, so every change of state goes through one lock.
 """
@@ -12,7 +12,6 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import anywidget
 import traitlets
@@ -22,6 +21,7 @@ from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 from . import microscope, page
 from .activations import load
 from .attribution import attribute_all
+from .document import asset, explorer_module
 from .engines import engine_module
 from .recipe import Recipe, as_recipe
 from .stats import Stats
@@ -79,8 +79,7 @@ class RecipeName(Unicode):
 class Explorer(anywidget.AnyWidget):
     """Made by `explore`. Its traits say what is shown and may be set: `w.tensor`, `w.recipe_a = "4/6-mse-256"`, ..."""
 
-    _esm = Path(__file__).with_name("explorer.js")
-    _css = Path(__file__).with_name("explorer.css")
+    _esm, _css = explorer_module(), asset("explorer.css")
     tensor = Unicode(help="the tensor shown").tag(sync=True)
     recipe_a = RecipeName(help="short name of recipe A").tag(sync=True)
     recipe_b = RecipeName(help="short name of recipe B").tag(sync=True)
@@ -196,7 +195,7 @@ class Explorer(anywidget.AnyWidget):
             self._reply(content, "working")
 
     def _want_nothing(self, content):
-        """Sent by the page to hurry the server (`NUDGES_MS` in explorer.js)."""
+        """Sent by the page to hurry the server (`NUDGES_MS` in knowledge.js)."""
 
     def _want_hello(self, content):
         fresh = [t for t, row in self._store.stats.items() if row and t not in self.statistics]

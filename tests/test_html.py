@@ -21,7 +21,7 @@ import torch
 
 from nvfp4viz import RECIPES, Recipe, load, packing, report, sweep, synthetic
 from nvfp4viz.blocks import KEPT, inspections, keep
-from nvfp4viz.document import asset
+from nvfp4viz.document import explorer_module
 from nvfp4viz.html import load_report, render
 from nvfp4viz.microscope import block_at, inspect_block, pick
 from nvfp4viz.sweep import COLUMNS, Sweep
@@ -113,7 +113,7 @@ def test_nothing_is_fetched_and_only_its_own_script_runs(page):
     (policy,) = (a["content"] for t, a in tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
     scripts = re.findall(r"<script type=.module.>(.*?)</script>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-    assert len(scripts) == 1 and scripts[0].startswith(asset("explorer.js"))  # the explorer's own module, no second one
+    assert len(scripts) == 1 and scripts[0].startswith(explorer_module())  # the explorer's own module, no second one
     assert policy == (
         "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; img-src data:; "
         f"script-src 'sha256-{digest}'"

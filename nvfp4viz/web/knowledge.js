@@ -1,0 +1,82 @@
+// What a page knows: statistics by tensor and recipe, blocks, what it waits for and what was refused.
+
+const NO_ANSWER_MS = 4000;
+const NO_KERNEL = "No kernel answers: this needs a running one, and the activations.";
+// Jupyter's server leaves Nagle's algorithm on: once it has said "busy" it holds the answer back until the browser
+// acknowledges that, up to 40 ms later. Whatever the browser sends meanwhile carries the acknowledgement.
+const NUDGES_MS = [8, 20, 40];
+
+class Knowledge {
+  stats = new Map(); // "tensor|recipe" -> what page.compact gives
+  summary = new Map(); // "tensor|recipe" -> what page.summary gives
+  recipes = new Map(); // by name
+  answers = new Map(); // by id: picks, blocks and attributions
+  waiting = new Map(); // id -> the timer that gives up
+  refused = new Map(); // id -> why
+  version = 0; // of what is known of all tensors
+
+  constructor(model, changed) {
+    this.model = model;
+    this.changed = changed;
+    this.hear = (message) => this.answer(message);
+    model.on("msg:custom", this.hear);
+    this.read();
+  }
+
+  // Take what the traits hold.
+  read() {
+    this.version++;
+    const [stats, summary, { recipes }] = ["statistics", "summary", "catalog"].map((name) => this.model.get(name));
+    this.absorb({ stats, summary, recipes });
+  }
+
+  absorb({ stats = {}, summary = {}, recipes = [] }) {
+    const columns = this.model.get("catalog").summary_columns;
+    for (const r of recipes) this.recipes.set(r.name, r);
+    for (const [key, short] of pairs(summary)) this.note(key, short);
+    for (const [key, s] of pairs(stats)) {
+      this.stats.set(key, s);
+      const short = columns.map((c) => (s.rates[c] ? s.rates[c][0] : s[c]));
+      this.note(key, short);
+    }
+  }
+
+  note(key, short) {
+    if (!this.summary.has(key)) this.version++;
+    this.summary.set(key, short);
+  }
+
+  // Ask once, until it is answered.
+  ask(id, message) {
+    if (this.waiting.has(id) || this.refused.has(id) || this.answers.has(id)) return;
+    const late = setTimeout(() => this.answer({ kind: "refused", id, text: NO_KERNEL }), NO_ANSWER_MS);
+    this.waiting.set(id, late);
+    this.model.send({ ...message, id });
+    const nudge = () => this.waiting.has(id) && this.model.send({ want: "nothing" });
+    for (const ms of NUDGES_MS) setTimeout(nudge, ms);
+  }
+
+  answer(message) {
+    const { kind, id = "" } = message;
+    clearTimeout(this.waiting.get(id));
+    if (kind === "working") return; // a kernel took it up, and may take its time
+    this.waiting.delete(id);
+    if (kind !== "refused") this.refused.delete(id);
+    else if (id) this.refused.set(id, message.text);
+    if (kind === "stats") this.absorb(message);
+    else if (kind !== "refused") this.answers.set(id, message);
+    this.changed(message);
+  }
+
+  stop() {
+    this.model.off("msg:custom", this.hear);
+    for (const timer of this.waiting.values()) clearTimeout(timer);
+    this.waiting.clear();
+  }
+}
+
+// {tensor: {recipe: value}} as ["tensor|recipe", value]...
+function* pairs(rows) {
+  for (const [tensor, row] of Object.entries(rows))
+    for (const [recipe, value] of Object.entries(row)) yield [`${tensor}|${recipe}`, value];
+}

@@ -1,0 +1,108 @@
+// What stands on the page: controls, and the figures that are drawn into.
+
+const VIEWS = {
+  overview: "Overview",
+  scales: "Block scales",
+  clipping: "Clipping",
+  error: "Error",
+  tensors: "All tensors",
+  microscope: "Microscope",
+};
+// caption, setting, [value, label]...
+const DIALS = [
+  ["kind", "four_over_six", [false, "standard"], [true, "4over6"]],
+  ["ceiling", "e4m3_max", [448, "448"], [256, "256"]],
+  ["error mode", "err_mode", ["MAE", "MAE"], ["MSE", "MSE"]],
+  ["scored", "err_use_fast_math", [false, "exact"], [true, "fp16"]],
+  ["FP32 scale per", "per_token", [true, "token"], [false, "tensor"]],
+  ["arithmetic", "fast_math", [false, "strict"], [true, "fast"]],
+];
+const ONLY_4OVER6 = ["err_mode", "err_use_fast_math"]; // they say nothing under standard
+const ORDERS = { layer: "by layer", error: "by error", gain: "by B − A" };
+const AXES = { linear: "linear", log: "log" };
+const SPANS = { full: "all of E4M3", data: "in use" };
+
+const options = (named) =>
+  Object.entries(named)
+    .map(([value, shown]) => `<option value="${esc(value)}">${esc(shown)}</option>`)
+    .join("");
+
+function radios(group, label, choices, at) {
+  const one = ([value, shown]) =>
+    `<label><input type="radio" name="${group}" value="${esc(value)}" ${at}><span>${esc(shown)}</span></label>`;
+  return `<span role="radiogroup" aria-label="${esc(label)}" class="choice">${choices.map(one).join("")}</span>`;
+}
+
+// One recipe's dials. The ceiling has a slider too, over E4M3's values from 1 to 448.
+function dials(uid, side, catalog) {
+  const letter = side.toUpperCase();
+  const slider =
+    `<input type="range" data-slider="${side}" min="${catalog.e4m3.indexOf(1)}" max="126" ` +
+    `aria-label="${letter}: ceiling, any E4M3 value"><output class="${side}"></output>`;
+  const cells = DIALS.map(([caption, setting, ...choices]) => {
+    const at = `data-dial="${side}" data-setting="${setting}"`;
+    const dial = radios(`${uid}-${side}-${setting}`, `${letter}: ${caption}`, choices, at);
+    return `<td>${dial}${setting === "e4m3_max" ? slider : ""}</td>`;
+  });
+  return (
+    `<tr><th scope="row" class="${side}-ink">${letter}</th>${cells.join("")}` +
+    `<td class="name ${side} ${side}-ink"></td></tr>`
+  );
+}
+
+const canvas = (name) => `<svg class="${name}" role="img" tabindex="0"></svg>`;
+const marked = (name) => `<i class="here"></i>${canvas(name)}`; // with a band behind the tensor that is shown
+const caption = (title, legend, extra = "") =>
+  `<figcaption><b>${title}</b> <span class="soft">${legend}</span>${extra}</figcaption>`;
+
+function skeleton(uid, catalog) {
+  const heads = DIALS.map(([name]) => `<th scope="col">${name}</th>`).join("");
+  const tabs = Object.entries(VIEWS).map(([view, shown]) => `<button role="tab" data-view="${view}">${shown}</button>`);
+  const axis = radios(`${uid}-scale`, "count axis", Object.entries(AXES), 'data-trait="scale"');
+  const span = radios(`${uid}-span`, "scales shown", Object.entries(SPANS), 'data-trait="span"');
+  const under = radios(`${uid}-under`, "recipe that ranks", [["a", "A"], ["b", "B"]], 'data-trait="under"'); // prettier-ignore
+  const legend = "blocks by their E4M3 scale; solid mapped their largest value to 6, hollow to 4";
+  return `
+<div class="top">
+  <label>tensor <select class="tensor" data-trait="tensor"></select></label>
+  <label>find <input class="filter" type="search" placeholder="part of a name" size="12"></label>
+  <span class="matches soft"></span>
+  <label>order <select data-trait="sort">${options(ORDERS)}</select></label>
+  <span class="progress soft" role="status"></span>
+</div>
+<table class="dials">
+  <thead><tr><td></td>${heads}<th scope="col">recipe</th></tr></thead>
+  <tbody>${SIDES.map((side) => dials(uid, side, catalog)).join("")}</tbody>
+</table>
+<p class="notice" role="alert"></p>
+<p class="verdict" aria-live="polite"></p>
+<figure data-in="overview scales clipping error microscope">${marked("strip")}</figure>
+<div class="tabs" role="tablist" aria-label="view">${tabs.join("")}</div>
+<figure data-in="overview scales">
+  ${caption("Block scales", legend, `<span class="aside">${axis} ${span}</span>`)}${canvas("scales")}
+</figure>
+<div class="pair">
+  <figure data-in="overview clipping">
+    ${caption("Clipping", "and its neighbours, as shares")}${canvas("clipping")}
+  </figure>
+  <figure data-in="overview error">${caption("Error", "of the decoded tensor")}${canvas("error")}</figure>
+</div>
+<figure data-in="tensors">${caption("All tensors", "click one, or use the arrow keys")}${marked("tensors")}</figure>
+<figure data-in="microscope" class="wide">
+  <figcaption><b>Microscope</b> <span class="where soft"></span></figcaption>
+  <div class="bench">
+    <label>blocks with <select data-trait="rule">${options(catalog.rules)}</select></label> under ${under}
+    <button data-step="-1" aria-label="previous block">‹</button><span class="picked"></span
+    ><button data-step="1" aria-label="next block">›</button>
+    <label>token <input class="at at-token" type="number" min="0"></label>
+    <label>column <input class="at at-column" type="number" min="0" step="16"></label>
+  </div>
+  ${canvas("microscope")}
+  <div class="bench">
+    <label><span class="value-name"></span> <input class="value-slider" type="range" step="any"></label>
+    <output class="value-now"></output><button class="reset">as stored</button>
+  </div>
+</figure>
+<div class="said" aria-live="polite"></div>
+<footer></footer>`;
+}
