@@ -59,7 +59,7 @@ def load(*paths: str | os.PathLike) -> Activations:
     for path in paths:
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"load takes paths, not a {type(path).__name__}: load(a, b), load(*paths)")
-    files = [f for p in paths for f in expand(Path(p), _FORMATS)]
+    files = [f for p in paths for f in expand(Path(p).expanduser(), _FORMATS)]
     readers: dict[str, Callable[[], Tensor]] = {}
     sources = []
     for path in files:

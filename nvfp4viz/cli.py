@@ -124,10 +124,11 @@ def _run_sweep(arguments: argparse.Namespace):
 
 @contextlib.contextmanager
 def _progress_bar(quiet: bool):
-    """What `sweep` calls; the bar is gone before anything else is printed."""
+    """What `sweep` calls; the bar is on terminals only, and gone before anything else is printed."""
     from tqdm import tqdm
 
-    with tqdm(unit="tensor", file=sys.stderr, leave=False, dynamic_ncols=True, disable=quiet) as bar:
+    hidden = quiet or not sys.stderr.isatty()
+    with tqdm(unit="tensor", file=sys.stderr, leave=False, dynamic_ncols=True, disable=hidden) as bar:
 
         def show(done: int, total: int, name: str) -> None:
             bar.total, bar.n = total, done

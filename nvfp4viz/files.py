@@ -41,8 +41,8 @@ def replacing(path: str | os.PathLike):
 
 
 def check_target(path: str | os.PathLike) -> Path:
-    """The file that writing to `path` replaces, behind symbolic links; OSError where none can be written there."""
-    path = Path(path)
+    """The file that writing to `path` replaces, behind ~ and symbolic links; OSError where none can be written."""
+    path = Path(path).expanduser()
     _check_folder(path)
     target = Path(os.path.realpath(path))
     _check_folder(target)

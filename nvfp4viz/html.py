@@ -46,13 +46,13 @@ def write(page: str, path: str | os.PathLike) -> Path:
     """Write a page, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return Path(path)
+    return Path(path).expanduser()
 
 
 def load_report(path: str | os.PathLike) -> Sweep:
     """The Sweep inside a report; ValueError where the file is no report, is truncated or was edited."""
     try:
-        return packing.read(Path(path).read_text(encoding="utf-8", errors="replace"))
+        return packing.read(Path(path).expanduser().read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"cannot read the report {str(path)!r}: {said(error)}") from error
 

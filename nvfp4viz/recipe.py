@@ -46,6 +46,12 @@ class Recipe:
         if self.scored_as == self.e4m3_max:
             object.__setattr__(self, "scored_as", None)
 
+    def __repr__(self) -> str:
+        """Such as `Recipe(256, four_over_six=True, err_mode='MSE')`: the fields that are not the default."""
+        rest = [f.name for f in fields(self)[1:] if getattr(self, f.name) != f.default]
+        words = [_shortest(self.e4m3_max), *(f"{name}={getattr(self, name)!r}" for name in rest)]
+        return f"Recipe({', '.join(words)})"
+
     @property
     def score_e4m3_max(self) -> float:
         """The ceiling that a kernel's candidate scores divide by; `e4m3_max` unless two sides disagree."""

@@ -162,7 +162,7 @@ class Sweep:
     def load(cls, path: str | os.PathLike) -> Sweep:
         """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
+            return cls.from_dict(json.loads(Path(path).expanduser().read_text()))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"cannot read the sweep {str(path)!r}: {said(error)}") from error
 

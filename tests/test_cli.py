@@ -1,13 +1,17 @@
 """The command line: every command, its mistakes, and its exit codes; in this process, and once as a user starts it."""
 
+import fcntl
 import importlib
 import json
 import os
+import pty
 import re
 import signal
 import stat
+import struct
 import subprocess
 import sys
+import termios
 import warnings
 from pathlib import Path
 
@@ -69,6 +73,17 @@ def test_the_commands_are_there(run):
     assert run("--version")[:2] == (0, f"nvfp4viz {nvfp4viz.__version__}\n")
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    save_file({"x": X}, home / "x.safetensors")
+    sweep = nvfp4viz.sweep(nvfp4viz.load("~/x.safetensors"), ["standard"])
+    sweep.save("~/s.json")
+    assert nvfp4viz.report(sweep, "~/r.html") == home / "r.html"
+    assert Sweep.load("~/s.json").to_dict() == load_report("~/r.html").to_dict() == sweep.to_dict()
+
+
 def test_a_report_of_a_file(run):
     code, out, err = run("report", "model.safetensors", *FAST)
     assert (code, out, err) == (0, "report.html\n", "")
@@ -120,10 +135,13 @@ def test_what_was_skipped_is_said(run):
     assert err.startswith("nvfp4viz: skipped bad: x holds 0 NaN and 1 Inf, the first at x[1, 2]")
 
 
-def test_progress_goes_to_stderr(run):
-    code, out, err = run("sweep", "model.safetensors", "-o", "s.json", "--recipes", "standard", "--engine", "reference")
+def test_progress_goes_to_stderr_where_that_is_a_terminal(run, monkeypatch):
+    arguments = ["sweep", "model.safetensors", "-o", "s.json", "--recipes", "standard", "--engine", "reference"]
+    assert run(*arguments) == (0, "s.json\n", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = run(*arguments)
     assert (code, out) == (0, "s.json\n") and "tensor" in err
-    assert run("sweep", "model.safetensors", "-o", "s.json", "--recipes", "standard", *FAST)[2] == ""
+    assert run(*arguments, "--quiet")[2] == ""
 
 
 def test_a_list_of_shards_is_no_saved_sweep(run):
@@ -220,10 +238,9 @@ def test_an_interrupt_writes_what_is_done(run, monkeypatch):
 
 def _start(*arguments, **more) -> subprocess.Popen:
     root = Path(nvfp4viz.__file__).parents[1]
-    return subprocess.Popen(
-        [sys.executable, "-m", "nvfp4viz.cli", *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(root)}, **more,
-    )  # fmt: skip
+    more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.Popen([sys.executable, "-m", "nvfp4viz.cli", *arguments], text=True, env=env, **more)
 
 
 def test_as_a_user_starts_it():
@@ -237,9 +254,11 @@ def test_as_a_user_starts_it():
 def test_a_kill_leaves_the_old_report():
     Path("report.html").write_text("old")
     save_file({f"x{i}": synthetic("normal", 512, 1024, seed=i) for i in range(40)}, "large.safetensors")
-    process = _start("report", "large.safetensors", "--engine", "reference")
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    process = _start("report", "large.safetensors", "--engine", "reference", stderr=end)
     try:
-        assert process.stderr.read(1)  # the bar shows: it computes
+        assert os.read(terminal, 1)  # the bar shows: it computes
         process.send_signal(signal.SIGKILL)
     finally:
         process.kill()

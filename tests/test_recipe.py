@@ -33,6 +33,7 @@ def test_the_named_recipes_in_their_order():
     assert list(RECIPES) == ["standard", "4/6-mae-448", "4/6-mse-448", "4/6-mae-256", "4/6-mse-256"]
     assert all(r.per_token and not r.fast_math and not r.err_use_fast_math for r in RECIPES.values())
     assert Recipe() == RECIPES["standard"] == Recipe(448)
+    assert repr(Recipe(256, four_over_six=True)) == "Recipe(256, four_over_six=True)"
     assert RECIPES["4/6-mse-256"] == Recipe(256, four_over_six=True, err_mode="MSE")
 
 
@@ -41,6 +42,7 @@ def test_a_name_reads_back(recipe):
     assert Recipe.parse(recipe.name) == recipe
     assert Recipe.parse(f"  {recipe.name.upper()} ") == recipe
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert eval(repr(recipe)) == recipe
 
 
 @given(ANY_RECIPE, ANY_RECIPE)
