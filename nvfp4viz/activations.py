@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import mmap
 import os
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -196,13 +198,24 @@ def _check_pickle(path: Path, zipped: bool) -> None:
         with zipfile.ZipFile(path) as archive:
             if any(i.compress_type != zipfile.ZIP_STORED for i in archive.infolist()):
                 raise ValueError("its parts are compressed, unlike those that torch.save writes")
-            program = b"".join(archive.read(n) for n in archive.namelist() if n.endswith("data.pkl"))
-        calls = program.find(b"bytearray") >= 0
+            programs = [archive.read(n) for n in archive.namelist() if n.endswith("data.pkl")]
+        calls = any(b"bytearray" in program for program in programs)
+        for program in programs:
+            _check_names(io.BytesIO(program), 1)
     else:
         with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             calls = data.find(b"bytearray") >= 0
+            _check_names(f, 5)
     if calls:
         raise pickle.UnpicklingError("bytearray is no tensor")
+
+
+def _check_names(f, pickles: int) -> None:
+    """ValueError for a long name in the first pickles: torch.load says why it refuses one in time quadratic in that."""
+    for _ in range(pickles):
+        for op, argument, _ in pickletools.genops(f):
+            if op.name == "GLOBAL" and len(argument) > 1000:
+                raise ValueError(f"a pickled name of {len(argument):,} characters")
 
 
 def _again(path: Path, name: str):

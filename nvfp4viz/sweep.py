@@ -145,6 +145,8 @@ class Sweep:
             for block in kept["blocks"].values():
                 if len([float(v) for v in (*block["values"], block["token_amax"], block["tensor_amax"])]) != BLOCK + 2:
                     raise ValueError(f"a block of it has {len(block['values'])} values, not {BLOCK}")
+                if not all(isinstance(v, (int, float)) for v in block["values"]):
+                    raise ValueError("a block of it has values that are no numbers")
         return self
 
     def save(self, path: str | os.PathLike) -> None:

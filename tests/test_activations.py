@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import time
 import zipfile
 from pathlib import Path
 
@@ -315,8 +316,14 @@ def test_lists_that_share_lists_are_not_followed_without_end():
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_asks_for_memory_is_refused(zipped):
-    call = b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R."
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R.", "pickled objects, not loaded"),
+        (b"\x80\x02c" + 40_000 * b"x" + b"\nhooked\n.", "a pickled name of 40,007 characters"),
+    ],
+)
+def test_a_pickle_that_asks_for_memory_or_time_is_refused(zipped, call, why):
     torch.save(X, "x.pt", _use_new_zipfile_serialization=zipped)
     if zipped:
         with zipfile.ZipFile("x.pt") as old, zipfile.ZipFile("y.pt", "w") as new:
@@ -324,8 +331,10 @@ def test_a_pickle_that_asks_for_memory_is_refused(zipped):
                 new.writestr(name, call if name.endswith("data.pkl") else old.read(name))
     else:
         Path("y.pt").write_bytes(call)
-    with pytest.raises(ValueError, match="pickled objects, not loaded"):
+    start = time.process_time()
+    with pytest.raises(ValueError, match=why):
         load("y.pt")
+    assert time.process_time() - start < 2
 
 
 def test_a_checkpoint_zipped_anew_is_refused():
