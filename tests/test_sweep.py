@@ -268,6 +268,7 @@ def test_a_sweep_nested_too_deeply_is_refused(tmp_path):
         (["provenance", "versions"], []), (["provenance", "command"], "x"), (["skipped"], []), (["skipped"], {"a": 1}),
         (["blocks"], {"other": {"picks": {}, "blocks": {}}}), (["blocks", "layers.0.mlp"], {}), (["blocks"], 1),
         (["blocks", "layers.0.mlp", "blocks"], {"0,0": {"values": [1], "token_amax": 1, "tensor_amax": 1}}),
+        (["blocks", "layers.0.mlp", "blocks"], {"0,0": {"values": ["1"] * 16, "token_amax": 1, "tensor_amax": 1}}),
         (["attributions"], {"layers.0.mlp": {}}), (["stats", "layers.0.mlp"], {}), (["recipes"], {}),
     ],
     ids=str,
