@@ -1,23 +1,33 @@
 // One block under A and under B: the 16 values between the grid of scale 6 above and of scale 4 below.
 
-const BLOCK_LEFT = 176;
-const BLOCK_RIGHT = 128;
-const BLOCK_EACH = 158; // the height of one recipe
+const BLOCK_NARROWEST = 440;
+// Where things stand in one recipe's part, `each` high: the values, and the rails they fall on; and the table's cells.
+const BLOCK_WIDE = { left: 176, right: 128, each: 158, rails: [22, 122], middle: 72, columns: 16, cells: 112 };
+const BLOCK_NARROW = { left: 22, right: 8, each: 216, rails: [66, 166], middle: 116, columns: 8, cells: 100 }; // texts above, below
 const LABELLED = [0, 1, 2, 3, 4, 6]; // of E2M1's values; 0.5 and 1.5 have no room
-const CELLS_LEFT = 112; // where the table's columns begin
 const CELL_ROW = 18;
 
 function drawBlock(c, W, look, chosen) {
   const found = c.sides.map((s) => look.inspections[s.name]);
   const { values } = found[0];
-  const X = valueAxis(found, W);
-  const table = blockTable(W, look, found, chosen, 2 * BLOCK_EACH + 22);
-  const tried = found.map((one, i) => blockHalf({ catalog: c.catalog, W, X, chosen, side: SIDES[i] }, one, i));
+  const place = W < 760 ? BLOCK_NARROW : BLOCK_WIDE;
+  const X = valueAxis(found, W, place);
+  const plot = { catalog: c.catalog, W, X, chosen, place };
+  const tried = found.map((one, i) => blockPart({ ...plot, side: SIDES[i], top: i * place.each }, one));
+  const columns = [...values.keys()];
+  const tables = []; // one below the other
+  for (let first = 0; first < columns.length; first += place.columns) {
+    const y = (tables.at(-1)?.bottom ?? 2 * place.each) + 22;
+    tables.push(blockTable(plot, look, found, y, columns.slice(first, first + place.columns)));
+  }
   return {
-    out: tried.join("") + table.out,
-    H: table.bottom,
+    out: tried.join("") + tables.map((table) => table.out).join(""),
+    H: tables.at(-1).bottom,
     label: blockSaid(look, found),
-    at: (x, y) => (y > table.top ? table.at(x) : nearest([...values.keys()], (t) => Math.abs(X(values[t]) - x))),
+    at: (x, y) => {
+      const table = tables.findLast((one) => y > one.top);
+      return table ? table.at(x) : nearest(columns, (t) => Math.abs(X(values[t]) - x));
+    },
   };
 }
 
@@ -30,39 +40,45 @@ function blockSaid({ token, block }, found) {
 }
 
 // Room for the largest that a candidate can hold, and for the values
-function valueAxis(found, W) {
+function valueAxis(found, W, place) {
   const largest = found.flatMap((f) => f.candidates.map((k) => 6 * num(k.step)));
   const reach = Math.max(...largest, ...found[0].values.map(Math.abs)) || 1;
-  const from = BLOCK_LEFT;
-  const to = W - BLOCK_RIGHT;
+  const from = place.left;
+  const to = W - place.right;
   return (v) => (from + to) / 2 + (clamp(v / reach, -1.02, 1.02) * (to - from - 16)) / 2;
 }
 
 // One recipe: the candidates it tried round the line of values.
-function blockHalf(plot, found, i) {
-  const { W, X, side, chosen } = plot;
+function blockPart(plot, found) {
+  const { W, X, place, side, chosen, top } = plot;
   const { candidates } = found;
-  const top = i * BLOCK_EACH + 14;
-  const middle = top + 58;
+  const middle = top + place.middle;
   const at = { "data-side": side, "data-choice": found.choice, "data-byte": found.byte };
+  const chose = candidates.length > 1 ? `chose ${found.choice}` : "always 6";
+  const won = candidates.length > 1 ? wonBy(found) : "";
   const value = (v, t) => {
     const [r, cls] = t === chosen ? [5, "value chosen"] : [3.2, "value "];
     return tag("circle", { cx: X(v), cy: middle, r, class: cls, "data-column": t });
   };
+  const named =
+    place === BLOCK_NARROW
+      ? text(place.left, top + 16, found.recipe, `strong ${side}-ink`, at) +
+        text(W, top + 16, won || chose, `end ${side}-ink strong`)
+      : text(22, middle - 8, found.recipe, `strong ${side}-ink`, at) +
+        text(22, middle + 9, chose, "") +
+        text(W, middle + 4, won, `end ${side}-ink strong`);
   return (
     text(0, middle - 5, side.toUpperCase(), `letter ${side}-ink`) +
-    text(22, middle - 8, found.recipe, `strong ${side}-ink`, at) +
-    text(22, middle + 9, candidates.length > 1 ? `chose ${found.choice}` : "always 6", "") +
-    line(BLOCK_LEFT, middle, W - BLOCK_RIGHT, middle, "grid") +
-    candidates.map((k, j) => candidate(plot, found, k, j, j ? top + 108 : top + 8, middle)).join("") +
-    (candidates.length > 1 ? text(W, middle + 4, wonBy(found), `end ${side}-ink strong`) : "") +
+    named +
+    line(place.left, middle, W - place.right, middle, "grid") +
+    candidates.map((k, j) => candidate(plot, found, k, j, top + place.rails[j], middle)).join("") +
     found.values.map(value).join("")
   );
 }
 
 // One scale that was tried: its grid as a rail at y, and how each value falls on it. The first is above the values.
 function candidate(plot, found, k, j, y, middle) {
-  const { W, X, side, chosen } = plot;
+  const { X, side, chosen } = plot;
   const wins = k.to === found.choice;
   const cls = wins ? side : "lost";
   const fall = (v, t) => {
@@ -71,15 +87,35 @@ function candidate(plot, found, k, j, y, middle) {
     const style = `fall ${cls} ${t === chosen ? "chosen" : ""}`;
     return line(X(v), middle, X(num(k.decoded[t])), y, style, { ...at, ...got });
   };
-  const score = { "data-side": side, "data-to": k.to, "data-score": k.score };
   return (
     line(X(-6 * k.step), y, X(6 * k.step), y, `rail ${cls}`) +
     railTicks(plot, k, y, j ? y + 16 : y - 8, cls, wins) +
     found.values.map(fall).join("") +
-    text(22, y + 4, `to ${k.to}:  ${hex(k.byte)} = ${short(k.block_scale)}`, wins ? "" : "soft") +
-    (k.saturated ? text(22, y + 18, `${short(k.h)} does not fit`, "warn") : "") +
-    text(W, y - 2, short(k.score, 4), `end ${wins ? "strong" : "soft"}`, score) +
-    text(W, y + 12, found.err_mode === "MAE" ? "sum |error|" : "sum error²", "end soft")
+    candidateSaid(plot, found, k, j, y, wins)
+  );
+}
+
+// Scale and score: beside the rail, or on a line of their own where that is narrow.
+function candidateSaid({ W, place, side }, found, k, j, y, wins) {
+  const scale = `to ${k.to}:  ${hex(k.byte)} = ${short(k.block_scale)}`;
+  const unfit = k.saturated ? `${short(k.h)} does not fit` : "";
+  const what = found.err_mode === "MAE" ? "sum |error|" : "sum error²";
+  const at = { "data-side": side, "data-to": k.to, "data-score": k.score };
+  const loud = wins ? "strong" : "soft";
+  if (place === BLOCK_NARROW) {
+    const row = j ? y + 36 : y - 27;
+    return (
+      text(place.left, row, scale, wins ? "" : "soft") +
+      (unfit && text(place.left + 130, row, unfit, "warn")) +
+      text(W - 72, row, short(k.score, 4), `end ${loud}`, at) +
+      text(W, row, what, "end soft")
+    );
+  }
+  return (
+    text(22, y + 4, scale, wins ? "" : "soft") +
+    (unfit && text(22, y + 18, unfit, "warn")) +
+    text(W, y - 2, short(k.score, 4), `end ${loud}`, at) +
+    text(W, y + 12, what, "end soft")
   );
 }
 
@@ -102,21 +138,22 @@ function wonBy({ choice, candidates }) {
   return `${choice} wins by ${percent((more - less) / more)}`;
 }
 
-// The 16 values, and what A and B make of them
-function blockTable(W, look, found, chosen, y) {
-  const cell = (W - CELLS_LEFT) / 16;
-  const right = (t) => CELLS_LEFT + (t + 1) * cell - 4;
+// Some of the 16 values, and what A and B make of them
+function blockTable({ W, place, chosen }, look, found, y, columns) {
+  const cell = (W - place.cells) / columns.length;
+  const right = (t) => place.cells + (t - columns[0] + 1) * cell - 4;
   const rows = tableRows(found);
   const size = powerOf(found[0].values); // errors get the values' decimals
-  const columns = found[0].values.map((_, t) => text(right(t), y - 2, look.block * 16 + t, "soft end"));
-  const drawn = rows.map((row, r) => tableRow(row, y + 17 + r * CELL_ROW, right, size));
+  const heads = columns.map((t) => text(right(t), y - 2, look.block * 16 + t, "soft end"));
+  const drawn = rows.map((row, r) => tableRow(row, y + 17 + r * CELL_ROW, right, size, columns));
   const height = rows.length * CELL_ROW;
-  const here = rect(CELLS_LEFT + chosen * cell, y - 16, cell, height + 22, "here", { rx: 2 });
+  const at = right(chosen) + 4 - cell;
+  const here = columns.includes(chosen) ? rect(at, y - 16, cell, height + 22, "here", { rx: 2 }) : "";
   return {
-    out: here + columns.join("") + text(0, y - 2, "column", "soft") + drawn.join(""),
+    out: here + heads.join("") + text(0, y - 2, "column", "soft") + drawn.join(""),
     top: y - 20,
     bottom: y + height + 10,
-    at: (x) => clamp(Math.floor((x - CELLS_LEFT) / cell), 0, 15),
+    at: (x) => columns[clamp(Math.floor((x - place.cells) / cell), 0, columns.length - 1)],
   };
 }
 
@@ -134,17 +171,18 @@ function tableRows(found) {
 }
 
 // A row of very small or very large values has a power of ten in front of it.
-function tableRow({ label, stored, ink, cls }, y, right, size) {
+function tableRow({ label, stored, ink, cls }, y, right, size, columns) {
   const values = stored.map(num);
   const power = powerOf(values);
   const unit = power < -3 || power > 3 ? 10 ** power : 1;
   const digits = clamp(unit === 1 ? 2 - size : 2, 0, 5);
-  const times = unit === 1 ? "" : ` ×${short(unit)}`.replace("1×", "");
-  const one = (v, t) => {
+  const times = unit === 1 ? "" : ` ×${tenTo(power)}`;
+  const one = (t) => {
+    const v = values[t];
     const at = { "data-row": label, "data-column": t, "data-value": stored[t] };
     return text(right(t), y, v ? fixed(v / unit, digits) : "0", `end small ${cls}`, at);
   };
-  return text(0, y, label + times, ink) + values.map(one).join("");
+  return text(0, y, label + times, ink) + columns.map(one).join("");
 }
 
 const powerOf = (values) => Math.floor(Math.log10(Math.max(...values.map(Math.abs)) || 1));

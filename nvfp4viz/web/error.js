@@ -20,7 +20,8 @@ function drawError(c, W, H, whole) {
   const wide = W >= 800; // room for the attribution beside the numbers
   const shares = whole && sharesOf(c);
   let out = errorTable(c, columns);
-  let y = 10 + ERROR_ROW * Object.keys(ERROR_NUMBERS).length;
+  const beside = shares && wide ? Object.keys(shares[0]).length : 0;
+  let y = 10 + ERROR_ROW * Math.max(Object.keys(ERROR_NUMBERS).length, beside);
   if (shares) out += wide ? drawParts(shares, columns[2] + 50, W, 10) : drawParts(shares, 0, W, y + 30);
   if (shares && !wide) y += 40 + ERROR_ROW * Object.keys(shares[0]).length;
   y += 30;

@@ -455,7 +455,11 @@ export function render({ model, el }) {
       const look = lookCloser(context);
       if (look) {
         context.look = look;
-        put("microscope", drawBlock(context, Math.max(W, 860), look, edit.column), Math.max(W, 860));
+        put(
+          "microscope",
+          drawBlock(context, Math.max(W, BLOCK_NARROWEST), look, edit.column),
+          Math.max(W, BLOCK_NARROWEST),
+        );
         root.dataset.block = [look.token, look.block];
       }
     }

@@ -30,14 +30,15 @@ function percent(v) {
   return `${(100 * v).toFixed(v < 0.0995 ? 2 : 1)} %`;
 }
 
+const tenTo = (power) => "10" + [...String(power)].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("");
+
 function short(v, digits = 4) {
   v = num(v);
   if (!Number.isFinite(v)) return fixed(v);
   if (v === 0) return "0";
   const [mantissa, power] = v.toExponential(digits - 1).split("e").map(Number); // prettier-ignore
   if (power >= -3 && power <= 5) return minus(String(Number(v.toPrecision(digits))));
-  const raised = [...String(power)].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
-  return `${minus(String(mantissa))}×10${raised.join("")}`;
+  return `${minus(String(mantissa))}×${tenTo(power)}`;
 }
 
 // Round numbers between low and high

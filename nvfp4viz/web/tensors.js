@@ -142,12 +142,13 @@ function layerLabels({ c, W, names, step, X, H }) {
   let end = -99; // of the label before
   const layerOrName = (name) => c.layerOf.get(name) ?? (step > 46 ? name : null);
   for (const [of, group] of groups(names, layerOrName)) {
-    const x = (X(names.indexOf(group[0])) + X(names.indexOf(group.at(-1)))) / 2;
+    const middle = (X(names.indexOf(group[0])) + X(names.indexOf(group.at(-1)))) / 2;
     const room = Math.max(step * group.length, 30) / 6.4; // in characters
     const label = groupLabel(of, group, room);
-    const half = 3.1 * label.length; // its width
+    const half = 3.4 * label.length; // its width
+    const x = Math.min(middle, W - half);
     if (x - half <= end + 5 || label.length >= Math.max(room, 9)) continue;
-    out += text(Math.min(x, W - half), H - 4, label, "soft mid");
+    out += text(x, H - 4, label, "soft mid");
     end = x + half;
   }
   const numbered = names.some((name) => c.layerOf.get(name) !== null);
