@@ -1,133 +1,150 @@
 // One block under A and under B: the 16 values between the grid of scale 6 above and of scale 4 below.
+
+const BLOCK_LEFT = 176;
+const BLOCK_RIGHT = 128;
+const BLOCK_EACH = 158; // the height of one recipe
+const LABELLED = [0, 1, 2, 3, 4, 6]; // of E2M1's values; 0.5 and 1.5 have no room
+const CELLS_LEFT = 112; // where the table's columns begin
+const CELL_ROW = 18;
+
 function drawBlock(c, W, look, chosen) {
-  const left = 176,
-    right = 128,
-    each = 158,
-    X0 = left,
-    X1 = W - right;
   const found = c.sides.map((s) => look.inspections[s.name]);
-  const reach =
-    Math.max(...found.flatMap((f) => f.candidates.map((k) => 6 * num(k.step))), ...found[0].values.map(Math.abs)) || 1;
-  const X = (v) => (X0 + X1) / 2 + (clamp(v / reach, -1.02, 1.02) * (X1 - X0 - 16)) / 2;
-  let out = "";
-  found.forEach((f, i) => {
-    const side = SIDES[i],
-      y0 = i * each + 14,
-      middle = y0 + 58;
-    out +=
-      text(0, middle - 5, side.toUpperCase(), `letter ${side}-ink`) +
-      text(22, middle - 8, f.recipe, `strong ${side}-ink`, {
-        "data-side": side,
-        "data-choice": f.choice,
-        "data-byte": f.byte,
-      });
-    out += text(22, middle + 9, f.candidates.length > 1 ? `chose ${f.choice}` : "always 6", "");
-    out += line(X0, middle, X1, middle, "grid");
-    f.candidates.forEach((k, j) => {
-      const y = j ? y0 + 108 : y0 + 8,
-        wins = k.to === f.choice,
-        cls = wins ? side : "lost";
-      out += line(X(-6 * k.step), y, X(6 * k.step), y, `rail ${cls}`);
-      c.catalog.e2m1.forEach((e, t) => {
-        for (const sign of t ? [1, -1] : [1]) {
-          const x = X(sign * e * k.step);
-          out +=
-            line(x, y - 4, x, y + 4, `rail ${cls}`) +
-            ([0, 1, 2, 3, 4, 6].includes(e)
-              ? text(x, j ? y + 16 : y - 8, minus(String(sign * e)), `${wins ? "" : "soft"} mid`)
-              : "");
-        }
-      });
-      f.values.forEach((v, t) => {
-        const at = {
-          "data-side": side,
-          "data-to": k.to,
-          "data-column": t,
-          "data-decoded": k.decoded[t],
-          "data-error": k.errors[t],
-        };
-        out += line(X(v), middle, X(num(k.decoded[t])), y, `fall ${cls} ${t === chosen ? "chosen" : ""}`, at);
-      });
-      out +=
-        text(22, j ? y + 4 : y + 4, `to ${k.to}:  ${hex(k.byte)} = ${short(k.block_scale)}`, wins ? "" : "soft") +
-        (k.saturated ? text(22, j ? y + 18 : y + 18, `${short(k.h)} does not fit`, "warn") : text(22, y + 18, "", ""));
-      out +=
-        text(W, y - 2, short(k.score, 4), `end ${wins ? "strong" : "soft"}`, {
-          "data-side": side,
-          "data-to": k.to,
-          "data-score": k.score,
-        }) + text(W, y + 12, `${f.err_mode === "MAE" ? "sum |error|" : "sum error²"}${f.scored ? "" : ""}`, "end soft");
-    });
-    if (f.candidates.length > 1) {
-      const [six, four] = f.candidates.map((k) => num(k.score)),
-        more = Math.max(six, four),
-        less = Math.min(six, four);
-      out += text(
-        W,
-        middle + 4,
-        six === four ? "a tie goes to 6" : `${f.choice} wins by ${percent((more - less) / more)}`,
-        `end ${side}-ink strong`,
-      );
-    }
-    f.values.forEach(
-      (v, t) =>
-        (out += tag("circle", {
-          cx: X(v),
-          cy: middle,
-          r: t === chosen ? 5 : 3.2,
-          class: `value ${t === chosen ? "chosen" : ""}`,
-          "data-column": t,
-        })),
-    );
-  });
-  const y = 2 * each + 22,
-    cell = (W - 112) / 16,
-    rows = [
-      ["value", (f, k, t) => f.values[t], ""],
-      ...SIDES.flatMap((s) => [
-        [`${s.toUpperCase()} decoded`, (f, k, t) => k.decoded[t], s],
-        [`${s.toUpperCase()} error`, (f, k, t) => k.errors[t], s],
-      ]),
-    ];
-  out += rect(112 + chosen * cell, y - 16, cell, rows.length * 18 + 22, "here", { rx: 2 });
-  for (let t = 0; t < 16; t++) out += text(112 + (t + 1) * cell - 4, y - 2, look.block * 16 + t, "soft end");
-  out += text(0, y - 2, "column", "soft");
-  const size = Math.floor(Math.log10(Math.max(...found[0].values.map(Math.abs)) || 1)); // errors with the values' decimals
-  rows.forEach(([label, value, side], r) => {
-    const f = found[side === "b" ? 1 : 0],
-      k = f.candidates.find((q) => q.to === f.choice),
-      row = f.values.map((_, t) => num(value(f, k, t)));
-    const power = Math.floor(Math.log10(Math.max(...row.map(Math.abs)) || 1)),
-      unit = power < -3 || power > 3 ? 10 ** power : 1;
-    out += text(
-      0,
-      y + 17 + r * 18,
-      label + (unit === 1 ? "" : ` ×${short(unit)}`.replace("1×", "")),
-      side ? `${side}-ink` : "label",
-    );
-    row.forEach(
-      (v, t) =>
-        (out += text(
-          112 + (t + 1) * cell - 4,
-          y + 17 + r * 18,
-          v ? fixed(v / unit, clamp(unit === 1 ? 2 - size : 2, 0, 5)) : "0",
-          `end small ${label.endsWith("error") ? "soft" : ""}`,
-          { "data-row": label, "data-column": t, "data-value": value(f, k, t) },
-        )),
-    );
-  });
-  const H = y + rows.length * 18 + 10;
-  const label =
-    `Block of token ${look.token}, columns ${look.block * 16} to ${look.block * 16 + 15}: ` +
-    found.map((f, i) => `${SIDES[i].toUpperCase()} chose ${f.choice}, byte ${hex(f.byte)}`).join("; ") +
-    ". Left and right choose a value.";
+  const { values } = found[0];
+  const X = valueAxis(found, W);
+  const table = blockTable(W, look, found, chosen, 2 * BLOCK_EACH + 22);
+  const tried = found.map((one, i) => blockHalf({ catalog: c.catalog, W, X, chosen, side: SIDES[i] }, one, i));
   return {
-    out,
-    H,
-    label,
-    at: (x, py) =>
-      py > y - 20
-        ? clamp(Math.floor((x - 112) / cell), 0, 15)
-        : found[0].values.reduce((b, v, t) => (Math.abs(X(v) - x) < Math.abs(X(found[0].values[b]) - x) ? t : b), 0),
+    out: tried.join("") + table.out,
+    H: table.bottom,
+    label: blockSaid(look, found),
+    at: (x, y) => (y > table.top ? table.at(x) : nearest([...values.keys()], (t) => Math.abs(X(values[t]) - x))),
   };
 }
+
+function blockSaid({ token, block }, found) {
+  const chose = found.map((f, i) => `${SIDES[i].toUpperCase()} chose ${f.choice}, byte ${hex(f.byte)}`).join("; ");
+  return (
+    `Block of token ${token}, columns ${block * 16} to ${block * 16 + 15}: ${chose}. ` +
+    "Left and right choose a value."
+  );
+}
+
+// Room for the largest that a candidate can hold, and for the values
+function valueAxis(found, W) {
+  const largest = found.flatMap((f) => f.candidates.map((k) => 6 * num(k.step)));
+  const reach = Math.max(...largest, ...found[0].values.map(Math.abs)) || 1;
+  const from = BLOCK_LEFT;
+  const to = W - BLOCK_RIGHT;
+  return (v) => (from + to) / 2 + (clamp(v / reach, -1.02, 1.02) * (to - from - 16)) / 2;
+}
+
+// One recipe: the candidates it tried round the line of values.
+function blockHalf(plot, found, i) {
+  const { W, X, side, chosen } = plot;
+  const { candidates } = found;
+  const top = i * BLOCK_EACH + 14;
+  const middle = top + 58;
+  const at = { "data-side": side, "data-choice": found.choice, "data-byte": found.byte };
+  const value = (v, t) => {
+    const [r, cls] = t === chosen ? [5, "value chosen"] : [3.2, "value "];
+    return tag("circle", { cx: X(v), cy: middle, r, class: cls, "data-column": t });
+  };
+  return (
+    text(0, middle - 5, side.toUpperCase(), `letter ${side}-ink`) +
+    text(22, middle - 8, found.recipe, `strong ${side}-ink`, at) +
+    text(22, middle + 9, candidates.length > 1 ? `chose ${found.choice}` : "always 6", "") +
+    line(BLOCK_LEFT, middle, W - BLOCK_RIGHT, middle, "grid") +
+    candidates.map((k, j) => candidate(plot, found, k, j, j ? top + 108 : top + 8, middle)).join("") +
+    (candidates.length > 1 ? text(W, middle + 4, wonBy(found), `end ${side}-ink strong`) : "") +
+    found.values.map(value).join("")
+  );
+}
+
+// One scale that was tried: its grid as a rail at y, and how each value falls on it. The first is above the values.
+function candidate(plot, found, k, j, y, middle) {
+  const { W, X, side, chosen } = plot;
+  const wins = k.to === found.choice;
+  const cls = wins ? side : "lost";
+  const fall = (v, t) => {
+    const at = { "data-side": side, "data-to": k.to, "data-column": t };
+    const got = { "data-decoded": k.decoded[t], "data-error": k.errors[t] };
+    const style = `fall ${cls} ${t === chosen ? "chosen" : ""}`;
+    return line(X(v), middle, X(num(k.decoded[t])), y, style, { ...at, ...got });
+  };
+  const score = { "data-side": side, "data-to": k.to, "data-score": k.score };
+  return (
+    line(X(-6 * k.step), y, X(6 * k.step), y, `rail ${cls}`) +
+    railTicks(plot, k, y, j ? y + 16 : y - 8, cls, wins) +
+    found.values.map(fall).join("") +
+    text(22, y + 4, `to ${k.to}:  ${hex(k.byte)} = ${short(k.block_scale)}`, wins ? "" : "soft") +
+    (k.saturated ? text(22, y + 18, `${short(k.h)} does not fit`, "warn") : "") +
+    text(W, y - 2, short(k.score, 4), `end ${wins ? "strong" : "soft"}`, score) +
+    text(W, y + 12, found.err_mode === "MAE" ? "sum |error|" : "sum error²", "end soft")
+  );
+}
+
+function railTicks({ catalog, X }, k, y, below, cls, wins) {
+  const signedValues = catalog.e2m1.flatMap((v) => (v ? [v, -v] : [0]));
+  const one = (v) => {
+    const x = X(v * k.step);
+    const mark = line(x, y - 4, x, y + 4, `rail ${cls}`);
+    if (!LABELLED.includes(Math.abs(v))) return mark;
+    return mark + text(x, below, minus(String(v)), `${wins ? "" : "soft"} mid`);
+  };
+  return signedValues.map(one).join("");
+}
+
+function wonBy({ choice, candidates }) {
+  const [six, four] = candidates.map((k) => num(k.score));
+  if (six === four) return "a tie goes to 6";
+  const more = Math.max(six, four);
+  const less = Math.min(six, four);
+  return `${choice} wins by ${percent((more - less) / more)}`;
+}
+
+// The 16 values, and what A and B make of them
+function blockTable(W, look, found, chosen, y) {
+  const cell = (W - CELLS_LEFT) / 16;
+  const right = (t) => CELLS_LEFT + (t + 1) * cell - 4;
+  const rows = tableRows(found);
+  const size = powerOf(found[0].values); // errors get the values' decimals
+  const columns = found[0].values.map((_, t) => text(right(t), y - 2, look.block * 16 + t, "soft end"));
+  const drawn = rows.map((row, r) => tableRow(row, y + 17 + r * CELL_ROW, right, size));
+  const height = rows.length * CELL_ROW;
+  const here = rect(CELLS_LEFT + chosen * cell, y - 16, cell, height + 22, "here", { rx: 2 });
+  return {
+    out: here + columns.join("") + text(0, y - 2, "column", "soft") + drawn.join(""),
+    top: y - 20,
+    bottom: y + height + 10,
+    at: (x) => clamp(Math.floor((x - CELLS_LEFT) / cell), 0, 15),
+  };
+}
+
+function tableRows(found) {
+  const bySide = found.flatMap((f, i) => {
+    const { decoded, errors } = f.candidates.find((k) => k.to === f.choice);
+    const ink = `${SIDES[i]}-ink`;
+    const letter = SIDES[i].toUpperCase();
+    return [
+      { label: `${letter} decoded`, stored: decoded, ink, cls: "" },
+      { label: `${letter} error`, stored: errors, ink, cls: "soft" },
+    ];
+  });
+  return [{ label: "value", stored: found[0].values, ink: "label", cls: "" }, ...bySide];
+}
+
+// A row of very small or very large values has a power of ten in front of it.
+function tableRow({ label, stored, ink, cls }, y, right, size) {
+  const values = stored.map(num);
+  const power = powerOf(values);
+  const unit = power < -3 || power > 3 ? 10 ** power : 1;
+  const digits = clamp(unit === 1 ? 2 - size : 2, 0, 5);
+  const times = unit === 1 ? "" : ` ×${short(unit)}`.replace("1×", "");
+  const one = (v, t) => {
+    const at = { "data-row": label, "data-column": t, "data-value": stored[t] };
+    return text(right(t), y, v ? fixed(v / unit, digits) : "0", `end small ${cls}`, at);
+  };
+  return text(0, y, label + times, ink) + values.map(one).join("");
+}
+
+const powerOf = (values) => Math.floor(Math.log10(Math.max(...values.map(Math.abs)) || 1));

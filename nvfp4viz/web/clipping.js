@@ -1,68 +1,77 @@
 // Rates on a logarithmic axis, A and B joined; the definition below gives way to the counts under the pointer.
+
+const RATE_ROW = 37; // the height of one
+const RATES_TOP = 24;
+const RATE_MARKS = [
+  [0, "0"],
+  [1e-4, "0.01 %"],
+  [1e-3, "0.1"],
+  [1e-2, "1 %"],
+  [1e-1, "10"],
+  [1, "100 %"],
+];
+const SPARSE_MARKS = [0, 1e-2, 1]; // where there is no room for all
+
 function drawClipping(c, W) {
-  const rates = Object.entries(c.catalog.rates),
-    row = 37,
-    top = 24,
-    H = top + rates.length * row;
-  const x0 = 126,
-    x1 = W - 136,
-    floor = -5,
-    X = (v) => (v <= 0 ? x0 : x0 + 14 + clamp((Math.log10(v) - floor) / -floor, 0, 1) * (x1 - x0 - 14));
-  let out = "";
-  const marks = [
-    [0, "0"],
-    [1e-4, "0.01 %"],
-    [1e-3, "0.1"],
-    [1e-2, "1 %"],
-    [1e-1, "10"],
-    [1, "100 %"],
-  ];
-  for (const [v, label] of marks)
-    if (W > 560 || v === 0 || v === 1e-2 || v === 1) out += text(X(v), 10, label, "soft mid");
-  SIDES.forEach((side, i) => (out += text(W - 62 + i * 60, 10, side.toUpperCase(), `end strong ${side}-ink`)));
-  rates.forEach(([name, meaning], i) => {
-    const y = top + i * row + 10,
-      values = c.sides.map((s) => s.stats.rates[name]);
-    for (const [v] of marks) out += line(X(v), y - 6, X(v), y + 6, "grid");
-    out += text(0, y + 4, words(name), "label") + line(X(values[0][0]), y, X(values[1][0]), y, "join");
-    c.sides.forEach((s, k) => {
-      const [rate, count, of] = values[k];
-      out += tag(
-        "g",
-        { "data-side": s.side, "data-rate": name, "data-value": rate, "data-count": count, "data-of": of },
-        dot(X(rate), y, s.side, 4) +
-          text(W - 62 + k * 60, y + 4, percent(rate), `end ${rate ? s.side + "-ink" : "soft"}`),
-      );
-    });
-    out += text(0, y + 19, meaning, "soft meaning", { "data-row": i });
-    out += text(
-      0,
-      y + 19,
-      c.sides.map((s, k) => `${s.side.toUpperCase()} ${int(values[k][1])} of ${int(values[k][2])}`).join("   ·   ") +
-        (name.startsWith("element_cl")
-          ? " elements"
-          : name.startsWith("element")
-            ? " non-zero elements"
-            : " non-zero blocks"),
-      "counts",
-      { "data-row": i },
-    );
-  });
-  out += `<g class="cursor"></g>`;
-  const point = (i) => ({ said: rates[i][0], row: i, svg: "" });
-  const label =
-    `Clipping rates of ${c.tensor}: ` +
-    rates
-      .map(
-        ([n]) => `${words(n)} A ${percent(c.sides[0].stats.rates[n][0])}, B ${percent(c.sides[1].stats.rates[n][0])}`,
-      )
-      .join("; ");
+  const rates = Object.entries(c.catalog.rates);
+  const X = rateAxis(W);
+  const rows = rates.map(([name, meaning], i) => rateRow(c, W, X, i, name, meaning));
   return {
-    out,
-    H,
-    label,
+    out: rateHead(W, X) + rows.join("") + CURSOR,
+    H: RATES_TOP + rates.length * RATE_ROW,
+    label: `Clipping rates of ${c.tensor}: ${rates.map(([name]) => ratesSaid(c, name)).join("; ")}`,
     stops: rates.map((_, i) => i),
-    point,
-    at: (_, y) => clamp(Math.floor((y - top) / row), 0, rates.length - 1),
+    point: (i) => ({ said: rates[i][0], row: i, svg: "" }),
+    at: (_, y) => clamp(Math.floor((y - RATES_TOP) / RATE_ROW), 0, rates.length - 1),
   };
+}
+
+// Logarithmic from 1e-5 to 1; 0 stands apart at the left end.
+function rateAxis(W) {
+  const from = 126;
+  const to = W - 136;
+  const floor = -5;
+  return (v) => {
+    if (v <= 0) return from;
+    return from + 14 + clamp((Math.log10(v) - floor) / -floor, 0, 1) * (to - from - 14);
+  };
+}
+
+const rateColumn = (W, i) => W - 62 + i * 60; // where the numbers of A and B end
+
+function rateHead(W, X) {
+  const marks = RATE_MARKS.filter(([v]) => W > 560 || SPARSE_MARKS.includes(v));
+  const letters = SIDES.map((side, i) => text(rateColumn(W, i), 10, side.toUpperCase(), `end strong ${side}-ink`));
+  return marks.map(([v, shown]) => text(X(v), 10, shown, "soft mid")).join("") + letters.join("");
+}
+
+function rateRow(c, W, X, i, name, meaning) {
+  const y = RATES_TOP + i * RATE_ROW + 10;
+  const values = c.sides.map((s) => s.stats.rates[name]);
+  const one = ({ side }, k) => {
+    const [rate, count, of] = values[k];
+    const at = { "data-side": side, "data-rate": name, "data-value": rate, "data-count": count, "data-of": of };
+    const shown = text(rateColumn(W, k), y + 4, percent(rate), `end ${rate ? side + "-ink" : "soft"}`);
+    return tag("g", at, dot(X(rate), y, side, 4) + shown);
+  };
+  const counted = c.sides.map((s, k) => `${s.side.toUpperCase()} ${int(values[k][1])} of ${int(values[k][2])}`);
+  return (
+    RATE_MARKS.map(([v]) => line(X(v), y - 6, X(v), y + 6, "grid")).join("") +
+    text(0, y + 4, words(name), "label") +
+    line(X(values[0][0]), y, X(values[1][0]), y, "join") +
+    c.sides.map(one).join("") +
+    text(0, y + 19, meaning, "soft meaning", { "data-row": i }) +
+    text(0, y + 19, `${counted.join("   ·   ")} ${whatCounts(name)}`, "counts", { "data-row": i })
+  );
+}
+
+// What a rate is a share of
+function whatCounts(name) {
+  if (name.startsWith("element_cl")) return "elements";
+  return name.startsWith("element") ? "non-zero elements" : "non-zero blocks";
+}
+
+function ratesSaid(c, name) {
+  const [a, b] = c.sides.map((s) => percent(s.stats.rates[name][0]));
+  return `${words(name)} A ${a}, B ${b}`;
 }

@@ -1,173 +1,184 @@
 // Error: numbers, then how tokens (and blocks) spread round them. Attribution is drawn where the statistics have it.
+
+const ERROR_NUMBERS = {
+  sqnr_db: "SQNR, dB",
+  nmse: "NMSE",
+  mse: "MSE",
+  mae: "MAE",
+  max_error: "max |error|",
+  cosine: "cosine",
+};
+const ERROR_ROW = 19; // the height of one
+const SPREADS = [
+  ["token_nmse", "tokens"],
+  ["block_nmse", "blocks"],
+];
+
+// `whole`: on its own, with the blocks and the attribution; else beside another figure, H high.
 function drawError(c, W, H, whole) {
-  const names = {
-    sqnr_db: "SQNR, dB",
-    nmse: "NMSE",
-    mse: "MSE",
-    mae: "MAE",
-    max_error: "max |error|",
-    cosine: "cosine",
-  };
-  let out = "",
-    y = 10;
   const columns = [Math.min(W * 0.52, 250), Math.min(W * 0.76, 370), Math.min(W, 490)];
-  ["A", "B", "B against A"].forEach(
-    (t, i) => (out += text(columns[i], y, t, `end strong ${i < 2 ? SIDES[i] + "-ink" : ""}`)),
-  );
-  for (const [name, label] of Object.entries(names)) {
-    y += 19;
-    const values = c.sides.map((s) => num(s.stats[name]));
-    out += text(0, y, label, "label");
-    c.sides.forEach(
-      (s, i) =>
-        (out += text(
-          columns[i],
-          y,
-          name === "sqnr_db" ? fixed(values[i], 3) : short(values[i], name === "cosine" ? 6 : 4),
-          "end",
-          { "data-side": s.side, "data-number": name, "data-value": s.stats[name] },
-        )),
-    );
-    const [p, q] = values,
-      change =
-        name === "sqnr_db"
-          ? `${signed(q - p, 3)} dB`
-          : name === "cosine"
-            ? ""
-            : p === q
-              ? "same"
-              : !p
-                ? ""
-                : Math.abs(q / p - 1) < 5e-5
-                  ? "< 0.01 %"
-                  : `${signed((100 * (q - p)) / p, 2)} %`;
-    out += text(columns[2], y, change, "end soft");
-  }
-  const shares = c.sides.map((s) => s.stats.attribution || c.parts?.[s.name]);
-  if (whole && shares.every(Boolean))
-    out += drawParts(c, shares, W >= 800 ? columns[2] + 50 : 0, W, W >= 800 ? 10 : y + 30);
-  if (whole && W < 800 && shares.every(Boolean)) y += 40 + 19 * Object.keys(shares[0]).length;
+  const wide = W >= 800; // room for the attribution beside the numbers
+  const shares = whole && sharesOf(c);
+  let out = errorTable(c, columns);
+  let y = 10 + ERROR_ROW * Object.keys(ERROR_NUMBERS).length;
+  if (shares) out += wide ? drawParts(shares, columns[2] + 50, W, 10) : drawParts(shares, 0, W, y + 30);
+  if (shares && !wide) y += 40 + ERROR_ROW * Object.keys(shares[0]).length;
   y += 30;
-  const kinds = whole
-    ? [
-        ["token_nmse", "tokens"],
-        ["block_nmse", "blocks"],
-      ]
-    : [["token_nmse", "tokens"]];
-  const each = whole ? 150 : H - y,
-    stops = [];
-  for (const [field, what] of kinds) {
-    const part = spread(c, W, y, each - 36, field, what);
-    out += part.out;
-    stops.push(...part.stops);
-    y += each;
-  }
-  out += `<g class="cursor"></g>`;
-  const label =
-    `Error on ${c.tensor}: ` + c.sides.map((s) => `${s.side.toUpperCase()} ${fixed(s.stats.sqnr_db)} dB`).join(", ");
-  const point = (i) => stops[i] && stops[i].tip();
+  const each = whole ? 150 : H - y;
+  const kinds = whole ? SPREADS : SPREADS.slice(0, 1);
+  const plots = kinds.map(([field, what], i) => spread(c, W, y + i * each, each - 36, field, what));
+  const stops = plots.flatMap((plot) => plot.stops);
+  const everywhere = stops.map((_, i) => i);
   return {
-    out,
-    H: whole ? y : H,
-    label,
-    stops: stops.map((_, i) => i),
-    point,
-    at: (x, py) =>
-      stops.reduce(
-        (b, s, i) =>
-          Math.hypot(s.x - x, 9 * (py > s.low ? 1 : py < s.high ? 1 : 0) * 99) <
-          Math.hypot(stops[b].x - x, 9 * (py > stops[b].low || py < stops[b].high ? 1 : 0) * 99)
-            ? i
-            : b,
-        0,
-      ),
+    out: out + plots.map((plot) => plot.out).join("") + CURSOR,
+    H: whole ? y + kinds.length * each : H,
+    label: `Error on ${c.tensor}: ` + c.sides.map(sqnrSaid).join(", "),
+    stops: everywhere,
+    point: (i) => stops[i]?.tip(),
+    at: (x, py) => {
+      const top = py < plots.at(-1).top ? plots[0].top : plots.at(-1).top; // of the plot that the pointer is in
+      const inside = everywhere.filter((i) => stops[i].top === top);
+      return nearest(inside, (i) => Math.abs(stops[i].x - x));
+    },
   };
 }
 
+const sqnrSaid = ({ side, stats }) => `${side.toUpperCase()} ${fixed(stats.sqnr_db)} dB`;
+
+// The attribution of A's and B's error, if both are known
+function sharesOf(c) {
+  const shares = c.sides.map((s) => s.stats.attribution || c.parts?.[s.name]);
+  return shares.every(Boolean) ? shares : null;
+}
+
+// Numbers under A and B, and how B compares
+function errorTable(c, columns) {
+  const heads = ["A", "B", "B against A"].map((head, i) =>
+    text(columns[i], 10, head, `end strong ${i < 2 ? SIDES[i] + "-ink" : ""}`),
+  );
+  const row = ([name, label], i) => {
+    const y = 10 + ERROR_ROW * (i + 1);
+    const values = c.sides.map((s) => num(s.stats[name]));
+    const cells = c.sides.map(({ side, stats }, k) => {
+      const at = { "data-side": side, "data-number": name, "data-value": stats[name] };
+      return text(columns[k], y, errorShown(name, values[k]), "end", at);
+    });
+    return text(0, y, label, "label") + cells.join("") + text(columns[2], y, against(name, ...values), "end soft");
+  };
+  return heads.join("") + Object.entries(ERROR_NUMBERS).map(row).join("");
+}
+
+function errorShown(name, v) {
+  if (name === "sqnr_db") return fixed(v, 3);
+  return short(v, name === "cosine" ? 6 : 4);
+}
+
+// B's number against A's
+function against(name, a, b) {
+  if (name === "sqnr_db") return `${signed(b - a, 3)} dB`;
+  if (name === "cosine") return "";
+  if (a === b) return "same";
+  if (!a) return "";
+  if (Math.abs(b / a - 1) < 5e-5) return "< 0.01 %";
+  return `${signed((100 * (b - a)) / a, 2)} %`;
+}
+
 // The error's parts as shares of it; a negative one helps.
-function drawParts(c, shares, x, W, y) {
-  const names = Object.keys(shares[0]),
-    low = Math.min(0, ...shares.flatMap(Object.values)),
-    high = Math.max(...shares.flatMap(Object.values), 1e-9);
-  const from = x + 120,
-    to = W - 124,
-    X = (v) => from + ((v - low) / (high - low)) * (to - from);
-  let out =
+function drawParts(shares, x, W, y) {
+  const names = Object.keys(shares[0]);
+  const all = shares.flatMap(Object.values);
+  const low = Math.min(0, ...all);
+  const high = Math.max(...all, 1e-9);
+  const from = x + 120;
+  const to = W - 124;
+  const X = (v) => from + ((v - low) / (high - low)) * (to - from);
+  const column = (i) => W - 62 + 60 * i;
+  const one = (name, side, i, share, bottom) => {
+    const at = { "data-side": side, "data-attribution": name, "data-value": share };
+    const bar = rect(Math.min(X(0), X(share)), bottom - 9 + 6 * i, Math.abs(X(share) - X(0)), 5, `bar ${side}`);
+    return bar + text(column(i), bottom, shareShown(share), "end", at);
+  };
+  const row = (name, k) => {
+    const bottom = y + ERROR_ROW * (k + 1);
+    const both = SIDES.map((side, i) => one(name, side, i, shares[i][name], bottom));
+    return text(x, bottom, name, "label") + both.join("");
+  };
+  const heads = SIDES.map((side, i) => text(column(i), y, side.toUpperCase(), `end strong ${side}-ink`));
+  return (
     text(x, y, "Where it comes from", "strong") +
-    SIDES.map((side, i) => text(W - 62 + 60 * i, y, side.toUpperCase(), `end strong ${side}-ink`)).join("");
-  names.forEach((name, k) => {
-    const at = y + 19 * (k + 1);
-    out += text(x, at, name, "label");
-    shares.forEach(
-      (share, i) =>
-        (out +=
-          rect(Math.min(X(0), X(share[name])), at - 9 + 6 * i, Math.abs(X(share[name]) - X(0)), 5, `bar ${SIDES[i]}`) +
-          text(
-            W - 62 + 60 * i,
-            at,
-            Math.abs(share[name]) < 5e-5 ? (share[name] ? "≈ 0" : "0") : minus((100 * share[name]).toFixed(2)) + " %",
-            "end",
-            { "data-side": SIDES[i], "data-attribution": name, "data-value": share[name] },
-          )),
-    );
-  });
-  return out + line(X(0), y + 6, X(0), y + 19 * names.length + 5, "axis");
+    heads.join("") +
+    names.map(row).join("") +
+    line(X(0), y + 6, X(0), y + ERROR_ROW * names.length + 5, "axis")
+  );
+}
+
+function shareShown(share) {
+  if (share === 0) return "0";
+  return Math.abs(share) < 5e-5 ? "≈ 0" : `${minus((100 * share).toFixed(2))} %`;
 }
 
 // A distribution of NMSE over tokens or blocks, in dB, as steps: A filled, B a line.
 function spread(c, W, y, height, field, what) {
-  const edges = c.catalog.nmse_db,
-    base = y + height - 4,
-    left = 0;
+  const plot = spreadPlot(c, W, y, height, field, what);
+  const top = y - 20; // with the line of words above it
+  if (!plot) return { out: text(0, y + 14, `no ${what} with values`, "soft"), stops: [], top };
+  const out = spreadFrame(plot) + plot.rows.map((row) => spreadSteps(plot, row)).join("");
+  const stops = plot.bins.map((bin) => {
+    const x = (plot.X(plot.edges[bin]) + plot.X(plot.edges[bin + 1])) / 2;
+    return { x, top, tip: () => spreadTip(plot, bin, x) };
+  });
+  return { out, stops, top };
+}
+
+// Where everything goes; nothing where nothing was counted. Edges are in dB of NMSE, so that the best is at the right.
+function spreadPlot(c, W, y, height, field, what) {
+  const edges = c.catalog.nmse_db;
   const rows = c.sides.map((s) => ({ ...s, bins: counts(s.stats[field]) }));
-  const bins = rows.flatMap((r) => [...r.bins].filter(([, n]) => n).map(([b]) => b));
-  if (!bins.length) return { out: text(0, y + 14, `no ${what} with values`, "soft"), stops: [] };
-  const first = Math.min(...bins),
-    last = Math.max(...bins) + 1,
-    least = edges[last] - 0.4,
-    best = edges[first] + 0.4;
-  const X = (db) => left + 4 + ((db - least) / (best - least)) * (W - 16 - left),
-    most = Math.max(...rows.flatMap((r) => [...r.bins.values()])),
-    Y = (n) => base - (n / most) * (height - 18);
-  let out =
+  const filled = rows.flatMap((r) => [...r.bins].filter(([, n]) => n).map(([bin]) => bin));
+  if (!filled.length) return null;
+  const first = Math.min(...filled);
+  const last = Math.max(...filled);
+  const least = edges[last + 1] - 0.4;
+  const best = edges[first] + 0.4;
+  const base = y + height - 4;
+  const most = Math.max(...rows.flatMap((r) => [...r.bins.values()]));
+  const X = (db) => 4 + ((db - least) / (best - least)) * (W - 16);
+  const Y = (n) => base - (n / most) * (height - 18);
+  const bins = Array.from({ length: last - first + 1 }, (_, i) => last - i); // from the left
+  return { W, y, base, field, what, edges, rows, bins, least, best, most, X, Y };
+}
+
+function spreadFrame({ W, y, base, what, least, best, most, X }) {
+  const tick = (db) =>
+    line(X(db), base, X(db), base + 4, "axis") + text(X(db), base + 16, minus(String(db)), "soft mid");
+  return (
     text(0, y - 2, `SQNR of ${what}, dB`, "label") +
-    text(W - 8, y - 2, `tallest ${int(most)}; dashed: the tensor`, "soft end");
-  for (const db of ticks(least, best, 8))
-    out += line(X(db), base, X(db), base + 4, "axis") + text(X(db), base + 16, minus(String(db)), "soft mid");
-  out += line(left, base, W - 8, base, "axis");
-  for (const r of rows) {
-    let path = `M${X(edges[last]).toFixed(1)},${base}`;
-    for (let b = last - 1; b >= first; b--) path += `V${Y(r.bins.get(b) || 0).toFixed(1)}H${X(edges[b]).toFixed(1)}`;
-    out += tag("path", {
-      d: path + `V${base}`,
-      class: `steps ${r.side}`,
-      "data-side": r.side,
-      "data-field": field,
-      "data-counts": JSON.stringify(r.stats[field]),
-    });
-    const x = X(num(r.stats.sqnr_db));
-    if (x >= left && x <= W) out += line(x, base, x, y + 8, `mean ${r.side}`);
-  }
-  const stops = [];
-  for (let b = last - 1; b >= first; b--) {
-    const x = (X(edges[b]) + X(edges[b + 1])) / 2,
-      said =
-        `${fixed(edges[b + 1], 1)} to ${fixed(edges[b], 1)} dB:  ` +
-        rows.map((r) => `${r.side.toUpperCase()} ${int(r.bins.get(b) || 0)}`).join(",  ") +
-        ` ${what}`,
-      w = 12 + said.length * 6;
-    const bx = clamp(x - w / 2, 0, W - w);
-    stops.push({
-      x,
-      low: base + 20,
-      high: y - 8,
-      tip: () => ({
-        said,
-        svg:
-          line(x, y + 8, x, base, "hair") +
-          tag("g", { class: "tip" }, rect(bx, y - 16, w, 20, "", { rx: 3 }) + text(bx + 7, y - 2, said)),
-      }),
-    });
-  }
-  return { out, stops };
+    text(W - 8, y - 2, `tallest ${int(most)}; dashed: the tensor`, "soft end") +
+    ticks(least, best, 8).map(tick).join("") +
+    line(0, base, W - 8, base, "axis")
+  );
+}
+
+function spreadSteps({ W, y, base, field, edges, bins, X, Y }, { side, stats, bins: counted }) {
+  const steps = bins.map((bin) => `V${Y(counted.get(bin) || 0).toFixed(1)}H${X(edges[bin]).toFixed(1)}`);
+  const path = tag("path", {
+    d: `M${X(edges[bins[0] + 1]).toFixed(1)},${base}${steps.join("")}V${base}`,
+    class: `steps ${side}`,
+    "data-side": side,
+    "data-field": field,
+    "data-counts": JSON.stringify(stats[field]),
+  });
+  const x = X(num(stats.sqnr_db)); // of the tensor
+  return x >= 0 && x <= W ? path + line(x, base, x, y + 8, `mean ${side}`) : path;
+}
+
+function spreadTip({ W, y, base, what, edges, rows }, bin, x) {
+  const counted = rows.map((r) => `${r.side.toUpperCase()} ${int(r.bins.get(bin) || 0)}`).join(",  ");
+  const said = `${fixed(edges[bin + 1], 1)} to ${fixed(edges[bin], 1)} dB:  ${counted} ${what}`;
+  const width = 12 + said.length * 6;
+  const left = clamp(x - width / 2, 0, W - width);
+  return {
+    said,
+    svg: line(x, y + 8, x, base, "hair") + tip(left, y - 16, width, 20, text(left + 7, y - 2, said)),
+  };
 }

@@ -1,156 +1,199 @@
 // A against B on an axis of block scales, the codes of E4M3. A above, B below; solid chose 6, hollow chose 4.
+
+const SCALE_BOX = { left: 52, right: 14, top: 42, band: 22 }; // margins, and the band between A and B for the axis
+const DECADES = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
+
 function drawScales(c, W, H) {
-  const { catalog, sides, scale, span } = c;
-  const left = 52,
-    right = 14,
-    top = 42,
-    band = 22,
-    mid = H / 2,
-    reach = mid - band / 2 - top;
-  const rows = sides.map((s) => ({ ...s, six: counts(s.stats.six), four: counts(s.stats.four) }));
-  const used = [...new Set(rows.flatMap((r) => [...r.six, ...r.four].filter(([, n]) => n).map(([byte]) => byte)))].sort(
-    (p, q) => p - q,
-  );
-  const value = catalog.e4m3,
-    log = (v) => Math.log2(v);
-  const lowest = used.find((b) => b > 0) || 1;
-  const low = span === "full" ? log(value[1]) - 0.5 : Math.floor(log(value[lowest]) - 0.1),
-    high = log(value[126]) + 0.12;
-  const zero = span === "full" || used[0] === 0 ? 22 : 0; // a slot of its own for the scale 0, off the logarithmic axis
-  const X = (v) => left + zero + ((log(v) - low) / (high - low)) * (W - left - right - zero);
-  const edges = value.map(
-    (v, b) => b && [X(Math.sqrt(v * value[Math.max(b - 1, 1)])), X(Math.sqrt(v * value[Math.min(b + 1, 126)]))],
-  );
-  edges[0] = [left + 3, left + zero - 7];
-  edges[1][0] = 2 * X(value[1]) - edges[1][1];
-  edges[126][1] = 2 * X(448) - edges[126][0];
-  const most = Math.max(1, ...rows.flatMap((r) => [...r.six.values(), ...r.four.values()]));
-  const marks =
-    scale === "log"
-      ? [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8].filter((v) => v <= most * 1.3)
-      : ticks(0, most, 3).filter((v) => v % 1 === 0);
-  const Y =
-    scale === "log"
-      ? (n) => (n ? (reach * Math.log10(n * 2)) / Math.log10(most * 2.2) : 0)
-      : (n) => (reach * n) / (most * 1.04);
-  let out = "";
-  if (X(value[8]) > left + zero) {
-    const from = Math.max(left + zero, edges[1][0]),
-      to = edges[8][0];
-    out +=
-      rect(from, top - 14, to - from, 2 * (mid - top + 14), "shade") +
-      text((from + to) / 2, top - 1, to - from > 70 ? "subnormal" : "", "soft mid");
-  } else
-    out += text(
-      left,
-      top - 28,
-      `← subnormal below 2⁻⁶: A ${int(rows[0].stats.rates.scale_subnormal[1])}, B ${int(rows[1].stats.rates.scale_subnormal[1])} blocks`,
-      "soft",
-    );
-  for (const [i, r] of rows.entries()) {
-    const sign = i ? 1 : -1,
-      base = mid + (sign * band) / 2;
-    for (const v of marks) {
-      const y = base + sign * Y(v);
-      out +=
-        (v ? line(left, y, W - right, y, "grid") : "") +
-        text(left - 7, y + 3.5, v >= 1e4 ? short(v / 1e3) + "k" : int(v), "soft end");
-    }
-    const far = base + sign * reach,
-      ceiling = r.entry.settings.e4m3_max,
-      x = X(ceiling),
-      limit = X(catalog.four_limit),
-      outer = far + sign * 18;
-    const end = x > limit ? outer : far,
-      anchor = x > left + 150 ? "end" : ""; // what is to the right is named further out
-    if (x > left)
-      out +=
-        line(x, base, x, end, `ceiling ${r.side}`, { "data-side": r.side, "data-ceiling": ceiling }) +
-        tag("path", {
-          d: `M${x.toFixed(1)},${(end + sign * 4).toFixed(1)}l4,${sign * 8}h-8z`,
-          class: `six ${r.side}`,
-        }) +
-        text(x + (anchor ? -8 : 8), end + 4 + sign * 8, `ceiling ${short(ceiling)}`, `${r.side}-ink ${anchor}`);
-    if (r.entry.settings.four_over_six) {
-      const stop = x > limit ? far : outer,
-        named = !i || !rows[0].entry.settings.four_over_six;
-      out +=
-        line(limit, base, limit, stop + sign * 12, "limit") +
-        (named
-          ? text(limit - 5, stop + 4 + sign * 8, `above ${fixed(catalog.four_limit)} a 4 saturates`, "soft end")
-          : "");
-    }
-    out += line(left, base, W - right, base, "axis");
-    for (const byte of used) {
-      const six = r.six.get(byte) || 0,
-        four = r.four.get(byte) || 0;
-      if (!six && !four) continue;
-      const [x0, x1] = edges[byte],
-        w = Math.max(1.2, x1 - x0 - 1),
-        at = (n) => (sign < 0 ? base - Y(n) : base);
-      const inset = four ? w * 0.17 : 0;
-      out += tag(
-        "g",
-        { "data-side": r.side, "data-byte": byte, "data-value": value[byte], "data-six": six, "data-four": four },
-        (four ? rect(x0 + 0.5, at(four), w, Y(four), `four ${r.side}`) : "") +
-          (six ? rect(x0 + 0.5 + inset, at(six), w - 2 * inset, Y(six), `six ${r.side}`) : ""),
-      );
-    }
-    out += text(left - 44, mid + sign * (reach / 2 + band / 2) + 5, r.side.toUpperCase(), `letter ${r.side}-ink`);
-  }
-  for (let p = -9; p <= 8; p++) {
-    const x = X(2 ** p),
-      dense = (W - left) / (high - low) > 38;
-    if (x > left + zero - 1 && (dense || p % 2))
-      out += text(
-        x,
-        mid + 4,
-        p < -3 ? `2${"⁻"}${"⁰¹²³⁴⁵⁶⁷⁸⁹"[-p]}` : p < 0 ? short(2 ** p, 3) : String(2 ** p),
-        "soft mid",
-      );
-  }
-  if (zero) out += text(left + zero / 2 - 2, mid + 4, "0", "soft mid");
-  out += `<g class="cursor"></g>`;
-  const label =
-    `Block scales of ${c.tensor}: ` +
-    rows
-      .map(
-        (r) =>
-          `${r.side.toUpperCase()} ${r.name}, ${int(r.stats.rates.four_rate[1])} of ${int(r.stats.rates.four_rate[2])} blocks chose 4`,
-      )
-      .join("; ");
-  const point = (byte) => {
-    const [x0, x1] = edges[byte],
-      x = (x0 + x1) / 2,
-      flip = x > W - 220;
-    const lines = [
-      `${short(value[byte], 5)}  ·  byte ${hex(byte)}`,
-      ...rows.map(
-        (r) =>
-          `${r.side.toUpperCase()}  ${int(r.six.get(byte) || 0)} to 6` +
-          (r.entry.settings.four_over_six ? `, ${int(r.four.get(byte) || 0)} to 4` : ""),
-      ),
-    ];
-    const w = 12 + 6.4 * Math.max(...lines.map((l) => l.length)),
-      bx = flip ? x - w - 8 : x + 8,
-      by = top - 6;
-    return {
-      said: lines.join("; "),
-      svg:
-        line(x, top - 8, x, H - top + 8, "hair") +
-        tag(
-          "g",
-          { class: "tip" },
-          rect(bx, by, w, 54, "", { rx: 3 }) +
-            lines.map((l, i) => text(bx + 7, by + 15 + i * 16, l, i ? `${SIDES[i - 1]}-ink` : "strong")).join(""),
-        ),
-    };
+  const plot = scalePlot(c, W, H);
+  const { rows, used, edges } = plot;
+  const middleOf = (byte) => (edges[byte][0] + edges[byte][1]) / 2;
+  return {
+    out: subnormals(plot) + rows.map((_, i) => scaleRow(plot, i)).join("") + scaleLabels(plot) + CURSOR,
+    label: `Block scales of ${c.tensor}: ${rows.map(choicesOf).join("; ")}`,
+    stops: used,
+    point: (byte) => scaleTip(plot, byte, middleOf(byte)),
+    at: (x) => nearest(used, (byte) => Math.abs(middleOf(byte) - x)),
   };
-  const near = (x) =>
-    used.reduce(
-      (best, b) =>
-        Math.abs((edges[b][0] + edges[b][1]) / 2 - x) < Math.abs((edges[best][0] + edges[best][1]) / 2 - x) ? b : best,
-      used[0],
-    );
-  return { out, label, stops: used, point, at: (x) => near(x) };
+}
+
+// Where everything goes.
+function scalePlot(c, W, H) {
+  const rows = c.sides.map((s) => ({ ...s, six: counts(s.stats.six), four: counts(s.stats.four) }));
+  const used = usedBytes(rows);
+  const middle = H / 2;
+  const reach = middle - SCALE_BOX.band / 2 - SCALE_BOX.top;
+  const x = scaleAxis(c, used, W);
+  const y = countAxis(c.scale, rows, reach);
+  return { catalog: c.catalog, rows, used, W, H, middle, reach, ...x, ...y };
+}
+
+function usedBytes(rows) {
+  const counted = rows.flatMap((r) => [...r.six, ...r.four]).filter(([, n]) => n);
+  return [...new Set(counted.map(([byte]) => byte))].sort((p, q) => p - q);
+}
+
+// Scales go on a logarithmic axis; the scale 0 has a slot of its own to the left of it.
+function scaleAxis({ catalog, span }, used, W) {
+  const { left, right } = SCALE_BOX;
+  const value = catalog.e4m3;
+  const lowest = used.find((byte) => byte > 0) || 1;
+  const low = span === "full" ? Math.log2(value[1]) - 0.5 : Math.floor(Math.log2(value[lowest]) - 0.1);
+  const high = Math.log2(value[126]) + 0.12;
+  const zero = span === "full" || used[0] === 0 ? 22 : 0;
+  const start = left + zero;
+  const X = (v) => start + ((Math.log2(v) - low) / (high - low)) * (W - left - right - zero);
+  return { X, zero, start, octave: (W - left) / (high - low), edges: barEdges(value, X, start) };
+}
+
+// Each byte's bar goes half way to its neighbours.
+function barEdges(value, X, start) {
+  const between = (p, q) => X(Math.sqrt(value[p] * value[q]));
+  const edges = value.map((_, byte) => [between(byte, Math.max(byte - 1, 1)), between(byte, Math.min(byte + 1, 126))]);
+  edges[0] = [SCALE_BOX.left + 3, start - 7];
+  edges[1][0] = 2 * X(value[1]) - edges[1][1];
+  edges[126][1] = 2 * X(value[126]) - edges[126][0];
+  return edges;
+}
+
+// `marks` are the counts that get a line, Y(n) is how far from the base a count reaches.
+function countAxis(scale, rows, reach) {
+  const most = Math.max(1, ...rows.flatMap((r) => [...r.six.values(), ...r.four.values()]));
+  if (scale === "log") {
+    const whole = Math.log10(most * 2.2);
+    return {
+      marks: DECADES.filter((v) => v <= most * 1.3),
+      Y: (n) => (n ? (reach * Math.log10(n * 2)) / whole : 0),
+    };
+  }
+  return { marks: ticks(0, most, 3).filter(Number.isInteger), Y: (n) => (reach * n) / (most * 1.04) };
+}
+
+// A shade behind the subnormal scales; where they are off the axis, how many blocks have one.
+function subnormals({ catalog, rows, X, start, edges, middle }) {
+  const { left, top } = SCALE_BOX;
+  if (X(catalog.e4m3[8]) <= start) {
+    const [a, b] = rows.map((r) => int(r.stats.rates.scale_subnormal[1]));
+    return text(left, top - 28, `← subnormal below 2⁻⁶: A ${a}, B ${b} blocks`, "soft");
+  }
+  const from = Math.max(start, edges[1][0]);
+  const to = edges[8][0];
+  return (
+    rect(from, top - 14, to - from, 2 * (middle - top + 14), "shade") +
+    text((from + to) / 2, top - 1, to - from > 70 ? "subnormal" : "", "soft mid")
+  );
+}
+
+// One recipe's half: A's grows upwards (sign -1), B's downwards.
+function scaleRow(plot, i) {
+  const { rows, W, middle, reach, used } = plot;
+  const { left, right, band } = SCALE_BOX;
+  const row = rows[i];
+  const sign = i ? 1 : -1;
+  const base = middle + (sign * band) / 2;
+  const far = base + sign * reach;
+  const half = { row, sign, base, far, outer: far + sign * 18 };
+  const namesLimit = !i || !rows[0].entry.settings.four_over_six; // once is enough
+  return (
+    countLines(plot, half) +
+    ceilingMark(plot, half) +
+    limitMark(plot, half, namesLimit) +
+    line(left, base, W - right, base, "axis") +
+    used.map((byte) => scaleBar(plot, half, byte)).join("") +
+    text(left - 44, middle + sign * (reach / 2 + band / 2) + 5, row.side.toUpperCase(), `letter ${row.side}-ink`)
+  );
+}
+
+function countLines({ marks, Y, W }, { sign, base }) {
+  const { left, right } = SCALE_BOX;
+  const one = (v) => {
+    const y = base + sign * Y(v);
+    const shown = v >= 1e4 ? short(v / 1e3) + "k" : int(v);
+    return (v ? line(left, y, W - right, y, "grid") : "") + text(left - 7, y + 3.5, shown, "soft end");
+  };
+  return marks.map(one).join("");
+}
+
+// What is to the right is named further out: the ceiling, or the limit above which no block can choose 4.
+const ceilingIsOuter = ({ X, catalog }, { row }) => X(row.entry.settings.e4m3_max) > X(catalog.four_limit);
+
+function ceilingMark(plot, half) {
+  const { sign, base, far, outer, row } = half;
+  const { left } = SCALE_BOX;
+  const ceiling = row.entry.settings.e4m3_max;
+  const x = plot.X(ceiling);
+  if (x <= left) return "";
+  const end = ceilingIsOuter(plot, half) ? outer : far;
+  const anchor = x > left + 150 ? "end" : "";
+  const arrow = `M${x.toFixed(1)},${(end + sign * 4).toFixed(1)}l4,${sign * 8}h-8z`;
+  return (
+    line(x, base, x, end, `ceiling ${row.side}`, { "data-side": row.side, "data-ceiling": ceiling }) +
+    tag("path", { d: arrow, class: `six ${row.side}` }) +
+    text(x + (anchor ? -8 : 8), end + 4 + sign * 8, `ceiling ${short(ceiling)}`, `${row.side}-ink ${anchor}`)
+  );
+}
+
+function limitMark(plot, half, named) {
+  const { sign, base, far, outer, row } = half;
+  if (!row.entry.settings.four_over_six) return "";
+  const limit = plot.catalog.four_limit;
+  const x = plot.X(limit);
+  const stop = ceilingIsOuter(plot, half) ? far : outer;
+  const mark = line(x, base, x, stop + sign * 12, "limit");
+  if (!named) return mark;
+  return mark + text(x - 5, stop + 4 + sign * 8, `above ${fixed(limit)} a 4 saturates`, "soft end");
+}
+
+// How many blocks have this scale: those that chose 4 behind those that chose 6.
+function scaleBar({ catalog, edges, Y }, { row, sign, base }, byte) {
+  const six = row.six.get(byte) || 0;
+  const four = row.four.get(byte) || 0;
+  if (!six && !four) return "";
+  const { side } = row;
+  const [from, to] = edges[byte];
+  const x = from + 0.5;
+  const width = Math.max(1.2, to - from - 1);
+  const inset = four ? width * 0.17 : 0;
+  const top = (n) => (sign < 0 ? base - Y(n) : base);
+  const behind = four ? rect(x, top(four), width, Y(four), `four ${side}`) : "";
+  const before = six ? rect(x + inset, top(six), width - 2 * inset, Y(six), `six ${side}`) : "";
+  const at = { "data-side": side, "data-byte": byte, "data-value": catalog.e4m3[byte], "data-six": six };
+  return tag("g", { ...at, "data-four": four }, behind + before);
+}
+
+// Powers of 2 between A and B, every second one where there is little room
+function scaleLabels({ X, start, zero, octave, middle }) {
+  let out = "";
+  for (let power = -9; power <= 8; power++) {
+    const x = X(2 ** power);
+    if (x > start - 1 && (octave > 38 || power % 2)) out += text(x, middle + 4, powerOfTwo(power), "soft mid");
+  }
+  if (zero) out += text(SCALE_BOX.left + zero / 2 - 2, middle + 4, "0", "soft mid");
+  return out;
+}
+
+function powerOfTwo(power) {
+  if (power < -3) return `2⁻${"⁰¹²³⁴⁵⁶⁷⁸⁹"[-power]}`;
+  return power < 0 ? short(2 ** power, 3) : String(2 ** power);
+}
+
+function choicesOf({ side, name, stats }) {
+  const [, four, blocks] = stats.rates.four_rate;
+  return `${side.toUpperCase()} ${name}, ${int(four)} of ${int(blocks)} blocks chose 4`;
+}
+
+function scaleTip({ catalog, rows, W, H }, byte, x) {
+  const { top } = SCALE_BOX;
+  const countsOf = ({ side, entry, six, four }) => {
+    const toSix = `${side.toUpperCase()}  ${int(six.get(byte) || 0)} to 6`;
+    return entry.settings.four_over_six ? `${toSix}, ${int(four.get(byte) || 0)} to 4` : toSix;
+  };
+  const lines = [`${short(catalog.e4m3[byte], 5)}  ·  byte ${hex(byte)}`, ...rows.map(countsOf)];
+  const width = 12 + 6.4 * Math.max(...lines.map((l) => l.length));
+  const left = x > W - 220 ? x - width - 8 : x + 8;
+  const y = top - 6;
+  const written = lines.map((l, i) => text(left + 7, y + 15 + i * 16, l, i ? `${SIDES[i - 1]}-ink` : "strong"));
+  return {
+    said: lines.join("; "),
+    svg: line(x, top - 8, x, H - top + 8, "hair") + tip(left, y, width, 54, written.join("")),
+  };
 }

@@ -50,6 +50,9 @@ function ticks(low, high, wanted) {
   return found;
 }
 
+// What in a list is least far; the first of equals
+const nearest = (list, far) => list.reduce((best, v) => (far(v) < far(best) ? v : best), list[0]);
+
 // [first, counts...] back to index -> count
 const counts = (trimmed) => new Map(trimmed.slice(1).map((n, i) => [trimmed[0] + i, n]));
 
@@ -70,3 +73,8 @@ function dot(x, y, side, r) {
   const transform = `rotate(45 ${x.toFixed(2)} ${y.toFixed(2)})`;
   return rect(x - r * 0.85, y - r * 0.85, r * 1.7, r * 1.7, "dot b", { transform });
 }
+
+// What a box beside the pointer says, and the layer that it is drawn into
+const tip = (x, y, width, height, inner) =>
+  tag("g", { class: "tip" }, rect(x, y, width, height, "", { rx: 3 }) + inner);
+const CURSOR = '<g class="cursor"></g>';

@@ -1,4 +1,6 @@
 // All tensors, one column each: a lane for each number. Clicking goes there.
+
+// heading, and what the number is multiplied by
 const LANES = {
   sqnr_db: ["SQNR, dB", 1],
   gain: ["B − A, dB", 1],
@@ -8,132 +10,178 @@ const LANES = {
   element_clipped: ["element clipped, %", 100],
   element_flushed: ["element flushed, %", 100],
 };
+const LANE_GAP = 18;
+const LANES_LEFT = 128; // room for headings and numbers
+const LANES_RIGHT = 12;
+const ORDER_SAID = {
+  error: "ordered by A's SQNR, the worst first",
+  gain: "ordered by B − A, B's greatest loss first",
+};
+
+// `previous` is what this gave before: it is kept when no more than another tensor was chosen.
 function drawTensors(c, W, lanes, height, previous) {
-  const left = 128,
-    right = 12,
-    names = c.order,
-    n = names.length,
-    step = (W - left - right) / n,
-    X = (i) => left + (i + 0.5) * step,
-    gap = 18;
-  const H = lanes.length * (height + gap) + 20,
-    here = names.indexOf(c.tensor);
-  const frame = { left: X(here) - Math.max(step, 5) / 2, width: Math.max(step, 5), height: H - 18 };
+  const plot = tensorPlot(c, W, lanes, height);
+  const { names, X, step, H } = plot;
+  const wide = Math.max(step, 5);
+  const frame = { left: X(names.indexOf(c.tensor)) - wide / 2, width: wide, height: H - 18 };
   const key = [W, lanes, c.sort, ...c.sides.map((s) => s.name), c.version].join();
-  const label = `All ${n} tensors: SQNR under A and B; shown is ${c.tensor}. Arrow keys go to the next.`;
-  if (key === previous?.key) return { ...previous, frame, label }; // no more than another tensor was chosen
-  let out = "";
-  lanes.forEach((lane, k) => {
-    const [title, unit] = LANES[lane],
-      y0 = k * (height + gap) + 6,
-      column = c.catalog.summary_columns.indexOf(lane);
-    const value = (name, side) => {
-      const at = (s) => num(c.summaryOf(name, s.name)?.[lane === "gain" ? 0 : column]);
-      return lane === "gain" ? at(c.sides[1]) - at(c.sides[0]) : unit * at(side);
-    };
-    const all = names
-      .flatMap((name) => (lane === "gain" ? [value(name)] : c.sides.map((s) => value(name, s))))
-      .filter(Number.isFinite);
-    let low = Math.min(...all),
-      high = Math.max(...all);
-    if (lane !== "sqnr_db") [low, high] = [Math.min(0, low), Math.max(0, high)];
-    const nothing = all.length && low === 0 && high === 0;
-    if (!(high > low)) [low, high] = lane === "sqnr_db" && all.length ? [low - 0.5, high + 0.5] : [0, 1];
-    const Y = (v) => y0 + height - ((v - low) / (high - low)) * height,
-      r = clamp(step / 4, 1.2, 3.6);
-    out += text(0, y0 + height / 2 + 4, title, "label");
-    const digits = high - low >= 20 ? 0 : high - low >= 2 ? 1 : high - low >= 0.2 ? 2 : 3;
-    if (nothing) out += text(left + 4, y0 + height - 5, lane === "gain" ? "no difference" : "none", "soft");
-    const labels = nothing
-      ? []
-      : [high, low, 0].filter((v, i) => i < 2 || (low < 0 && high > 0 && Math.min(Y(0) - Y(high), Y(low) - Y(0)) > 11));
-    for (const v of all.length ? labels : [])
-      out += text(
-        left - 7,
-        Y(v) + 3.5,
-        v === 0 ? "0" : lane === "gain" ? signed(v, digits) : fixed(v, digits),
-        "soft end",
-      );
-    out +=
-      lane === "gain"
-        ? line(left, Y(0), W - right, Y(0), "axis")
-        : line(left, y0 + height, W - right, y0 + height, "grid");
-    if (!nothing)
-      names.forEach((name, i) => {
-        const [a, b] = c.sides.map((s) => value(name, s)),
-          x = X(i);
-        if (lane === "gain") {
-          if (Number.isFinite(a))
-            out += rect(
-              x - Math.max(step * 0.3, 0.6),
-              Math.min(Y(0), Y(a)),
-              Math.max(step * 0.6, 1.2),
-              Math.abs(Y(a) - Y(0)),
-              `bar ${a > 0 ? "b" : "a"}`,
-              { "data-tensor": name, "data-gain": a },
-            );
-          return;
-        }
-        if (Number.isFinite(a) && Number.isFinite(b)) out += line(x, Y(a), x, Y(b), "join");
-        [a, b].forEach((v, j) => {
-          if (Number.isFinite(v))
-            out += tag(
-              "g",
-              { "data-tensor": name, "data-lane": lane, "data-side": SIDES[j], "data-value": v / unit },
-              dot(x, Y(v), SIDES[j], r),
-            );
-        });
-      });
-  });
-  if (c.sort === "layer") {
-    // number the layers below, as many as fit
-    let at = -99;
-    const named = (m) => c.layerOf.get(m) ?? (step > 46 ? m : null); // without a layer: by name, where there is room
-    for (const [of, group] of groups(names, named)) {
-      const x = (X(names.indexOf(group[0])) + X(names.indexOf(group.at(-1)))) / 2,
-        room = Math.max(step * group.length, 30) / 6.4;
-      const whole =
-        of === null ? (group.length > 2 ? "others" : group[0].split(".").at(-1)) : String(of).split(".").at(-1);
-      const label = typeof of === "string" && whole.length > room ? whole.slice(0, room - 1) + "…" : whole;
-      const wide = 3.1 * label.length; // half its width
-      if (x - wide > at + 5 && label.length < Math.max(room, 9)) {
-        out += text(Math.min(x, W - wide), H - 4, label, "soft mid");
-        at = x + wide;
-      }
-    }
-    if (names.some((m) => c.layerOf.get(m) !== null)) out += text(left - 7, H - 4, "layer", "soft end");
-  } else
-    out += text(
-      left,
-      H - 4,
-      c.sort === "error" ? "ordered by A's SQNR, the worst first" : "ordered by B − A, B's greatest loss first",
-      "soft",
-    );
-  out += `<g class="cursor"></g>`;
-  const point = (i) => {
-    const s = c.sides.map((side) => c.summaryOf(names[i], side.name)?.[0]),
-      said =
-        names[i] +
-        (s[0] !== undefined ? `   A ${fixed(s[0])} dB` : "") +
-        (s[1] !== undefined ? `   B ${fixed(s[1])} dB` : "");
-    const w = 14 + said.length * 6.2,
-      bx = clamp(X(i) - w / 2, 0, W - w);
-    return {
-      said,
-      svg:
-        line(X(i), 0, X(i), H - 18, "hair") +
-        tag("g", { class: "tip" }, rect(bx, H - 19, w, 19, "", { rx: 3 }) + text(bx + 7, H - 5, said)),
-    };
-  };
+  const label = `All ${names.length} tensors: SQNR under A and B; shown is ${c.tensor}. Arrow keys go to the next.`;
+  if (key === previous?.key) return { ...previous, frame, label };
+  const drawn = lanes.map((lane, k) => tensorLane(plot, lane, k * (height + LANE_GAP) + 6));
   return {
     key,
     frame,
-    out,
+    out: drawn.join("") + (c.sort === "layer" ? layerLabels(plot) : orderLabel(plot)) + CURSOR,
     H,
     label,
     stops: names.map((_, i) => i),
-    point,
-    at: (x) => clamp(Math.floor((x - left) / step), 0, n - 1),
+    point: (i) => tensorTip(plot, i),
+    at: (x) => clamp(Math.floor((x - LANES_LEFT) / step), 0, names.length - 1),
   };
 }
-const groups = (list, key) => list.reduce((m, v) => m.set(key(v), [...(m.get(key(v)) || []), v]), new Map());
+
+// Where everything goes.
+function tensorPlot(c, W, lanes, height) {
+  const names = c.order;
+  const step = (W - LANES_LEFT - LANES_RIGHT) / names.length;
+  const X = (i) => LANES_LEFT + (i + 0.5) * step;
+  return { c, W, names, step, X, height, H: lanes.length * (height + LANE_GAP) + 20 };
+}
+
+// One number of all tensors, from y down.
+function tensorLane(plot, lane, y) {
+  const { W, height } = plot;
+  const scale = laneScale(plot, lane, y);
+  const bottom = lane === "gain" ? scale.Y(0) : y + height;
+  return (
+    text(0, y + height / 2 + 4, LANES[lane][0], "label") +
+    laneNumbers(plot, lane, y, scale) +
+    line(LANES_LEFT, bottom, W - LANES_RIGHT, bottom, lane === "gain" ? "axis" : "grid") +
+    (scale.nothing ? "" : laneMarks(plot, lane, scale))
+  );
+}
+
+// What a lane shows of each tensor: [B − A], or [A, B] in the lane's unit.
+function laneValues({ c, names }, lane) {
+  const [a, b] = c.sides.map((s) => s.name);
+  const column = lane === "gain" ? 0 : c.catalog.summary_columns.indexOf(lane);
+  const unit = LANES[lane][1];
+  const stored = (name, recipe) => num(c.summaryOf(name, recipe)?.[column]);
+  if (lane === "gain") return names.map((name) => [stored(name, b) - stored(name, a)]);
+  return names.map((name) => [unit * stored(name, a), unit * stored(name, b)]);
+}
+
+function laneScale(plot, lane, y) {
+  const { height } = plot;
+  const values = laneValues(plot, lane);
+  const all = values.flat().filter(Number.isFinite);
+  const [low, high, nothing] = laneRange(lane, all);
+  const Y = (v) => y + height - ((v - low) / (high - low)) * height;
+  return { values, low, high, nothing, empty: !all.length, Y };
+}
+
+// From where to where, and whether all are 0. Only SQNR may leave 0 out.
+function laneRange(lane, all) {
+  const least = Math.min(...all);
+  const most = Math.max(...all);
+  const around = lane === "sqnr_db" ? [least, most] : [Math.min(0, least), Math.max(0, most)];
+  const nothing = all.length > 0 && around[0] === 0 && around[1] === 0;
+  if (around[1] > around[0]) return [...around, nothing];
+  const flat = lane === "sqnr_db" && all.length ? [least - 0.5, most + 0.5] : [0, 1];
+  return [...flat, nothing];
+}
+
+// The lane's ends, and 0 where it is clear of both
+function laneNumbers({ height }, lane, y, { low, high, nothing, empty, Y }) {
+  if (nothing) return text(LANES_LEFT + 4, y + height - 5, lane === "gain" ? "no difference" : "none", "soft");
+  if (empty) return "";
+  const inside = low < 0 && high > 0 && Math.min(Y(0) - Y(high), Y(low) - Y(0)) > 11;
+  const shown = lane === "gain" ? signed : fixed;
+  const digits = digitsFor(high - low);
+  const one = (v) => text(LANES_LEFT - 7, Y(v) + 3.5, v === 0 ? "0" : shown(v, digits), "soft end");
+  return [high, low, ...(inside ? [0] : [])].map(one).join("");
+}
+
+function digitsFor(span) {
+  if (span >= 20) return 0;
+  if (span >= 2) return 1;
+  return span >= 0.2 ? 2 : 3;
+}
+
+function laneMarks(plot, lane, scale) {
+  const mark = lane === "gain" ? gainBar : sidesMark;
+  return plot.names.map((name, i) => mark(plot, lane, scale, name, plot.X(i), scale.values[i])).join("");
+}
+
+// A bar from 0: upwards where B is better.
+function gainBar({ step }, lane, { Y }, name, x, [gain]) {
+  if (!Number.isFinite(gain)) return "";
+  const top = Math.min(Y(0), Y(gain));
+  const at = { "data-tensor": name, "data-gain": gain };
+  const half = Math.max(step * 0.3, 0.6);
+  return rect(x - half, top, Math.max(step * 0.6, 1.2), Math.abs(Y(gain) - Y(0)), `bar ${gain > 0 ? "b" : "a"}`, at);
+}
+
+// A's disc and B's diamond, joined
+function sidesMark({ step }, lane, { Y }, name, x, values) {
+  const r = clamp(step / 4, 1.2, 3.6);
+  let out = values.every(Number.isFinite) ? line(x, Y(values[0]), x, Y(values[1]), "join") : "";
+  values.forEach((v, i) => {
+    if (!Number.isFinite(v)) return;
+    const at = { "data-tensor": name, "data-lane": lane, "data-side": SIDES[i], "data-value": v / LANES[lane][1] };
+    out += tag("g", at, dot(x, Y(v), SIDES[i], r));
+  });
+  return out;
+}
+
+const orderLabel = ({ c, H }) => text(LANES_LEFT, H - 4, ORDER_SAID[c.sort], "soft");
+
+// Layers are numbered below, as many as fit. What has no layer goes by its name, where there is room.
+function layerLabels({ c, W, names, step, X, H }) {
+  let out = "";
+  let end = -99; // of the label before
+  const layerOrName = (name) => c.layerOf.get(name) ?? (step > 46 ? name : null);
+  for (const [of, group] of groups(names, layerOrName)) {
+    const x = (X(names.indexOf(group[0])) + X(names.indexOf(group.at(-1)))) / 2;
+    const room = Math.max(step * group.length, 30) / 6.4; // in characters
+    const label = groupLabel(of, group, room);
+    const half = 3.1 * label.length; // its width
+    if (x - half <= end + 5 || label.length >= Math.max(room, 9)) continue;
+    out += text(Math.min(x, W - half), H - 4, label, "soft mid");
+    end = x + half;
+  }
+  const numbered = names.some((name) => c.layerOf.get(name) !== null);
+  return numbered ? out + text(LANES_LEFT - 7, H - 4, "layer", "soft end") : out;
+}
+
+const lastPart = (name) => name.split(".").at(-1);
+
+function groupLabel(of, group, room) {
+  if (of === null) return group.length > 2 ? "others" : lastPart(group[0]);
+  const whole = lastPart(String(of));
+  return typeof of === "string" && whole.length > room ? whole.slice(0, room - 1) + "…" : whole;
+}
+
+function groups(list, key) {
+  const found = new Map();
+  for (const v of list) {
+    const k = key(v);
+    if (found.has(k)) found.get(k).push(v);
+    else found.set(k, [v]);
+  }
+  return found;
+}
+
+function tensorTip({ c, W, names, X, H }, i) {
+  const shown = c.sides.map(({ side, name }) => {
+    const db = c.summaryOf(names[i], name)?.[0];
+    return db === undefined ? "" : `   ${side.toUpperCase()} ${fixed(db)} dB`;
+  });
+  const said = names[i] + shown.join("");
+  const width = 14 + said.length * 6.2;
+  const left = clamp(X(i) - width / 2, 0, W - width);
+  return {
+    said,
+    svg: line(X(i), 0, X(i), H - 18, "hair") + tip(left, H - 19, width, 19, text(left + 7, H - 5, said)),
+  };
+}
