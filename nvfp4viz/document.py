@@ -35,8 +35,9 @@ def asset(name: str) -> str:
 
 def explorer_module() -> str:
     """The explorer's files as one ES module, since neither a widget nor an offline page can import one beside it."""
-    files = ("svg", "scales", "clipping", "error", "tensors", "block", "knowledge", "skeleton", "explorer")
-    return "\n".join(asset(f"{name}.js") for name in files)
+    drawing = ("svg", "scales", "clipping", "error", "tensors", "block")
+    parts = ("knowledge", "skeleton", "page", "dials", "list", "microscope", "pictures", "controls")
+    return "\n".join(asset(f"{name}.js") for name in (*drawing, *parts, "explorer", "mount"))
 
 
 def figure(ax, caption: str) -> str:
