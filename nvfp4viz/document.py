@@ -56,7 +56,7 @@ def figure(ax, caption: str) -> str:
 def table(columns: dict[str, tuple[str, str]]) -> str:
     """The frame of a table whose rows the page's script fills in, sorts and filters.
 
-    Args: columns: name in the CSV -> (heading, kind); kinds are those of `show` in report.js.
+    Args: columns: name in the CSV -> (heading, kind); kinds are those of `SHOW` in report.js.
     """
     head = "".join(
         f'<th scope="col" data-name="{name}" data-kind="{kind}"><button>{text(title)}</button></th>'
