@@ -35,8 +35,9 @@ def asset(name: str) -> str:
 
 def explorer_module() -> str:
     """The explorer's files as one ES module, since neither a widget nor an offline page can import one beside it."""
-    files = ("svg", "scales", "clipping", "error", "tensors", "block", "knowledge", "skeleton", "explorer")
-    return "\n".join(asset(f"{name}.js") for name in files)
+    drawing = ("svg", "scales", "clipping", "error", "tensors", "block")
+    parts = ("knowledge", "skeleton", "page", "dials", "list", "microscope", "pictures", "controls")
+    return "\n".join(asset(f"{name}.js") for name in (*drawing, *parts, "explorer", "mount"))
 
 
 def figure(ax, caption: str) -> str:
@@ -55,7 +56,7 @@ def figure(ax, caption: str) -> str:
 def table(columns: dict[str, tuple[str, str]]) -> str:
     """The frame of a table whose rows the page's script fills in, sorts and filters.
 
-    Args: columns: name in the CSV -> (heading, kind); kinds are those of `show` in report.js.
+    Args: columns: name in the CSV -> (heading, kind); kinds are those of `SHOW` in report.js.
     """
     head = "".join(
         f'<th scope="col" data-name="{name}" data-kind="{kind}"><button>{text(title)}</button></th>'

@@ -9,6 +9,7 @@ function drawScales(c, W, H) {
   const middleOf = (byte) => (edges[byte][0] + edges[byte][1]) / 2;
   return {
     out: subnormals(plot) + rows.map((_, i) => scaleRow(plot, i)).join("") + scaleLabels(plot) + CURSOR,
+    H,
     label: `Block scales of ${c.tensor}: ${rows.map(choicesOf).join("; ")}`,
     stops: used,
     point: (byte) => scaleTip(plot, byte, middleOf(byte)),

@@ -60,7 +60,8 @@ function skeleton(uid, catalog) {
   const tabs = Object.entries(VIEWS).map(([view, shown]) => `<button role="tab" data-view="${view}">${shown}</button>`);
   const axis = radios(`${uid}-scale`, "count axis", Object.entries(AXES), 'data-trait="scale"');
   const span = radios(`${uid}-span`, "scales shown", Object.entries(SPANS), 'data-trait="span"');
-  const under = radios(`${uid}-under`, "recipe that ranks", [["a", "A"], ["b", "B"]], 'data-trait="under"'); // prettier-ignore
+  const letters = SIDES.map((side) => [side, side.toUpperCase()]);
+  const under = radios(`${uid}-under`, "recipe that ranks", letters, 'data-trait="under"');
   const legend = "blocks by their E4M3 scale; solid mapped their largest value to 6, hollow to 4";
   return `
 <div class="top">

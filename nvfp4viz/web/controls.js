@@ -1,0 +1,49 @@
+// What the controls do: dials, lists, tabs and the microscope's bench.
+
+const BLOCK_FOLLOWS = ["tensor", "rule", "under"]; // with another of these the block is picked anew
+
+function listenToControls(page, dials, list, microscope) {
+  page.root.addEventListener("input", ({ target }) => dragged(target, page, dials, list, microscope));
+  page.root.addEventListener("change", ({ target }) => changed(target, page, dials));
+  page.root.addEventListener("click", ({ target }) => pressed(target.closest("button"), page, microscope));
+  page.one(".tabs").addEventListener("keydown", (event) => tabKey(event, page));
+}
+
+function dragged(at, page, dials, list, microscope) {
+  if (at.dataset.slider) dials.turn(at.dataset.slider, { e4m3_max: page.get("catalog").e4m3[at.value] });
+  else if (at.matches(".value-slider")) microscope.change(Number(at.value));
+  else if (at.matches(".filter")) list.show();
+}
+
+function changed(at, page, dials) {
+  if (at.matches("[type=range]")) return; // "input" came before, and what it was told stays
+  page.notice = "";
+  const { dial, setting, trait } = at.dataset;
+  if (dial) dials.turnTo(dial, setting, at.value);
+  else if (trait) page.set({ [trait]: at.value, ...(BLOCK_FOLLOWS.includes(trait) ? { block: [] } : {}) });
+  else if (at.matches(".at")) page.set({ block: typedBlock(page) });
+}
+
+function typedBlock(page) {
+  const [token, column] = [".at-token", ".at-column"].map((selector) => Number(page.one(selector).value));
+  return [token, Math.floor(column / 16)];
+}
+
+function pressed(button, page, microscope) {
+  if (!button) return;
+  const { view, step } = button.dataset;
+  if (view) page.set({ view });
+  else if (step) microscope.step(Number(step));
+  else if (button.matches(".reset")) microscope.reset();
+}
+
+// The arrows go round the tabs.
+function tabKey(event, page) {
+  const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!by) return;
+  const names = Object.keys(VIEWS);
+  page.set({ view: names[(names.indexOf(page.get("view")) + by + names.length) % names.length] });
+  page.later();
+  queueMicrotask(() => page.one(`button[data-view="${page.get("view")}"]`).focus()); // once it is drawn
+  event.preventDefault();
+}

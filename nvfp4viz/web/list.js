@@ -1,0 +1,89 @@
+// The list of tensors and its order.
+
+class TensorList {
+  ranked = null; // what depends on all tensors, and not on which is shown
+  listed = ""; // what the list was made for
+
+  constructor(page, know) {
+    this.page = page;
+    this.know = know;
+  }
+
+  // Order, gains and what is lacking, made anew when recipes, order or knowledge change.
+  ranking() {
+    const { page, know } = this;
+    const [a, b] = SIDES.map((side) => page.get(`recipe_${side}`));
+    const key = [know.version, a, b, page.get("sort")].join();
+    if (this.ranked?.key !== key)
+      this.ranked = { key, ...rank(page.get("catalog").tensors, know, a, b, page.get("sort")) };
+    return this.ranked;
+  }
+
+  // Make the list anew if it changed, and choose what is shown.
+  show() {
+    const { page, know } = this;
+    const here = page.get("tensor");
+    const filter = page.one(".filter").value;
+    const recipes = SIDES.map((side) => page.get(`recipe_${side}`));
+    const key = [filter, page.get("sort"), ...recipes, know.version, filter && here].join();
+    if (key !== this.listed) {
+      this.listed = key;
+      this.fill(filter, here);
+    }
+    page.one(".tensor").value = here;
+  }
+
+  fill(filter, here) {
+    const { page } = this;
+    const { order } = this.ranking();
+    const wanted = filter.toLowerCase().split(/\s+/);
+    const names = order.filter((t) => t === here || wanted.every((w) => t.toLowerCase().includes(w)));
+    const select = page.one(".tensor");
+    select.innerHTML = this.optionsOf(names);
+    // a width of its own: a select without one measures all its options anew whenever another is chosen
+    select.style.width = `${clamp(Math.max(...order.map((t) => t.length)) + 12, 16, 52)}ch`;
+    const all = int(order.length);
+    page.write(".matches", names.length < order.length ? `${names.length} of ${all}` : `${all} tensors`);
+  }
+
+  // Each tensor with A's SQNR
+  optionsOf(names) {
+    const recipe = this.page.get("recipe_a");
+    const skipped = new Map(this.page.get("catalog").tensors.map((t) => [t.name, t.skipped]));
+    const one = (name) => {
+      const summary = this.know.summary.get(`${name}|${recipe}`);
+      let beside = summary ? ` · ${fixed(summary[0], 1)} dB` : "";
+      if (skipped.get(name)) beside = " (skipped)";
+      return `<option value="${esc(name)}">${esc(name)}${beside}</option>`;
+    };
+    return names.map(one).join("");
+  }
+}
+
+function rank(tensors, know, a, b, sort) {
+  const summaryOf = (tensor, recipe) => know.summary.get(`${tensor}|${recipe}`);
+  const db = (tensor, recipe) => num(summaryOf(tensor, recipe)?.[0]);
+  const gain = (tensor) => db(tensor, b) - db(tensor, a);
+  const names = tensors.map((t) => t.name);
+  const by = { error: (tensor) => db(tensor, a), gain }[sort];
+  const gains = names.map(gain).filter(Number.isFinite);
+  return {
+    summaryOf,
+    order: by ? ordered(names, by) : names,
+    lacking: [a, b].filter((recipe) => names.some((tensor) => !summaryOf(tensor, recipe))),
+    gains: gains.length,
+    better: gains.filter((g) => g > 0).length,
+    worse: gains.filter((g) => g < 0).length,
+    layerOf: new Map(tensors.map((t) => [t.name, t.layer])),
+  };
+}
+
+// The least first, what has no number last
+function ordered(names, by) {
+  const numbered = names.map((name) => {
+    const v = by(name) ?? NaN;
+    return [Number.isNaN(v) ? Infinity : v, name];
+  });
+  numbered.sort(([p], [q]) => (p === q ? 0 : p - q)); // Infinity - Infinity is no number
+  return numbered.map(([, name]) => name);
+}

@@ -1,0 +1,164 @@
+// The microscope: which block lies under it, and one value of it that can be changed.
+
+class Microscope {
+  column = 0; // the value that is chosen
+  values = null; // the block's 16, when one was changed
+  of = ""; // the block that they belong to
+  asked = ""; // the last question about changed values
+  look = null; // what was drawn last
+
+  constructor(page, know) {
+    this.page = page;
+    this.know = know;
+  }
+
+  // Blocks worth a look, by the rule that was chosen
+  picksId() {
+    const { page } = this;
+    return `picks|${page.get("tensor")}|${page.get(`recipe_${page.get("under")}`)}|${page.get("rule")}`;
+  }
+
+  picks() {
+    return this.know.answers.get(this.picksId());
+  }
+
+  askPicks() {
+    const { page } = this;
+    const recipe = page.get(`recipe_${page.get("under")}`);
+    this.know.ask(this.picksId(), { want: "picks", tensor: page.get("tensor"), recipe, rule: page.get("rule") });
+  }
+
+  // [token, block]: the one that was chosen, else the first pick.
+  here() {
+    const chosen = this.page.get("block");
+    if (chosen.length) return chosen;
+    const first = this.picks()?.blocks[0];
+    return first ? [first.token, first.block] : null;
+  }
+
+  // Among the picks, -1 where it is none of them
+  indexHere(blocks) {
+    const at = this.here();
+    return blocks.findIndex((pick) => at && pick.token === at[0] && pick.block === at[1]);
+  }
+
+  step(by) {
+    const blocks = this.picks()?.blocks || [];
+    if (!blocks.length) return;
+    const next = blocks[(this.indexHere(blocks) + by + blocks.length) % blocks.length];
+    this.page.set({ block: [next.token, next.block] });
+  }
+
+  change(value) {
+    if (!this.look) return;
+    this.values = [...(this.values || this.look.stored)];
+    this.values[this.column] = value;
+    this.page.later();
+  }
+
+  reset() {
+    this.values = null;
+    this.page.later();
+  }
+
+  // A click or an arrow key in the picture chooses a value.
+  choiceOfValues() {
+    return {
+      position: () => this.column,
+      size: () => 16,
+      choose: (column) => {
+        this.column = column;
+        this.page.later();
+      },
+    };
+  }
+
+  // What to draw: the block under both recipes, or null while it is awaited.
+  closer(tensor, recipes) {
+    this.pick();
+    const at = this.here();
+    this.showPicked();
+    if (!at) return null;
+    const [token, block] = at;
+    const found = this.inspect(tensor, at, recipes);
+    if (!found || !recipes.every((name) => found.inspections[name])) return null;
+    this.showValue(found, recipes, block);
+    this.showPlace(found, token, block);
+    this.look = { ...found, token, block };
+    return this.look;
+  }
+
+  // Ask for picks, and choose the first: it stays while dials turn.
+  pick() {
+    const picks = this.picks();
+    const first = picks?.blocks[0];
+    const pinned = this.page.get("block").length > 0;
+    if (!pinned && first) this.page.set({ block: [first.token, first.block] });
+    if (picks) return;
+    if (pinned) this.page.restful("picks", () => this.askPicks());
+    else this.askPicks();
+  }
+
+  // The block as stored, or with the changed values as far as they were answered
+  inspect(tensor, at, recipes) {
+    const { know } = this;
+    const of = `block|${tensor}|${at.join()}`;
+    if (this.of !== of) Object.assign(this, { of, values: null });
+    const id = `${of}|${recipes.join("|")}`;
+    const message = { want: "block", tensor, block: at, recipes };
+    const kept = know.answers.get(id);
+    if (!kept) know.ask(id, message);
+    const found = this.values ? this.edited(`${id}|${this.values.join()}`, message) : kept;
+    return found && { ...found, stored: (kept || found).stored };
+  }
+
+  // Asked one at a time; the last value wins.
+  edited(id, message) {
+    const { know, values } = this;
+    const found = know.answers.get(id);
+    if (found) return found;
+    if (!know.waiting.has(this.asked)) {
+      know.answers.delete(this.asked);
+      this.asked = id;
+      know.ask(id, { ...message, values });
+    }
+    return this.look;
+  }
+
+  showPicked() {
+    this.page.write(".picked", this.pickedSaid());
+  }
+
+  pickedSaid() {
+    const picks = this.picks();
+    if (!picks) return "looking …";
+    const { blocks, note } = picks;
+    if (!blocks.length) return note;
+    return `${1 + this.indexHere(blocks) || "–"} of ${blocks.length}${note ? ", " + note : ""}`;
+  }
+
+  showValue({ inspections, stored }, recipes, block) {
+    const { page, column } = this;
+    const value = (this.values || stored)[column];
+    const slider = page.one(".value-slider");
+    const reach = 1.25 * Math.max(...recipes.map((name) => num(inspections[name].amax)), 1e-30);
+    if (document.activeElement !== slider) Object.assign(slider, { min: -reach, max: reach, step: reach / 500, value });
+    page.write(".value-name", `value ${block * 16 + column}`);
+    page.write(".value-now", short(value) + (this.values ? `, stored ${short(stored[column])}` : ""));
+    page.one(".reset").disabled = !this.values;
+  }
+
+  showPlace({ token_text }, token, block) {
+    const first = block * 16;
+    this.fillIn(".at-token", token);
+    this.fillIn(".at-column", first);
+    const quoted = token_text ? ` “${token_text.trim()}”` : "";
+    this.page.write(".where", `token ${int(token)}${quoted}, columns ${int(first)}–${int(first + 15)}`);
+  }
+
+  // Not while someone types there
+  fillIn(selector, value) {
+    const input = this.page.one(selector);
+    if (document.activeElement !== input) input.value = value;
+  }
+}

@@ -1,0 +1,80 @@
+// What the parts of one explorer share: its element, its traits, and when it draws.
+
+const PATIENCE_MS = 120; // an answer that comes sooner is drawn at once: a picture of waiting would only delay it
+const REST_MS = 400;
+
+let instances = 0;
+
+class Page {
+  notice = ""; // what stands under the dials
+  queued = false; // whether a drawing is due
+  since = null; // when it began to wait for statistics
+  rests = {}; // what -> the timer that does it
+
+  constructor(model, el, draw) {
+    this.model = model;
+    this.draw = draw;
+    this.root = document.createElement("div");
+    this.root.className = "nv4";
+    const uid = `nv4-${++instances}-${Math.random().toString(36).slice(2, 8)}`;
+    this.root.innerHTML = skeleton(uid, model.get("catalog"));
+    // or JupyterLab takes the arrows
+    for (const part of this.all("select, input, button, svg")) part.dataset.lmSuppressShortcuts = "true";
+    el.append(this.root);
+  }
+
+  get(name) {
+    return this.model.get(name);
+  }
+
+  set(values) {
+    for (const [name, value] of Object.entries(values)) this.model.set(name, value);
+    this.model.save_changes();
+  }
+
+  one(selector) {
+    return this.root.querySelector(selector);
+  }
+
+  all(selector) {
+    return [...this.root.querySelectorAll(selector)];
+  }
+
+  write(selector, said) {
+    this.one(selector).textContent = said;
+  }
+
+  // Draw once, after all that changes now.
+  later = () => {
+    if (this.queued) return;
+    this.queued = true;
+    queueMicrotask(() => {
+      this.queued = false;
+      this.draw();
+    });
+  };
+
+  // Whether an answer may still come in time, so that waiting need not be shown. If it does not, draw again.
+  patient() {
+    if (this.since === null) {
+      this.since = performance.now();
+      setTimeout(() => this.since === null || this.later(), PATIENCE_MS);
+    }
+    return performance.now() - this.since < PATIENCE_MS - 1;
+  }
+
+  // What was waited for is here.
+  arrived() {
+    this.since = null;
+  }
+
+  // Act once the dials rest.
+  restful(what, act) {
+    clearTimeout(this.rests[what]);
+    this.rests[what] = setTimeout(act, REST_MS);
+  }
+
+  stop() {
+    for (const timer of Object.values(this.rests)) clearTimeout(timer);
+  }
+}
