@@ -165,6 +165,27 @@ def test_the_microscope_shows_the_kept_blocks_as_inspect_block_does(opened, meas
     assert seen >= 20
 
 
+def test_keys_and_clicks_choose_a_value_in_the_microscope(opened, measured, tmp_path):
+    tab = opened(report(measured, tmp_path / "r.html"))
+    tab.get_by_role("tab", name="Microscope").click()
+    picture, chosen = tab.locator("svg.microscope"), tab.locator("svg.microscope circle.chosen")
+    assert chosen.first.get_attribute("data-column") == "0"
+    picture.focus()
+    for key, column in [("ArrowRight", 1), ("End", 15), ("ArrowRight", 15), ("ArrowUp", 14), ("Home", 0)]:
+        tab.keyboard.press(key)
+        tab.locator(f'svg.microscope circle.chosen[data-column="{column}"]').first.wait_for()
+        assert chosen.count() == 2
+    tab.locator('svg.microscope text[data-row="B decoded"][data-column="6"]').click()
+    tab.locator('svg.microscope circle.chosen[data-column="6"]').first.wait_for()
+    values = tab.eval_on_selector_all(
+        'svg.microscope text[data-row="value"]', "all => all.map((e) => Number(e.dataset.value))"
+    )
+    largest = max(range(16), key=lambda t: abs(values[t]))  # it stands alone
+    tab.locator(f'svg.microscope circle[data-column="{largest}"]').first.click()
+    tab.locator(f'svg.microscope circle.chosen[data-column="{largest}"]').first.wait_for()
+    assert tab.locator(".value-name").inner_text().startswith("value ")
+
+
 def test_what_needs_a_kernel_says_so(opened, measured, tmp_path):
     tab = opened(report(measured, tmp_path / "r.html"))
     notice = tab.locator(".nv4 .notice")
@@ -246,7 +267,7 @@ def test_hostile_names_do_nothing(opened, tmp_path):
     assert tab.evaluate("window.pwned") is None and tab.locator("main img").count() == 3
     assert tab.evaluate("({}).recipes") is None
     tab.set_viewport_size({"width": 700, "height": 900})
-    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # long names make no wide page
+    tab.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")  # long names make no wide page
 
 
 def compactly(name: str) -> str:
