@@ -1,6 +1,6 @@
 // One block under A and under B: the 16 values between the grid of scale 6 above and of scale 4 below.
 
-const BLOCK_NARROWEST = 440;
+const BLOCK_NARROWEST = 400;
 // Where things stand in one recipe's part, `each` high: the values, and the rails they fall on; and the table's cells.
 const BLOCK_WIDE = { left: 176, right: 128, each: 158, rails: [22, 122], middle: 72, columns: 16, cells: 112 };
 const BLOCK_NARROW = { left: 22, right: 8, each: 216, rails: [66, 166], middle: 116, columns: 8, cells: 100 }; // texts above, below

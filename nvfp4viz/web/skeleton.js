@@ -42,7 +42,7 @@ function dials(uid, side, catalog) {
   const cells = DIALS.map(([caption, setting, ...choices]) => {
     const at = `data-dial="${side}" data-setting="${setting}"`;
     const dial = radios(`${uid}-${side}-${setting}`, `${letter}: ${caption}`, choices, at);
-    return `<td>${dial}${setting === "e4m3_max" ? slider : ""}</td>`;
+    return `<td data-caption="${caption}">${dial}${setting === "e4m3_max" ? slider : ""}</td>`;
   });
   return (
     `<tr><th scope="row" class="${side}-ink">${letter}</th>${cells.join("")}` +

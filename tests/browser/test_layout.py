@@ -8,7 +8,7 @@ import nvfp4viz
 from nvfp4viz import report, sweep
 
 VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope")
-WIDTHS = (460, 620, 850, 1200)  # of the explorer: a JupyterLab 900 px wide with its side bar open leaves 464
+WIDTHS = (414, 464, 620, 850, 1200)  # what JupyterLab's side bar leaves of 1280 px at 150 %, and of 900 px; and more
 
 # Texts of each picture that stick out of it by more than 1 px, or share more than 2 px both ways.
 TROUBLE = """() => {
