@@ -266,6 +266,9 @@ def test_hostile_names_do_nothing(opened, tmp_path):
     assert set(column(tab, "tensor")) <= set(names) and HOSTILE["script"] in column(tab, "tensor")
     assert tab.evaluate("window.pwned") is None and tab.locator("main img").count() == 3
     assert tab.evaluate("({}).recipes") is None
+    listed = tab.eval_on_selector_all("select.tensor option", "all => all.map((e) => e.textContent)")
+    for name in (HOSTILE["script"], HOSTILE["comment"], HOSTILE["entity"], HOSTILE["attribute"]):
+        assert any(shown.startswith(f"{name} · ") for shown in listed), listed
     tab.set_viewport_size({"width": 700, "height": 900})
     tab.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")  # long names make no wide page
 
