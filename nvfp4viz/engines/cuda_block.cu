@@ -178,12 +178,18 @@ struct Row {
     float score_range, unit;              // unit: about what E2M1 times block scale is multiplied with in a score
 };
 
+constexpr int AHEAD = INPUT == 2 ? 1 : 4;  // blocks of a row that a thread has under way from memory
+
 __device__ float row_amax(const Job& job, long long token, const Input* x, int lane) {
     if (job.amax_known) return token < job.tokens ? job.amax[token] : 0;
     float largest = 0;
-    if (token < job.tokens)
-        for (int n = lane; n < job.blocks; n += 1 << job.log_lanes)
-            largest = larger(largest, amax(load(x + n * BLOCK)));
+    int lanes = 1 << job.log_lanes, blocks = token < job.tokens ? job.blocks : 0;
+    for (int first = lane; first < blocks; first += AHEAD * lanes) {
+        Raw raw[AHEAD] = {};
+        for (int i = 0; i < AHEAD; i++)
+            if (first + i * lanes < blocks) raw[i] = load(x + (first + i * lanes) * BLOCK);
+        for (int i = 0; i < AHEAD; i++) largest = larger(largest, amax(raw[i]));
+    }
     return __uint_as_float(max_across(bits(largest), job.log_lanes));  // bits of magnitudes sort as they do
 }
 

@@ -3,7 +3,8 @@
 const BLOCK_NARROWEST = 400;
 // Where things stand in one recipe's part, `each` high: the values, and the rails they fall on; and the table's cells.
 const BLOCK_WIDE = { left: 176, right: 128, each: 158, rails: [22, 122], middle: 72, columns: 16, cells: 112 };
-const BLOCK_NARROW = { left: 22, right: 8, each: 216, rails: [66, 166], middle: 116, columns: 8, cells: 100 }; // texts above, below
+// The same with the texts above and below the rails, and the table in two parts
+const BLOCK_NARROW = { left: 22, right: 8, each: 216, rails: [66, 166], middle: 116, columns: 8, cells: 100 };
 const LABELLED = [0, 1, 2, 3, 4, 6]; // of E2M1's values; 0.5 and 1.5 have no room
 const CELL_ROW = 18;
 
