@@ -270,7 +270,7 @@ def test_hostile_names_do_nothing(opened, tmp_path):
     for name in (HOSTILE["script"], HOSTILE["comment"], HOSTILE["entity"], HOSTILE["attribute"]):
         assert any(shown.startswith(f"{name} · ") for shown in listed), listed
     tab.set_viewport_size({"width": 700, "height": 900})
-    tab.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")  # long names make no wide page
+    tab.wait_for_function("() => document.documentElement.scrollWidth <= innerWidth")  # long names make no wide page
 
 
 def compactly(name: str) -> str:
