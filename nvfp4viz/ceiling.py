@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .additive import Additive, rate, summed, summed_array
 from .arithmetic import block_amax, token_amax
+from .arithmetic import tensor_amax as largest
 from .attribution import PARTS, attribute_all
 from .engines import analyze, analyze_all
 from .formats import as_tokens
@@ -136,7 +137,7 @@ def amax_ratios(x: Tensor, *, tensor_amax: float | None = None) -> tuple[np.ndar
     x = as_tokens(x)
     token, tensor = np.zeros((2, OCTAVES * PER_OCTAVE), np.int64)
     if tensor_amax is None and x.shape[0]:
-        tensor_amax = token_amax(x).max().item()
+        tensor_amax = largest(x).item()
     step = max(1, (1 << 22) // x.shape[1])
     for i in range(0, x.shape[0], step):
         block, top = block_amax(x[i : i + step]).double(), token_amax(x[i : i + step]).double()
@@ -201,7 +202,7 @@ def static_scale_curve(x: Tensor, recipe: Recipe | str = "4/6-mae-448", *, facto
     """
     x, recipe = as_tokens(x), as_recipe(recipe)
     recipe, factors = replace(recipe, per_token=False), tuple(map(float, factors))
-    amax = float(token_amax(x).max() if x.shape[0] else 0.0) if amax is None else float(amax)
+    amax = float(largest(x) if amax is None else amax)
     if not amax > 0:
         raise ValueError("amax is 0: a scale is calibrated to a largest magnitude, and x has only zeros")
     encode = [E2M1_MAX * recipe.e4m3_max / (amax * f) for f in factors]

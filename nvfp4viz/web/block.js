@@ -67,7 +67,7 @@ function blockPart(plot, found) {
         text(W, top + 16, won || chose, `end ${side}-ink strong`)
       : text(22, middle - 8, found.recipe, `strong ${side}-ink`, at) +
         text(22, middle + 9, chose, "") +
-        text(W, middle + 4, won, `end ${side}-ink strong`);
+        (won && text(W, middle + 4, won, `end ${side}-ink strong`));
   return (
     text(0, middle - 5, side.toUpperCase(), `letter ${side}-ink`) +
     named +

@@ -37,12 +37,9 @@ function rateAxis(W) {
   };
 }
 
-const rateColumn = (W, i) => W - 62 + i * 60; // where the numbers of A and B end
-
 function rateHead(W, X) {
   const marks = RATE_MARKS.filter(([v]) => W > 560 || SPARSE_MARKS.includes(v));
-  const letters = SIDES.map((side, i) => text(rateColumn(W, i), 10, side.toUpperCase(), `end strong ${side}-ink`));
-  return marks.map(([v, shown]) => text(X(v), 10, shown, "soft mid")).join("") + letters.join("");
+  return marks.map(([v, shown]) => text(X(v), 10, shown, "soft mid")).join("") + sideHeads(W, 10);
 }
 
 function rateRow(c, W, X, i, name, meaning) {
@@ -51,7 +48,7 @@ function rateRow(c, W, X, i, name, meaning) {
   const one = ({ side }, k) => {
     const [rate, count, of] = values[k];
     const at = { "data-side": side, "data-rate": name, "data-value": rate, "data-count": count, "data-of": of };
-    const shown = text(rateColumn(W, k), y + 4, percent(rate), `end ${rate ? side + "-ink" : "soft"}`);
+    const shown = text(sideColumn(W, k), y + 4, percent(rate), `end ${rate ? side + "-ink" : "soft"}`);
     return tag("g", at, dot(X(rate), y, side, 4) + shown);
   };
   const counted = c.sides.map((s, k) => `${s.side.toUpperCase()} ${int(values[k][1])} of ${int(values[k][2])}`);

@@ -93,21 +93,19 @@ function drawParts(shares, x, W, y) {
   const from = x + 120;
   const to = W - 124;
   const X = (v) => from + ((v - low) / (high - low)) * (to - from);
-  const column = (i) => W - 62 + 60 * i;
   const one = (name, side, i, share, bottom) => {
     const at = { "data-side": side, "data-attribution": name, "data-value": share };
     const bar = rect(Math.min(X(0), X(share)), bottom - 9 + 6 * i, Math.abs(X(share) - X(0)), 5, `bar ${side}`);
-    return bar + text(column(i), bottom, shareShown(share), "end", at);
+    return bar + text(sideColumn(W, i), bottom, shareShown(share), "end", at);
   };
   const row = (name, k) => {
     const bottom = y + ERROR_ROW * (k + 1);
     const both = SIDES.map((side, i) => one(name, side, i, shares[i][name], bottom));
     return text(x, bottom, name, "label") + both.join("");
   };
-  const heads = SIDES.map((side, i) => text(column(i), y, side.toUpperCase(), `end strong ${side}-ink`));
   return (
     text(x, y, "Where it comes from", "strong") +
-    heads.join("") +
+    sideHeads(W, y) +
     names.map(row).join("") +
     line(X(0), y + 6, X(0), y + ERROR_ROW * names.length + 5, "axis")
   );

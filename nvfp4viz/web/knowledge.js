@@ -33,8 +33,9 @@ class Knowledge {
   absorb({ stats = {}, summary = {}, recipes = [] }) {
     const columns = this.model.get("catalog").summary_columns;
     for (const r of recipes) this.recipes.set(r.name, r);
-    for (const [key, short] of pairs(summary)) this.note(key, short);
-    for (const [key, s] of pairs(stats)) {
+    for (const [tensor, recipe, short] of pairs(summary)) this.note(`${tensor}|${recipe}`, short);
+    for (const [tensor, recipe, s] of pairs(stats)) {
+      const key = `${tensor}|${recipe}`;
       this.stats.set(key, s);
       const short = columns.map((c) => (s.rates[c] ? s.rates[c][0] : s[c]));
       this.note(key, short);
@@ -75,8 +76,8 @@ class Knowledge {
   }
 }
 
-// {tensor: {recipe: value}} as ["tensor|recipe", value]...
+// {tensor: {recipe: value}} as [tensor, recipe, value]...
 function* pairs(rows) {
   for (const [tensor, row] of Object.entries(rows))
-    for (const [recipe, value] of Object.entries(row)) yield [`${tensor}|${recipe}`, value];
+    for (const [recipe, value] of Object.entries(row)) yield [tensor, recipe, value];
 }

@@ -80,12 +80,7 @@ function explore(place, data) {
   const { catalog, summary } = data;
   const shown = JSON.parse(place.dataset.shown);
   mount(place, { catalog, summary, tensor: catalog.tensors[0].name, ...shown }, answers(data));
-  if (place.id === "explorer") fill([...pairRows(data.stats)]);
-}
-
-function* pairRows(stats) {
-  for (const [tensor, row] of Object.entries(stats))
-    for (const [recipe, s] of Object.entries(row)) yield { tensor, recipe, ...s };
+  if (place.id === "explorer") fill([...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, ...s })));
 }
 
 // The table: sort by a column, filter by words, download as CSV.

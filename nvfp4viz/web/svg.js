@@ -68,6 +68,11 @@ const text = (x, y, string, cls = "", at = {}) => tag("text", { x, y, class: cls
 const rect = (x, y, width, height, cls, at = {}) =>
   tag("rect", { x, y, width: Math.max(0, width), height: Math.max(0, height), class: cls, ...at });
 
+// Columns at the right edge for the numbers of A and B: where each ends, and their heads
+const sideColumn = (W, i) => W - 62 + 60 * i;
+const sideHeads = (W, y) =>
+  SIDES.map((side, i) => text(sideColumn(W, i), y, side.toUpperCase(), `end strong ${side}-ink`)).join("");
+
 // A is a disc, B a diamond.
 function dot(x, y, side, r) {
   if (side === "a") return tag("circle", { cx: x, cy: y, r: r * 1.2, class: "dot a" });
