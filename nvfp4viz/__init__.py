@@ -3,23 +3,25 @@
 import importlib
 
 from .activations import load, synthetic
-from .attribution import attribute
-from .capture import capture
-from .ceiling import ceiling_dial, static_scale_curve
-from .choices import agreement, choice
-from .engines import analyze, engines, quantize
-from .impact import impact
-from .quantized import Quantized
-from .recipe import RECIPES, Recipe
-from .recorder import record
+from .analysis import (
+    Sweep,
+    agreement,
+    attribute,
+    ceiling_dial,
+    choice,
+    recommend,
+    static_scale_curve,
+    sweep,
+)
+from .engine import analyze, engines, quantize
+from .model import capture, impact, record
+from .nvfp4 import RECIPES, Quantized, Recipe
 from .stats import Stats, measure
-from .sweep import Sweep, sweep
-from .verdict import recommend
 
 __version__ = "0.1.0"
 
 # imported at first use, since they need matplotlib or Jupyter
-_LAZY = {"explore": "explorer", "lab": "laboratory", "load_report": "html", "report": "html"}
+_LAZY = {"explore": "explorer", "lab": "explorer", "load_report": "pages", "report": "pages"}
 
 __all__ = [
     "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "agreement", "analyze", "attribute", "capture", "ceiling_dial",
@@ -28,9 +30,14 @@ __all__ = [
 ]  # fmt: skip
 
 
+_WINGS = ("cli", "environment", "explorer", "integrations", "pages", "plots", "web")  # the rest is in
+
+
 def __getattr__(name):
     if name in _LAZY:
         return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+    if name in _WINGS:
+        return importlib.import_module("." + name, __name__)
     raise AttributeError(f"module 'nvfp4viz' has no attribute {name!r}")
 
 

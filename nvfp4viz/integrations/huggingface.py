@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ..engines import engine_module
+from ..engine import engine_module
 from ..files import check_target, replacing
-from ..impact import MODES, impact
-from ..recipe import RECIPES, as_recipe
+from ..model import MODES, impact
+from ..nvfp4 import RECIPES, as_recipe
 
 
 def load_model(path: str | Path, *, dtype=torch.bfloat16, device=None):

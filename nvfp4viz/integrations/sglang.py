@@ -22,9 +22,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..observe import rank
-from ..recipe import RECIPES
-from ..recorder import Recorder
+from ..model import Recorder, rank
+from ..nvfp4 import RECIPES
 
 DEFAULTS = {
     "recipes": list(RECIPES),  # short names

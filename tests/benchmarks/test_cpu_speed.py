@@ -12,8 +12,9 @@ from peers import STANDARD, libraries, torch_quantize
 from tables import cpu_name, publish
 
 import nvfp4viz
-from nvfp4viz.engines import analyze_all, cpu
-from nvfp4viz.recipe import RECIPES
+from nvfp4viz.engine import analyze_all
+from nvfp4viz.engine.cpu import engine as cpu
+from nvfp4viz.nvfp4 import RECIPES
 
 pytest.importorskip("pytest_benchmark")
 pytestmark = [

@@ -7,8 +7,8 @@ import torch
 from peers import STANDARD, libraries, torch_quantize
 from tables import publish
 
-from nvfp4viz.engines import cuda
-from nvfp4viz.recipe import RECIPES, Recipe, as_recipe
+from nvfp4viz.engine.cuda import engine as cuda
+from nvfp4viz.nvfp4 import RECIPES, Recipe, as_recipe
 
 TOKENS = (8192, 32768, 131072, 262144)
 FAST = Recipe(448, four_over_six=True, fast_math=True)
@@ -32,7 +32,7 @@ def engines():
     """The launch functions to compare, by name."""
     launchers = {"cuda": cuda.launch_quantize}
     try:
-        from nvfp4viz.engines import flashinfer_portable
+        from nvfp4viz.engine.flashinfer import portable as flashinfer_portable
 
         if flashinfer_portable.why_not() is None:
             launch = getattr(flashinfer_portable, "launch_quantize", flashinfer_portable.quantize)

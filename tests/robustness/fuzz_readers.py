@@ -37,10 +37,11 @@ with contextlib.ExitStack() as _stack:
     if atheris:
         _stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # it names every module
         _stack.enter_context(atheris.instrument_imports(include=["nvfp4viz", "yaml"]))
-    import nvfp4viz.html
-    from nvfp4viz import Sweep, load, packing, sweep
-    from nvfp4viz.doctor import examine, text
+    import nvfp4viz.pages
+    from nvfp4viz import Sweep, load, sweep
+    from nvfp4viz.cli.doctor import examine, text
     from nvfp4viz.environment import read_environment
+    from nvfp4viz.pages import packing
 
 import mutations
 import torch
@@ -82,7 +83,7 @@ def read(reader: str, name: str) -> None:
     if reader == "sweep":
         use(Sweep.load(name))
     elif reader == "report":
-        use(nvfp4viz.html.load_report(name))
+        use(nvfp4viz.pages.load_report(name))
     elif reader in ("dotenv", "dockerfile", "yaml", "shell", "process"):
         report = examine(read_environment(Path(name)))
         json.dumps(report)
@@ -99,7 +100,7 @@ def use(found: Sweep) -> None:
     json.dumps((found + found).to_dict(), allow_nan=False)
     packing.pack(found)
     if found.stats:
-        nvfp4viz.html.recommend(found)
+        nvfp4viz.recommend(found)
         nvfp4viz.explore(found).close()
 
 

@@ -12,7 +12,7 @@ import re
 import struct
 import zipfile
 
-from nvfp4viz import packing
+from nvfp4viz.pages import packing
 
 NUMBERS = (
     0,

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from nvfp4viz import analyze, synthetic
-from nvfp4viz.explorer import VIEWS, explore
+from nvfp4viz.explorer import explore
+from nvfp4viz.explorer.widget import VIEWS
 
 pytestmark = [
     pytest.mark.slow,

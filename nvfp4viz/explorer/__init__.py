@@ -1,0 +1,15 @@
+"""The explorer: a widget, and what pages show of it. The widget needs Jupyter's packages and comes at first use."""
+
+import importlib
+
+from .messages import COUNTS, compact, page_catalog, recipe_entry, summary
+
+_LAZY = {"Explorer": "widget", "explore": "widget", "lab": "laboratory"}
+
+__all__ = ["COUNTS", "compact", "page_catalog", "recipe_entry", "summary", *_LAZY]
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return getattr(importlib.import_module("." + _LAZY[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,122 @@
+"""What a page is told: statistics, recipes and tables as compact JSON, for the explorer and for reports alike."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import torch
+
+from ..analysis import RULES as BLOCK_RULES
+from ..analysis import block_at, finite, inspect_block
+from ..catalog import style
+from ..nvfp4 import E2M1_MAGNITUDES, Recipe, as_recipe
+from ..stats import Stats, nmse_bins
+
+RATES = {  # rate -> its count, what it is a share of, and its definition in one line
+    "four_rate": ("n_four", "nonzero_blocks", "blocks that map their amax to 4"),
+    "four_saturated": (
+        "n_four_saturated",
+        "nonzero_blocks",
+        "blocks whose candidate for 4 exceeds 448, so 4 cannot be had",
+    ),
+    "scale_saturated": ("n_scale_saturated", "nonzero_blocks", "blocks whose own scale exceeds 448"),
+    "scale_subnormal": ("n_scale_subnormal", "nonzero_blocks", "blocks with a scale below 2⁻⁶, of fewer than 4 bits"),
+    "scale_zero": ("n_scale_zero", "nonzero_blocks", "blocks whose scale rounds to 0: 16 values lost"),
+    "element_clipped": ("n_element_clipped", "elements", "elements scaled above 6, the largest E2M1"),
+    "element_flushed": ("n_element_flushed", "nonzero_elements", "non-zero elements that decode to 0"),
+}
+SUMMARY = ("sqnr_db", "four_rate", "four_saturated", "scale_subnormal", "element_clipped", "element_flushed")
+NUMBERS = ("sqnr_db", "nmse", "mse", "mae", "max_error", "cosine", "x_amax")
+COUNTS = ("tokens", "features", "blocks", "nonzero_blocks", "elements", "nonzero_elements")
+
+
+def compact(stats: Stats, **more) -> dict:
+    """What is drawn of one tensor under one recipe; about 1 kB.
+
+    Histograms are [first index, counts...] from the first non-zero count to the last, rates [rate, count, of].
+    `more` is added as it is, such as attribution={...}.
+    """
+    trimmed = {
+        "six": stats.scale_histogram[:, 0],  # by E4M3 byte
+        "four": stats.scale_histogram[:, 1],
+        "codes": stats.code_histogram,  # by E2M1 code
+        "token_nmse": stats.token_histogram,  # by bin, whose edges in dB the catalog has
+        "block_nmse": stats.block_histogram,
+    }
+    return {
+        "engine": stats.engine,
+        **{c: getattr(stats, c) for c in COUNTS},
+        **{c: finite(getattr(stats, c)) for c in NUMBERS},
+        "rates": {r: [getattr(stats, r), getattr(stats, n), getattr(stats, of)] for r, (n, of, _) in RATES.items()},
+        **{name: _trim(counts) for name, counts in trimmed.items()},
+        **more,
+    }
+
+
+def summary(stats: Stats) -> list:
+    """The numbers of SUMMARY, short, for the strip of all tensors."""
+    return [finite(float(f"{getattr(stats, c):.5g}")) for c in SUMMARY]
+
+
+def recipe_entry(recipe: Recipe) -> dict:
+    """A recipe as the page knows it: name, settings for the dials, colour, dash and marker."""
+    return {"name": recipe.name, "settings": recipe.to_dict(), **style(recipe)}
+
+
+def page_catalog(names, recipes, *, skipped=None, versions=None) -> dict:
+    """What a page has from the start: tensors in layer order, recipes, and the tables that it draws with."""
+    skipped = skipped or {}
+    return {
+        "tensors": [{"name": n, "layer": layer(n), "skipped": skipped.get(n)} for n in layer_order(names)],
+        "recipes": [recipe_entry(r) for r in recipes],
+        "summary_columns": SUMMARY,
+        "rates": {name: text for name, (_, _, text) in RATES.items()},
+        "rules": BLOCK_RULES,
+        "versions": versions or {},
+        "e4m3": torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float().tolist(),
+        "e2m1": E2M1_MAGNITUDES,
+        "four_limit": 448 / 1.5,  # above it, a block scale for 6 leaves no room for 4
+        "nmse_db": [round(v, 4) for v in (-10 * np.log10(nmse_bins())).tolist()],
+    }
+
+
+def layer(name: str) -> int | None:
+    """The layer's number in a tensor's name, None where it has none.
+
+    >>> layer("model.layers.7.mlp.down_proj"), layer("blk_3"), layer("layer12"), layer("lm_head"), layer("scaled x1.5")
+    (7, 3, 12, None, None)
+    """
+    found = re.search(r"(?<=[A-Za-z][._/\[])\d+|(?<=layer)\d+", name)
+    return int(found[0]) if found else None
+
+
+def layer_order(names) -> list[str]:
+    """Names by layer, and within a layer in the order of the computation where the usual words tell it."""
+
+    def key(name: str):
+        n = layer(name)
+        place = -1 if "embed" in name else math.inf if n is None else n
+        flow = next((i for i, word in enumerate(_FLOW) if word in name), len(_FLOW))
+        return place, flow, [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
+
+    return sorted(names, key=key)
+
+
+_FLOW = ("q_proj", "k_proj", "v_proj", "qkv", "o_proj", "gate", "up_proj", "down")
+
+
+def _trim(counts: np.ndarray) -> list[int]:
+    filled = np.flatnonzero(counts)
+    return [] if not filled.size else [int(filled[0]), *counts[filled[0] : filled[-1] + 1].tolist()]
+
+
+def inspections(x, token: int, block: int, recipes, values=None) -> dict:
+    """One block under several recipes, as the page asks for it; `values` stand in for the block's own 16."""
+    found = {}
+    for name in recipes:
+        recipe = as_recipe(name)
+        stored, amax = block_at(x, token, block, recipe)
+        found[recipe.name] = inspect_block(values or stored, amax, recipe)
+    return {"stored": stored, "inspections": found}

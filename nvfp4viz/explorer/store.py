@@ -1,0 +1,139 @@
+"""What the explorer knows: statistics by tensor and recipe, with the activations to compute those that are missing."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import json
+import queue
+import threading
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..analysis import Sweep, versions
+from ..engine import analyze_all
+from ..nvfp4 import RECIPES, as_recipe, as_recipes
+from ..stats import Stats
+from . import messages as page
+
+PAGE_BYTES = 1_200_000  # of statistics that a page holds from the start; the rest is sent when it is looked at
+
+_COMPUTING = threading.Lock()  # one computation at a time, whoever asks
+
+
+class Store:
+    """Statistics of a Sweep, or of activations, where they are computed at first use. Any thread may ask."""
+
+    def __init__(self, source: Sweep | Mapping[str, Tensor], recipes=None, engine: str = "auto"):
+        ready = source if isinstance(source, Sweep) else None
+        self.activations, self.engine = None if ready else source, engine
+        chosen = recipes if recipes is not None else ready.recipes if ready else RECIPES
+        self.recipes = {r.name: r for r in as_recipes(chosen).values()}
+        self.skipped = dict(ready.skipped) if ready else {}  # tensor -> why it has no statistics
+        self.blocks = ready.blocks if ready else {}  # kept by the sweep, for a page without Python
+        self.versions = ready.provenance.get("versions", {}) if ready else versions()["versions"]
+        self.stats: dict[str, dict[str, Stats]] = {t: {} for t in page.layer_order(ready.stats if ready else source)}
+        for tensor, row in ready.stats.items() if ready else ():
+            self.stats[tensor] = {s.recipe.name: s for s in row.values()}
+        self._last: tuple[str, Tensor] | None = None  # the tensor read last
+
+    @property
+    def live(self) -> bool:
+        """Whether there are activations to compute with."""
+        return self.activations is not None
+
+    def add(self, tensor: str, x: Tensor) -> None:
+        """Take one more tensor; the source must be a dict."""
+        self.require()
+        if tensor in self.stats:
+            raise ValueError(f"there is a tensor {tensor!r} already: give the new one another name")
+        self.activations[tensor] = x
+        self.stats = {t: self.stats.get(t, {}) for t in page.layer_order([*self.stats, tensor])}
+
+    def require(self) -> None:
+        """ValueError where nothing new can be computed."""
+        if not self.live:
+            raise ValueError(
+                "this needs a new computation, and here are statistics without activations: "
+                "nvfp4viz.explore(activations) can do it"
+            )
+
+    def read(self, tensor: str) -> Tensor:
+        """Activations of a tensor; the last one read is kept."""
+        self.require()
+        last = self._last
+        if last is None or last[0] != tensor:
+            self._last = None  # let it go before the next is read
+            self._last = last = (tensor, self.activations[tensor])
+        return last[1]
+
+    def has(self, tensor: str, names) -> bool:
+        return set(names) <= set(self.stats[tensor])
+
+    def analyze(self, tensor: str, names) -> dict[str, Stats]:
+        """Statistics of one tensor under the named recipes, computed where they are missing."""
+        if tensor in self.skipped:
+            raise ValueError(f"{tensor} was skipped: {self.skipped[tensor]}")
+        with _COMPUTING:
+            missing = [as_recipe(n) for n in names if n not in self.stats[tensor]]
+            if missing:
+                found = analyze_all(self.read(tensor), missing, engine=self.engine)
+                self.stats[tensor] = {
+                    **self.stats[tensor],
+                    **{s.recipe.name: s for s in found},
+                }  # readers see all or none
+        return {n: self.stats[tensor][n] for n in names}
+
+    def elements(self) -> int:
+        """Of all tensors analysed so far."""
+        return sum(next(iter(row.values())).elements for row in self.stats.values() if row)
+
+    # for the page
+    def catalog(self) -> dict:
+        return page.page_catalog(self.stats, self.recipes.values(), skipped=self.skipped, versions=self.versions)
+
+    def summary(self, tensors) -> dict:
+        return {t: {n: page.summary(s) for n, s in self.stats[t].items()} for t in tensors if self.stats[t]}
+
+    def fitting(self, tensors) -> dict:
+        """Statistics of the first tensors, as many as a page holds."""
+        found, size = {}, 0
+        for tensor in tensors:
+            row = {n: page.compact(s) for n, s in self.stats[tensor].items()}
+            size += len(json.dumps(row))
+            if size > PAGE_BYTES:
+                break
+            found[tensor] = row
+        return found
+
+    def token_text(self, token: int) -> str:
+        """The text of a token, where the file of activations tells it."""
+        for source in getattr(self.activations, "sources", []):
+            texts = json.loads(source["metadata"].get("token_strings", "[]"))
+            return texts[token] if token < len(texts) else ""
+        return ""
+
+
+class Worker:
+    """A thread that runs jobs one by one, the smallest priority first, until `stop` or the interpreter's end."""
+
+    def __init__(self):
+        self._jobs, self._ticket = queue.PriorityQueue(), itertools.count()
+        self._thread = threading.Thread(target=self._work, name="nvfp4viz-explorer", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop, 10)  # torch aborts where a thread of it is cut off
+
+    def put(self, job: Callable[[], None] | None, priority: int = 0) -> None:
+        self._jobs.put((priority, next(self._ticket), job))
+
+    def stop(self, wait: float = 0) -> None:
+        """Run no more jobs; wait so many seconds for the one that runs."""
+        self.put(None, -1)
+        self._thread.join(wait)
+
+    def _work(self):
+        with torch.inference_mode():  # holds for this thread only
+            while (job := self._jobs.get()[2]) is not None:
+                job()

@@ -1,0 +1,119 @@
+"""`capture` keeps a bounded sample of a running model's activations in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..analysis import versions
+from ..files import locked, replacing
+from .hooks import Observer
+
+
+class Capture(Observer):
+    """A sample of module inputs, written when the block ends well; made by `capture`."""
+
+    def __init__(self, model, modules, path, tokens: int, seed: int, max_bytes: int):
+        super().__init__(model, modules)
+        if tokens < 1 or max_bytes < 1:
+            raise ValueError(f"tokens={tokens}, max_bytes={max_bytes}: both are at least 1")
+        self.path, self.tokens, self.seed, self.max_bytes = Path(path), tokens, seed, max_bytes
+        if self.path.suffix != ".safetensors":
+            raise ValueError(f"cannot capture into {str(path)!r}: the file is a .safetensors")
+        self._samples: dict[str, Reservoir] = {}
+
+    def __enter__(self) -> Capture:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(self.path))
+            super().__enter__()
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self.detach()
+        with self._held:
+            if kind is None:
+                self._write()
+            self._samples.clear()
+
+    def take(self, label, x, given):
+        sample = self._samples.get(label)
+        if sample is None:
+            share = self.max_bytes // len(self.calls) // (x.shape[1] * x.element_size())
+            if not share:
+                raise ValueError(
+                    f"not one token of {x.shape[1]} {x.dtype} fits its share of max_bytes={self.max_bytes}"
+                )
+            sample = self._samples[label] = Reservoir(min(self.tokens, share), self.seed)
+        sample.add(x)
+
+    def _write(self) -> None:
+        from safetensors.torch import save_file
+
+        remarks = self.remarks()
+        if not self._samples:
+            raise ValueError(
+                "nothing was captured: " + "; ".join(f"{n}: {why}" for n, why in list(remarks.items())[:5])
+            )
+        about = {**self.about, **versions(), "seed": self.seed, "remarks": remarks,
+                 "tokens_seen": {label: s.seen for label, s in self._samples.items()}}  # fmt: skip
+        with replacing(self.path) as temporary:
+            save_file(
+                {label: sample.rows() for label, sample in self._samples.items()},
+                temporary,
+                {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()},
+            )
+
+
+class Reservoir:
+    """A uniform sample of n tokens from a stream of any length (algorithm R), in the stream's order.
+
+    The draws depend on the seed alone: modules that see the same tokens and keep as many keep the same ones.
+    """
+
+    def __init__(self, n: int, seed: int):
+        self.n, self.seen = n, 0
+        self._draw = np.random.default_rng(seed)
+        self._rows: Tensor | None = None  # [n, K] on the CPU
+        self._token = np.zeros(n, np.int64)  # the place of each row's token in the stream
+
+    def add(self, x: Tensor) -> None:
+        """x: [M, K], of one K; a later dtype is converted to the first call's."""
+        if self._rows is None:
+            self._rows = torch.empty(self.n, x.shape[1], dtype=x.dtype)
+        elif self._rows.shape[1] != x.shape[1]:
+            raise ValueError(f"its input has {x.shape[1]} features after {self._rows.shape[1]} before")
+        token = np.arange(self.seen, self.seen + x.shape[0])
+        slot = np.where(token < self.n, token, self._draw.integers(0, token + 1))
+        place = {s: t for s, t in zip(slot.tolist(), token.tolist(), strict=True) if s < self.n}  # the last one stays
+        if place:
+            slots, tokens = np.array(list(place)), np.array(list(place.values()))
+            chosen = x[torch.from_numpy(tokens - self.seen).to(x.device)]
+            self._rows[torch.from_numpy(slots)] = chosen.to("cpu", self._rows.dtype)
+            self._token[slots] = tokens
+        self.seen += x.shape[0]
+
+    def rows(self) -> Tensor:
+        kept = min(self.n, self.seen)
+        return self._rows[torch.from_numpy(np.argsort(self._token[:kept]))]
+
+
+def capture(model: nn.Module, modules=None, *, path, tokens=4096, seed=0, max_bytes=1 << 30) -> Capture:
+    """Keep a sample of the inputs of modules while the model runs, and write it to a .safetensors file at the end.
+
+        with nvfp4viz.capture(model, "*.down_proj", path="activations.safetensors"):
+            model(input_ids)
+
+    Args:
+        modules:   as for `record`.
+        tokens:    at most so many of each module, drawn uniformly from all it sees, the same for a seed.
+        max_bytes: of all activations together; each module has an equal share.
+    The file appears, or is replaced, when the block ends; an error or a kill leaves what was there. RuntimeError where
+    another process captures into the same path.
+    """
+    return Capture(model, modules, path, tokens, seed, max_bytes)

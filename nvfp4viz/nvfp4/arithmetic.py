@@ -1,0 +1,139 @@
+"""NVFP4's scales and candidate scores, step by step in torch: the arithmetic that every engine reproduces.
+
+Everything is FP32, each operation rounded once (no fused multiply-add) and subnormals flushed to zero, as in
+FlashInfer's kernels. Strict and fast differ in their reciprocals: strict rounds correctly, fast takes the GPU's
+approximate one. Divisions take two tensors: torch turns `number / tensor` into a reciprocal and a multiplication.
+
+Source: flashinfer-python 0.7.2.post1, nv_internal/tensorrt_llm/kernels/quantization_utils.cuh and quantization.cuh.
+"""
+
+from __future__ import annotations
+
+import functools
+import lzma
+from importlib import resources
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .e2m1 import e2m1_decode
+from .e4m3 import flush
+from .recipe import E2M1_MAX, Recipe
+
+FLT_MAX = float(torch.finfo(torch.float32).max)
+RCP_TABLE_ARCHITECTURE = "sm_90"  # where the table of `rcp_approx` was read off; other GPUs may differ
+
+
+@functools.cache
+def rcp_table() -> np.ndarray:
+    """int8 [2^23]: by mantissa, what rcp.approx.ftz.f32 adds to the correctly rounded reciprocal's last place."""
+    packed = resources.files("nvfp4viz").joinpath("data/rcp_delta_sm90.i8.xz").read_bytes()
+    return np.frombuffer(lzma.decompress(packed), dtype=np.int8)
+
+
+@functools.lru_cache(maxsize=4)
+def _rcp_table_on(device: torch.device) -> Tensor:
+    return torch.from_numpy(rcp_table().copy()).to(device)
+
+
+def rcp_approx(x: Tensor) -> Tensor:
+    """The hardware's approximate reciprocal, rcp.approx.ftz.f32 of compute capability 9.0, bit for bit.
+
+    Args:    x: float32, any shape and device. A subnormal or zero gives infinity of its sign, infinity gives 0.
+    Returns: float32, same shape; results below the smallest normal are zero.
+    """
+    x = flush(x)
+    rounded = torch.div(torch.ones_like(x), x)
+    mantissa = x.view(torch.int32) & 0x7FFFFF
+    delta = _rcp_table_on(x.device)[mantissa.long()].to(torch.int32)
+    approx = flush((rounded.view(torch.int32) + delta).view(torch.float32))
+    return torch.where(rounded.isfinite() & (flush(rounded) != 0), approx, flush(rounded))
+
+
+def reciprocal(x: Tensor, recipe: Recipe) -> Tensor:
+    """1/x as the recipe's arithmetic takes it: approximate in fast, correctly rounded in strict."""
+    return rcp_approx(x) if recipe.fast_math else flush(torch.div(torch.ones_like(x), x))
+
+
+def caller_scale(recipe: Recipe, device=None) -> Tensor:
+    """s = float32(1 / (6 * e4m3_max)), what a caller such as SGLang passes for per-token scaling. A 0-d float32."""
+    return torch.tensor(1.0 / (E2M1_MAX * recipe.e4m3_max), dtype=torch.float32, device=device)
+
+
+def token_scales(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Encode and decode scale of each token.
+
+    Args:    amax: float32 [M, 1], the largest magnitude of each row.
+    Returns: two float32 [M, 1]. An all-zero row decodes with 0.
+    """
+    amax = flush(amax)
+    s = caller_scale(recipe, amax.device)
+    if recipe.fast_math:
+        decode = flush(amax * s)
+        return torch.where(decode == 0, torch.zeros_like(decode), rcp_approx(decode)), decode
+    full_range = torch.div(torch.ones_like(s), s)  # rn(1/s): 6 * e4m3_max, but for some ceilings
+    encode = flush(torch.div(full_range.expand_as(amax), amax).clamp(max=FLT_MAX))
+    encode = torch.where(encode == 0, torch.ones_like(encode), encode)
+    decode = flush(torch.div(torch.ones_like(encode), encode))
+    return encode, torch.where(amax == 0, torch.zeros_like(decode), decode)
+
+
+def tensor_scales(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Encode and decode scale of a whole tensor from its amax, 0-d float32; two float32 [1, 1]."""
+    amax = amax.reshape(1, 1)
+    full_range = torch.full_like(amax, E2M1_MAX * recipe.e4m3_max)
+    encode = torch.div(full_range, amax).clamp(max=FLT_MAX)  # amax 0 gives infinity, so FLT_MAX
+    return encode, torch.div(torch.ones_like(encode), encode)
+
+
+def block_candidates(bmax: Tensor, encode: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The real-valued block scales that E4M3 will round: amax to 6, and amax to 4.
+
+    Args:    bmax: float32 [..., 1], each block's amax; encode: float32, broadcasts with it.
+    Returns: h6, h4, both float32 [..., 1]; `standard` uses only h6.
+    """
+    bmax, six = flush(bmax), torch.full_like(bmax, 6.0)
+    if recipe.fast_math:
+        h6 = flush(encode * flush(bmax * rcp_approx(six)))
+    elif recipe.four_over_six:
+        h6 = flush(flush(torch.div(bmax, six)) * encode)
+    else:
+        h6 = flush(bmax * flush(encode * torch.div(torch.ones_like(six), six)))
+    return h6, flush(h6 * 1.5)
+
+
+def output_scale(block_scale: Tensor, bmax: Tensor, encode: Tensor, recipe: Recipe) -> Tensor:
+    """What x is multiplied with before E2M1 rounding: about 1 / (block_scale * decode_scale).
+
+    Args:    block_scale: E4M3 values as float32 [..., 1]; bmax, encode as in `block_candidates`.
+    Returns: float32 [..., 1]; 0 in all-zero blocks. A block scale of 0 gives FLT_MAX (strict) or infinity (fast).
+    """
+    scale = reciprocal(flush(block_scale * reciprocal(encode, recipe)), recipe)
+    if not recipe.fast_math:
+        scale = scale.clamp(max=FLT_MAX)
+    return torch.where(flush(bmax) == 0, torch.zeros_like(scale), scale)
+
+
+def candidate_error(
+    x: Tensor, codes: Tensor, block_scale: Tensor, encode: Tensor, amax: Tensor, recipe: Recipe
+) -> Tensor:
+    """The error by which 4over6 chooses: summed over a block in column order, in FP32.
+
+    Args:    x: float32 [..., 16]; codes: uint8 [..., 16]; block_scale, encode: float32 [..., 1];
+             amax: float32 [..., 1], of the token (per token only).
+    Returns: float32 [..., 1], the sum of |diff| or of diff*diff.
+    """
+    value = e2m1_decode(codes) * block_scale  # exact: 2 + 4 significant bits
+    if recipe.err_use_fast_math:
+        diff = flush(value - flush(x * encode))
+    elif recipe.per_token:
+        full_range = torch.full_like(block_scale, E2M1_MAX * recipe.score_e4m3_max)
+        diff = flush(flush(torch.div(flush(value * amax), full_range)) - x)
+    else:
+        diff = flush(flush(value * reciprocal(encode, recipe)) - x)
+    terms = diff.abs() if recipe.err_mode == "MAE" else flush(diff * diff)
+    total = torch.zeros_like(terms[..., :1])
+    for column in range(terms.shape[-1]):
+        total = flush(total + terms[..., column : column + 1])
+    return total

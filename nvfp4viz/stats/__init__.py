@@ -1,0 +1,16 @@
+"""What quantizing did to a tensor, in exact counts and float64 sums that add."""
+
+from .additive import Additive, largest, plain, rate, summed, summed_array
+from .measure import (
+    BINS,
+    MANTISSA_SHIFT,
+    MARGIN,
+    POISSON_THRESHOLDS,
+    REPLICATES,
+    Stats,
+    hash32,
+    measure,
+    nmse_bin,
+    nmse_bins,
+    poisson_weights,
+)

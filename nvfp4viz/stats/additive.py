@@ -1,0 +1,127 @@
+"""Frozen dataclasses that add up: what streams over chunks, merges over ranks and travels as JSON."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field, fields
+
+import numpy as np
+
+from ..nvfp4 import Recipe
+
+
+def summed(default=0):
+    """A field that adds: a count, or a float64 sum where the default is 0.0."""
+    return field(default=default, metadata={"merge": "sum"})
+
+
+def summed_array(*shape: int, dtype=np.int64):
+    """An array that adds, zeros of this shape unless given; with no shape, of one that other fields decide.
+
+    Left out of the repr: hundreds of counts say nothing in a notebook's output.
+    """
+    metadata = {"merge": "sum", "shape": shape, "dtype": dtype}
+    return field(default_factory=lambda: np.zeros(shape, dtype), metadata=metadata, repr=False)
+
+
+def largest():
+    """A field of which the larger one stays."""
+    return field(default=0.0, metadata={"merge": "max"})
+
+
+class Additive:
+    """`a + b` is what was counted over both; fields that are neither `summed` nor `largest` must be equal."""
+
+    def __add__(self, other):
+        if type(other) is not type(self):
+            return NotImplemented
+        values = self._shared(other)
+        for f in fields(self):
+            if f.metadata:
+                a, b = getattr(self, f.name), getattr(other, f.name)
+                values[f.name] = float(np.maximum(a, b)) if f.metadata["merge"] == "max" else a + b  # NaN stays
+        return type(self)(**values)
+
+    def _shared(self, other) -> dict:
+        """The fields that do not add, in the sum. Raises ValueError where they differ."""
+        names = [f.name for f in fields(self) if not f.metadata]
+        for name in names:
+            a, b = getattr(self, name), getattr(other, name)
+            if a != b:
+                a, b = (v.name if isinstance(v, Recipe) else v for v in (a, b))
+                raise ValueError(f"{type(self).__name__} of {name} {a} and {b} do not add")
+        return {name: getattr(self, name) for name in names}
+
+    def __eq__(self, other) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    def to_dict(self) -> dict:
+        """JSON-ready: lists for arrays, "inf" for an infinite sum; `from_dict` gives the same back."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict):
+        """The inverse of `to_dict`; ValueError where a field is missing, unknown or of the wrong shape."""
+        wanted = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or set(values) != wanted:
+            raise ValueError(f"not the {cls._noun()} of this version: fields {sorted(set(values) ^ wanted)} differ")
+        return cls(**{f.name: _parse(f, values[f.name]) for f in fields(cls)})
+
+    @classmethod
+    def _noun(cls) -> str:
+        return cls.__name__
+
+
+def rate(count, of) -> float:
+    """count / of, 0 over nothing."""
+    return float(count / of) if of else 0.0
+
+
+def _same(a, b) -> bool:
+    """Equality in which NaN, an infinity's share of nothing, equals itself."""
+    floats = np.asarray(a).dtype.kind == np.asarray(b).dtype.kind == "f"
+    return np.array_equal(a, b, equal_nan=floats)
+
+
+def plain(value):
+    if isinstance(value, Recipe):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(tuple(value)) if value.dtype == np.float64 else value.tolist()
+    if isinstance(value, np.floating):
+        value = float(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parse(f, value):
+    try:
+        return _parsed(f, value)
+    except OverflowError as error:
+        raise ValueError(f"{f.name} holds what is no count: {error}") from error
+
+
+def _parsed(f, value):
+    if "shape" in f.metadata:
+        array = np.array(value, dtype=f.metadata["dtype"])
+        if f.metadata["shape"] and array.shape != f.metadata["shape"]:
+            raise ValueError(f"{f.name} has shape {array.shape}, expected {f.metadata['shape']}")
+        return array
+    return _PARSERS[f.type](value)
+
+
+def _count(value) -> int:
+    return int(np.int64(int(value)))  # OverflowError beyond
+
+
+_PARSERS = {  # by a field's annotation
+    "Recipe": Recipe.from_dict,
+    "str": str,
+    "int": _count,
+    "float": float,
+    "tuple[float, ...]": lambda value: tuple(map(float, value)),
+    "tuple[str, ...]": lambda value: tuple(map(str, value)),
+}

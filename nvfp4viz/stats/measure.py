@@ -1,0 +1,307 @@
+"""Statistics of one tensor under one recipe: exact counts and float64 sums, so that parts add up to the whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..nvfp4 import (
+    BLOCK,
+    Quantized,
+    Recipe,
+    as_tokens,
+    block_candidates,
+    blocks,
+    check_finite,
+    e4m3_encode,
+    flush,
+    output_scale,
+    token_amax,
+    token_scales,
+    unpack,
+)
+from .additive import Additive, largest, rate, summed, summed_array
+
+REPLICATES = 200  # Poisson-bootstrap replicates over tokens
+BINS = 256  # of NMSE, eight an octave, from 2^-24 to 2^8
+MANTISSA_SHIFT = 49  # leaves exponent and three bits of a float64's mantissa
+MARGIN = 1 + 2.0**-20  # above a limit by less is FP32 noise, not clipping
+
+
+@dataclass(frozen=True, eq=False)
+class Stats(Additive):
+    """What quantizing one tensor by one recipe did. `a + b` is the statistics of both tokens together."""
+
+    recipe: Recipe
+    engine: str  # the engine that quantized
+    features: int  # K; 0 where tensors of different K were added
+    tokens: int = summed()  # M
+    elements: int = summed()
+    nonzero_elements: int = summed()
+    blocks: int = summed()
+    nonzero_blocks: int = summed()
+    n_four: int = summed()  # blocks that chose 4: their byte is e4m3(h4) and not e4m3(h6)
+    n_four_saturated: int = summed()  # blocks whose 4 candidate exceeds 448
+    n_scale_saturated: int = summed()  # blocks whose chosen candidate exceeds 448 before rounding
+    n_scale_subnormal: int = summed()  # blocks of byte 1..7
+    n_scale_zero: int = summed()  # non-zero blocks of byte 0
+    n_element_clipped: int = summed()  # elements scaled above 6, in blocks of a scale that is not 0
+    n_element_flushed: int = summed()  # non-zero elements decoded to 0
+    err_sq: float = summed(0.0)  # sum of (x_hat - x)^2, in the unit of x, squared
+    err_abs: float = summed(0.0)  # sum of |x_hat - x|
+    x_sq: float = summed(0.0)  # sum of x^2
+    x_hat_sq: float = summed(0.0)
+    x_dot_x_hat: float = summed(0.0)
+    max_error: float = largest()  # largest |x_hat - x|
+    x_amax: float = largest()  # largest |x|
+    scale_histogram: np.ndarray = summed_array(127, 2)  # all blocks, by scale byte and by choice: 6, 4
+    code_histogram: np.ndarray = summed_array(16)  # elements by E2M1 code
+    token_histogram: np.ndarray = summed_array(BINS)  # non-zero tokens by NMSE, see `nmse_bins`
+    block_histogram: np.ndarray = summed_array(BINS)  # non-zero blocks by NMSE
+    bootstrap_err_sq: np.ndarray = summed_array(REPLICATES, dtype=np.float64)  # err_sq of tokens drawn anew
+    bootstrap_x_sq: np.ndarray = summed_array(REPLICATES, dtype=np.float64)  # x_sq of the same draws
+
+    # rates: 0 over nothing
+    @property
+    def four_rate(self) -> float:
+        """Share of non-zero blocks that map their amax to 4."""
+        return rate(self.n_four, self.nonzero_blocks)
+
+    @property
+    def four_saturated(self) -> float:
+        """Share of non-zero blocks whose candidate for 4 exceeds E4M3's 448: 4 could not be had."""
+        return rate(self.n_four_saturated, self.nonzero_blocks)
+
+    @property
+    def scale_saturated(self) -> float:
+        """Share of non-zero blocks whose own scale would exceed 448: a static scale met a larger activation, or 4 was
+        chosen although it saturates."""
+        return rate(self.n_scale_saturated, self.nonzero_blocks)
+
+    @property
+    def scale_subnormal(self) -> float:
+        """Share of non-zero blocks whose scale is an E4M3 subnormal, with fewer than 4 significant bits."""
+        return rate(self.n_scale_subnormal, self.nonzero_blocks)
+
+    @property
+    def scale_zero(self) -> float:
+        """Share of non-zero blocks whose scale rounds to 0: all 16 values are lost."""
+        return rate(self.n_scale_zero, self.nonzero_blocks)
+
+    @property
+    def element_clipped(self) -> float:
+        """Share of elements whose scaled magnitude exceeds 6, E2M1's largest."""
+        return rate(self.n_element_clipped, self.elements)
+
+    @property
+    def element_flushed(self) -> float:
+        """Share of non-zero elements that decode to 0."""
+        return rate(self.n_element_flushed, self.nonzero_elements)
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error, in the unit of x, squared."""
+        return rate(self.err_sq, self.elements)
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error, in the unit of x."""
+        return rate(self.err_abs, self.elements)
+
+    @property
+    def nmse(self) -> float:
+        """Squared error over the squared signal; 0 for an all-zero tensor."""
+        return rate(self.err_sq, self.x_sq)
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantization noise, 10 log10(1/nmse), in dB; infinity without error."""
+        return -10 * math.log10(self.nmse) if self.nmse else math.inf
+
+    @property
+    def cosine(self) -> float:
+        """Cosine between x and x_hat; 1 for an all-zero tensor, 0 where only one of them is zero."""
+        if not self.x_sq and not self.x_hat_sq:
+            return 1.0
+        return rate(self.x_dot_x_hat, math.sqrt(self.x_sq) * math.sqrt(self.x_hat_sq))
+
+    @property
+    def bootstrap_nmse(self) -> np.ndarray:
+        """NMSE of each bootstrap replicate, [200]; comparable replicate by replicate between recipes."""
+        return np.divide(
+            self.bootstrap_err_sq, self.bootstrap_x_sq, where=self.bootstrap_x_sq > 0, out=np.zeros(REPLICATES)
+        )
+
+    def _shared(self, other: Stats) -> dict:
+        if self.recipe != other.recipe:
+            raise ValueError(f"statistics of {self.recipe.name} and {other.recipe.name} do not add: one recipe a sum")
+        engines = {*self.engine.split(" + "), *other.engine.split(" + ")}
+        features = self.features if self.features == other.features else 0
+        return {"recipe": self.recipe, "engine": " + ".join(sorted(engines)), "features": features}
+
+    @classmethod
+    def _noun(cls) -> str:
+        return "statistics"
+
+
+def nmse_bins() -> np.ndarray:
+    """The BINS + 1 edges of the NMSE histograms; the first also holds smaller ratios (0 too), the last larger."""
+    eighths = np.arange(BINS + 1)
+    return np.ldexp(1 + eighths % 8 / 8, eighths // 8 - 24)
+
+
+def nmse_bin(ratio: Tensor) -> Tensor:
+    """The bin of each ratio, float64 in and int64 out: exponent and three bits of its mantissa, so exact everywhere."""
+    return ((ratio.view(torch.int64) >> MANTISSA_SHIFT) - ((1023 - 24) << 3)).clamp(0, BINS - 1)
+
+
+def poisson_weights(first_token: int, tokens: int, device=None) -> Tensor:
+    """How often each bootstrap replicate draws each token: Poisson(1), hashed from the token's index.
+
+    Returns: uint8 [tokens, 200]. The same token weighs the same in every recipe, tensor, chunk and process.
+    """
+    token = torch.arange(first_token, first_token + tokens, device=device).unsqueeze(1)
+    replicate = torch.arange(REPLICATES, device=device)
+    draw = hash32(hash32(token & 0xFFFFFFFF) ^ hash32(replicate + 0x9E3779B9))
+    return torch.bucketize(draw, torch.tensor(POISSON_THRESHOLDS, device=device), right=True).to(torch.uint8)
+
+
+# P(Poisson(1) <= k) * 2^32 for k = 0, 1, ...: a 32-bit draw at or above the k-th threshold weighs more than k
+POISSON_THRESHOLDS = tuple(
+    round(2**32 * sum(math.exp(-1) / math.factorial(j) for j in range(k + 1))) for k in range(12)
+)
+
+
+def hash32(x: Tensor) -> Tensor:
+    """Chris Wellons' lowbias32, a bijection of 32-bit integers, in int64 arithmetic."""
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def bootstrap_sums(values: Tensor, first_token: int) -> np.ndarray:
+    """Weighted sums of per-token values in each replicate: float64 [M, n] to [200, n]."""
+    total = np.zeros((REPLICATES, values.shape[1]))
+    for i in range(0, values.shape[0], 4096):
+        chunk = values[i : i + 4096]
+        weights = poisson_weights(first_token + i, chunk.shape[0], chunk.device).double()
+        total += (weights.T @ chunk).cpu().numpy()
+    return total
+
+
+def measure(x: Tensor, quantized: Quantized, *, first_token: int = 0) -> Stats:
+    """Statistics of a quantized tensor against its original.
+
+    Args:
+        x:           [..., K] as it was quantized.
+        quantized:   from any engine, or `Quantized.from_flashinfer`.
+        first_token: index of x's first token in a longer stream, which seeds the bootstrap.
+    Returns: Stats; errors are in the unit of x, or relative.
+    Raises ValueError where shapes differ, x is not finite or a block scale is NaN or negative, TypeError for what is no
+    tensor or no Quantized.
+    """
+    if not isinstance(quantized, Quantized):
+        raise TypeError(
+            f"quantized is a {type(quantized).__name__}: give what quantize returns, or use analyze(x, recipe)"
+        )
+    x = as_tokens(x)
+    if tuple(x.shape) != quantized.shape:
+        raise ValueError(
+            f"x is {tuple(x.shape)}, quantized was {quantized.shape}: measure a tensor against its own codes"
+        )
+    check_finite(x)
+    bad = int((quantized.block_scales.view(torch.uint8) > 126).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} block scales are NaN or negative: these bytes are no NVFP4 scales, is the layout right?"
+        )
+    total = Stats(quantized.recipe, quantized.engine, x.shape[1])
+    step = max(1, (1 << 19) // x.shape[1])
+    for i in range(0, x.shape[0], step):
+        total += _measure_rows(x[i : i + step], quantized.rows(i, i + step), first_token + i)
+    return total
+
+
+def _measure_rows(x: Tensor, quantized: Quantized, first_token: int) -> Stats:
+    recipe, (m, k) = quantized.recipe, x.shape
+    raw = blocks(x.float())  # [m, n, 16]
+    element, block = raw != 0, (raw != 0).any(-1)  # [m, n, 16], [m, n]
+    encode = encode_scale_of(x, quantized).unsqueeze(-1)  # [m or 1, 1, 1]
+    bmax = flush(raw.abs().amax(-1, keepdim=True))  # [m, n, 1]
+    h6, h4 = block_candidates(bmax, encode, recipe)
+    byte = quantized.block_scales.view(torch.uint8)  # [m, n]
+    byte6, byte4 = (e4m3_encode(h.squeeze(-1)).view(torch.uint8) for h in (h6, h4))
+    four = (byte == byte4) & (byte != byte6) & recipe.four_over_six
+    chosen = torch.where(four, h4.squeeze(-1), h6.squeeze(-1))
+    scaled = flush(flush(raw) * output_scale(quantized.block_scales.float().unsqueeze(-1), bmax, encode, recipe))
+    clipped = (scaled.abs() > 6 * MARGIN) & (byte != 0).unsqueeze(-1)
+
+    x_hat = blocks(quantized.dequantize()).double()
+    raw = raw.double()
+    err = x_hat - raw
+    err_sq, x_sq = _column_sum(err * err), _column_sum(raw * raw)  # [m, n]
+    token_err, token_x = err_sq.sum(-1), x_sq.sum(-1)  # [m]
+    bootstrap = bootstrap_sums(torch.stack([token_err, token_x], 1), first_token)
+    return Stats(
+        recipe=recipe,
+        engine=quantized.engine,
+        features=k,
+        tokens=m,
+        elements=m * k,
+        nonzero_elements=int(element.sum()),
+        blocks=m * k // BLOCK,
+        nonzero_blocks=int(block.sum()),
+        n_four=int((four & block).sum()),
+        n_four_saturated=int(((h4.squeeze(-1) > 448 * MARGIN) & block).sum()) if recipe.four_over_six else 0,
+        n_scale_saturated=int(((chosen > 448 * MARGIN) & block).sum()),
+        n_scale_subnormal=int(((byte >= 1) & (byte <= 7) & block).sum()),
+        n_scale_zero=int(((byte == 0) & block).sum()),
+        n_element_clipped=int(clipped.sum()),
+        n_element_flushed=int(((x_hat == 0) & element).sum()),
+        err_sq=float(token_err.sum()),
+        err_abs=float(err.abs().sum()),
+        x_sq=float(token_x.sum()),
+        x_hat_sq=float((x_hat * x_hat).sum()),
+        x_dot_x_hat=float((raw * x_hat).sum()),
+        max_error=float(err.abs().max()),
+        x_amax=float(raw.abs().max()),
+        scale_histogram=_counts(byte.long() * 2 + four, 254).reshape(127, 2),
+        code_histogram=_counts(unpack(quantized.codes), 16),
+        token_histogram=_nmse_histogram(token_err, token_x),
+        block_histogram=_nmse_histogram(err_sq, x_sq),
+        bootstrap_err_sq=bootstrap[:, 0],
+        bootstrap_x_sq=bootstrap[:, 1],
+    )
+
+
+def encode_scale_of(x: Tensor, quantized: Quantized) -> Tensor:
+    """The encode scale that multiplied x, [m or 1, 1]; worked out from x where the engine did not keep it."""
+    if quantized.encode_scale is not None:
+        return quantized.encode_scale
+    decode, recipe = quantized.decode_scale, quantized.recipe
+    inverse = torch.div(torch.ones_like(decode), decode)
+    if not recipe.per_token:
+        return inverse
+    encode, expected = token_scales(token_amax(x), recipe)
+    return torch.where(expected == decode, encode, inverse)
+
+
+def _column_sum(values: Tensor) -> Tensor:
+    """Sum over the last axis in column order, so that every engine has the same bits."""
+    total = values[..., 0].clone()
+    for column in range(1, values.shape[-1]):
+        total += values[..., column]
+    return total
+
+
+def _counts(indices: Tensor, n: int) -> np.ndarray:
+    return torch.bincount(indices.flatten(), minlength=n).cpu().numpy()
+
+
+def _nmse_histogram(err_sq: Tensor, x_sq: Tensor) -> np.ndarray:
+    there = x_sq > 0
+    return _counts(nmse_bin(err_sq[there] / x_sq[there]), BINS)

@@ -1,0 +1,3 @@
+"""The scripts and styles of pages, as text."""
+
+from .link import asset, explorer_module

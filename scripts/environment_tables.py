@@ -1,0 +1,73 @@
+"""Fill the tables of docs/environment.md from nvfp4viz.envrules: python docs/environment_tables.py"""
+
+import itertools
+import re
+from pathlib import Path
+
+from nvfp4viz.environment import CONSUMERS, VARIABLES
+from nvfp4viz.environment.rules import SGLANG, cpp_stream, only_1, prims_word, reading, sglang_bool
+
+PAGE = Path(__file__).with_name("environment.md")
+TEXTS = [
+    "1", "0", "true", "True", "TRUE", "false", "False", "yes", "Yes", "no", "y", "n", "on", "ON", "off", "t", "f", "T",
+    "", " ", " 1", "1 ", "01", "2", "-1", "+1", "1.0", "0x1", "none", "None", "enable", "１",
+]  # fmt: skip
+RULES = {
+    "FlashInfer Python, C++, CuTe-DSL": only_1,
+    "FlashInfer Prims-TS MoE": prims_word,
+    "SGLang": sglang_bool,
+    "Transformer Engine C++": cpp_stream,
+}
+
+
+def variables() -> list[list[str]]:
+    rows = [["variable", "default", "read by (since version)", "when"]]
+    for v in VARIABLES.values():
+        readers = ", ".join(f"{CONSUMERS[c]} ({since})" for c, (_, since) in v.readers.items())
+        rows.append([f"`{v.name}`", v.default, readers, v.when])
+    return rows
+
+
+def texts() -> list[list[str]]:
+    """Texts on which the rules disagree; those with the same readings share a row."""
+    rows = [["the variable is set to", *RULES]]
+    found = [([rule(text) for rule in RULES.values()], text) for text in TEXTS]
+    order = {tuple(r): i for i, (r, _) in reversed(list(enumerate(found)))}
+    for readings, group in itertools.groupby(sorted(found, key=lambda f: order[tuple(f[0])]), lambda f: f[0]):
+        if len({r.value for r in readings}) > 1:
+            rows.append([" ".join(f"`{text!r}`" for _, text in group), *(r.text for r in readings)])
+    return rows
+
+
+def modes() -> list[list[str]]:
+    consumers = ("flashinfer", "flashinfer-cuda", "transformer-engine")
+    rows = [["the error mode is set to", *(CONSUMERS[c] for c in consumers)]]
+    for text in ("mse", "Mae", "mſe", " MSE", "RMSE", ""):
+        names = (f"{'NVTE' if c == 'transformer-engine' else 'FLASHINFER'}_NVFP4_4OVER6_ERR_MODE" for c in consumers)
+        rows.append([f"`{text!r}`", *(reading(n, c, text).text for n, c in zip(names, consumers, strict=True))])
+    return rows
+
+
+def sglang() -> list[list[str]]:
+    rows = [["SGLang since", "scale passed as", "backend passed", "FlashInfer it pins"]]
+    kinds = {"float": "a Python float", "tensor": "a tensor on the device"}
+    return rows + [
+        [r.since, kinds[r.scale], f"`{r.backend}`" if r.backend else "none: cuda", r.flashinfer] for r in SGLANG
+    ]
+
+
+def filled(page: str) -> str:
+    """The page with each table between its markers made anew."""
+    for table in (variables, texts, modes, sglang):
+        head, *rows = table()
+        lines = [head, ["---"] * len(head), *rows]
+        made = "\n".join("| " + " | ".join(row) + " |" for row in lines)
+        marks = rf"(<!-- table: {table.__name__} -->\n).*?(<!-- end -->)"
+        page, count = re.subn(marks, lambda m, made=made: m[1] + made + "\n" + m[2], page, flags=re.S)
+        if count != 1:
+            raise ValueError(f"{PAGE.name} has {count} places for the table {table.__name__}, not one")
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

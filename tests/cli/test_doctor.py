@@ -1,0 +1,186 @@
+"""The doctor: what it prints, its exit code, and that it notices an engine that is wrong."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nvfp4viz import engines
+from nvfp4viz.cli import doctor, main
+from nvfp4viz.engine import golden_cases, recipe_of, reference, verdict, verify
+from nvfp4viz.environment import VARIABLES, Settings
+
+FI = "FLASHINFER_NVFP4_4OVER6"
+U256, SG = f"{FI}_E4M3_USE_256", "SGLANG_FLASHINFER_NVFP4_PER_TOKEN_ACTIVATION"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_a_mismatch_fails_and_names_both_readings_and_the_fix(clean, capsys):
+    clean.setenv(FI, "1")
+    clean.setenv(U256, "true")
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert f"error    {U256}=true" in out and f"fix:  {U256}=1" in out
+    assert "SGLang                   on (256)" in out and "FlashInfer CuTe-DSL      off (448)" in out
+    assert out.rstrip().endswith("1 error, 1 warning, 2 notes")
+    assert "\033[" not in out and all(len(line) <= 100 for line in out.splitlines())
+
+
+def test_as_a_program():
+    env = {k: v for k, v in os.environ.items() if k not in VARIABLES} | {FI: "1", U256: "true"}
+    call = [sys.executable, "-c", "from nvfp4viz.cli import main; raise SystemExit(main(['doctor']))"]
+    assert subprocess.run(call, env=env, capture_output=True).returncode == 1
+    assert subprocess.run(call, env=env | {U256: "1"}, capture_output=True).returncode == 0
+
+
+def test_nothing_to_mend(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "sets none of the NVFP4 variables: FlashInfer runs standard-fast" in out and "Nothing to mend." in out
+    assert f"python              {sys.version.split()[0]}" in out
+    for row in engines():
+        assert row["name"] in out
+
+
+def test_files(tmp_path, capsys):
+    (tmp_path / "compose.yaml").write_text(
+        f"services:\n  good:\n    environment: [{FI}=1, {SG}=1]\n  bad:\n    environment: [{FI}=true]\n"
+    )
+    (tmp_path / "run.sh").write_text(f"export {FI}=$X\n")
+    call = ["doctor", "--env-file", str(tmp_path / "compose.yaml"), "--env-file", str(tmp_path / "run.sh")]
+    assert main([*call, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [e["name"] for e in report["environments"]] == [
+        "compose.yaml: service good", "compose.yaml: service bad", "run.sh",
+    ]  # fmt: skip
+    severities = [[f["severity"] for f in e["findings"]] for e in report["environments"]]
+    assert severities[0] == ["note", "note"] and severities[1][0] == "error" and severities[2] == ["warning"]
+    assert report["ok"] is False and report["versions"]["torch"] == torch.__version__
+    assert report["environments"][0]["recipes"]["sglang"] == "4/6-mae-448-fast"
+    assert main(call) == 1
+    assert "its value is only known when the shell runs" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_process(capsys):
+    process = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        env={U256: "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        process.stdout.readline()
+        assert main(["doctor", "--pid", str(process.pid)]) == 0
+        process.communicate(b"\n")
+    assert "a ceiling without 4over6 is ignored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--env-file", "/nowhere/.env"], "No such file"), (["--pid", "999999999"], "there is no process 999999999")],
+)
+def test_what_cannot_be_read_is_a_mistake_of_the_caller(arguments, message, capsys):
+    assert main(["doctor", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_colour_is_for_terminals(clean):
+    report = doctor.examine([Settings("x", {U256: "1"})])
+    assert "\033[33mwarning\033[0m" in "\n".join(doctor.text(report, 80, color=True))
+    assert "\033[" not in "\n".join(doctor.text(report, 80))
+    assert all(len(line) <= 62 for line in doctor.text(report, 60))
+
+    class Terminal:
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            return len(text)
+
+        def flush(self):
+            pass
+
+    clean.setattr(sys, "stdout", Terminal())
+    clean.setenv("TERM", "xterm")
+    clean.delenv("NO_COLOR", raising=False)
+    assert doctor._terminal()[1]
+    clean.setenv("NO_COLOR", "1")
+    assert not doctor._terminal()[1]
+
+
+def test_strangers_bytes_do_not_reach_the_terminal(tmp_path, capsys):
+    (tmp_path / ".env").write_text(f"{FI}=\x1b]0;title\x07\x1b[2J\n")
+    assert main(["doctor", "--env-file", str(tmp_path / ".env")]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and r"\x1b]0;title\x07\x1b[2J" in out
+    assert doctor._printable("a\udcffb") == r"a\udcffb"
+
+
+# --- golden cases
+
+
+@functools.cache
+def _all():
+    return list(golden_cases())
+
+
+def test_golden_cases_are_complete():
+    cases = _all()
+    assert len(cases) == 1134 and len({c.name for c in cases}) == 1134
+    assert len({c.recipe for c in cases}) == 36  # 9 recipes, strict and fast, per token and per tensor
+    for c in cases:
+        m, k = c.x.shape
+        assert c.codes.shape == (m, k // 2) and c.scales.shape == (m, k // 16) and c.recipe == recipe_of(c.name)
+        assert (c.encode_scale is None) == c.recipe.per_token == (c.decode is not None)
+
+
+def _few():
+    return [c for c in _all() if c.name.startswith(("zeros.bf16", "spike.fp16"))]
+
+
+def test_verify_says_bit_exact():
+    (result,) = verify([{"name": "reference"}], _few())
+    assert result["ok"] and result["cases"] == 108 and result["first"] is None
+    assert verdict(result) == "bit-exact: 108 cases, 55,296 blocks"
+
+
+def test_verify_counts_blocks_that_differ_and_says_where_first(clean):
+    def wrong(x, recipe, encode_scale):
+        q = right(x, recipe, encode_scale)
+        q.codes[3, 16] ^= 1  # token 3, block 2
+        return q
+
+    right = reference.quantize
+    clean.setattr(reference, "quantize", wrong)
+    (result,) = verify([{"name": "reference"}], _few())
+    assert not result["ok"] and result["strict"]["differ"] == result["fast"]["differ"] == 54
+    assert "54 of 27,648 blocks differ" in verdict(result) and ", token 3, block 2" in verdict(result)
+
+
+def test_verify_goes_on_after_an_engine_that_fails(clean, capsys):
+    def broken(*_):
+        raise OSError("no compiler")
+
+    clean.setattr(reference, "quantize", broken)
+    clean.setattr("nvfp4viz.verify.golden_cases", lambda: iter(_few()[:4]))
+    assert main(["doctor", "--verify"]) == 1
+    out = capsys.readouterr().out
+    assert "reference            OSError: no compiler in spike.fp16/" in out
+    assert "cpu                  bit-exact: 4 cases, 2,048 blocks" in out
+
+
+def test_verify_in_json(clean, capsys):
+    clean.setattr("nvfp4viz.verify.golden_cases", lambda: iter(_few()[:4]))
+    assert main(["doctor", "--verify", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {r["engine"] for r in report["verify"]} == {r["name"] for r in engines() if r["available"]}
+    assert all(r["ok"] for r in report["verify"])

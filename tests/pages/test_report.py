@@ -1,0 +1,335 @@
+"""The report: what it says, that it needs no network, that hostile names stay text, and that it reads back.
+
+browser/test_report_browser.py opens it.
+"""
+
+import base64
+import errno
+import gzip
+import hashlib
+import html
+import json
+import os
+import re
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from nvfp4viz import RECIPES, Recipe, load, report, sweep, synthetic
+from nvfp4viz.analysis import COLUMNS, Sweep, block_at, inspect_block, keep, pick, recommend
+from nvfp4viz.analysis import block_inspections as inspections
+from nvfp4viz.analysis.blocks import KEPT
+from nvfp4viz.pages import load_report, packing
+from nvfp4viz.pages.report import render
+from nvfp4viz.web import explorer_module
+
+X = synthetic("lognormal", 24, 64)
+HOSTILE = {
+    "script": "</script><img src=x onerror=window.pwned=1>",
+    "attribute": '"\'><svg onload=window.pwned=1> onmouseover=window.pwned=1 x="',
+    "comment": "<!--<script>window.pwned=1//",
+    "entity": "&lt;b&gt; &amp;amp; &#x3c;",
+    "nul": "layer\x00\x1b[31m\x7f",
+    "rtl": "\u202egnp.\u202d \u2066x\u2069 \u200f\u061c",
+    "long": "n" * 10_000,
+    "surrogate": "\ud800half",
+    "newline": "two\nlines\r\ttab",
+    "math": "$\\frac{1}{",
+    "formula": '=HYPERLINK("http://example.com")',
+    "empty": "",
+}
+
+
+@pytest.fixture(scope="module")
+def measured() -> Sweep:
+    return sweep({"layers.0.mlp": X, "layers.1.mlp": synthetic("spikes", 20, 32), "bad": X[:, :5]}, engine="reference")
+
+
+@pytest.fixture(scope="module")
+def page(measured) -> str:
+    return render(measured)
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and the text of each kind of element."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.texts, self._open = [], {}, []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, text):
+        if self._open:
+            self.texts.setdefault(self._open[-1], []).append(text)
+
+
+def test_it_says_the_verdict_and_what_ran(page, measured):
+    texts = Tags(page).texts
+    first, rest = recommend(measured).sentence().split(": ", 1)
+    assert f'<p class="verdict">{html.escape(rest)}</p>' in page
+    assert "2 tensors" in page and "up to 24 tokens" in page and "5 recipes" in page and "engine reference" in page
+    assert "1 tensors could not be analysed" in page and "K=5 is not a multiple of 16" in page
+    assert texts["h1"] == [first]
+    set_, *others = texts["h2"]
+    assert set_ == f"What to set for {recommend(measured).recipe}"
+    assert others == ["Why", "Look for yourself", "Every tensor, every recipe", "Provenance"]
+    for c in recommend(measured).comparisons:
+        assert f"{c.margin_db:+.3f} dB" in page and "{:.3f} to {:.3f}".format(*c.interval_db) in page
+    assert "FLASHINFER_NVFP4_4OVER6=" in page
+
+
+def test_the_table_has_every_column(page):
+    assert [a["data-name"] for t, a in Tags(page).tags if t == "th" and "data-name" in a] == [
+        "tensor", "recipe", "engine", "tokens", "features", *dict.fromkeys(n for n in html_columns() if n in COLUMNS),
+    ]  # fmt: skip
+
+
+def html_columns() -> list[str]:
+    from nvfp4viz.pages.report import COLUMNS as SHOWN
+
+    assert set(SHOWN) >= set(COLUMNS)
+    return list(SHOWN)
+
+
+def test_nothing_is_fetched_and_only_its_own_script_runs(page):
+    tags = Tags(page).tags
+    for tag, attributes in tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form", "audio", "video")
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            assert attributes.get(name, "data:").startswith("data:")
+        assert not [name for name in attributes if name.startswith("on")]
+    (policy,) = (a["content"] for t, a in tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    scripts = re.findall(r"<script type=.module.>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert len(scripts) == 1 and scripts[0].startswith(explorer_module())  # the explorer's own module, no second one
+    assert policy == (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; img-src data:; "
+        f"script-src 'sha256-{digest}'"
+    )
+    assert not re.search(r"""(?:https?:)?//[a-z]""", re.sub(r"//.*", "", re.sub(r'"[A-Za-z0-9+/=]{200,}"', "", page)))
+
+
+def test_images_say_what_they_show(page):
+    images = [a for t, a in Tags(page).tags if t == "img"]
+    assert len(images) == 3
+    for image in images:
+        assert image["src"].startswith("data:image/png;base64,") and len(image["alt"]) > 10
+        assert int(image["width"]) > 100 and int(image["height"]) > 100
+        assert base64.b64decode(image["src"].split(",")[1]).startswith(b"\x89PNG")
+
+
+def test_provenance_names_files_recipes_and_versions(tmp_path):
+    np.save(tmp_path / "layer.npy", X.float().numpy())
+    found = load(tmp_path / "layer.npy")
+    page = render(sweep(found, ["4/6-mse-256-tensor"], engine="reference"))
+    assert found.sources[0]["sha256"] in page and str(tmp_path / "layer.npy") in page
+    assert f"<dt>torch</dt><dd>{torch.__version__}</dd>" in page and "per_token=False" in page
+
+
+def test_a_report_reads_back_as_the_same_sweep(measured, tmp_path):
+    path = report(measured, tmp_path / "r.html")
+    assert path == tmp_path / "r.html"
+    back = load_report(path)
+    assert back == measured and back.blocks and back.to_dict() == measured.to_dict()
+    assert render(back) == render(measured) == path.read_text(encoding="utf-8")  # reproducible, too
+
+
+def test_truncated_edited_and_foreign_files_are_refused(page, tmp_path):
+    path = tmp_path / "r.html"
+    data = page.index('id="sweep"')
+    middle = page.index(">", data) + 1000
+    other = "A" if page[middle] != "A" else "B"
+    for text, message in {
+        page[: data - 100]: "does not match its checksum: truncated, edited",
+        page[:middle]: "does not match its checksum",
+        page[:middle] + other + page[middle + 1 :]: "does not match its checksum",
+        page[:middle] + page[middle + 4 :]: "does not match its checksum",
+        page.replace("Provenance", "provenance"): "does not match its checksum",
+        page.replace("\n", "\r\n"): "",
+        "": "it is no report",
+        "<html></html>": "it is no report",
+    }.items():
+        path.write_text(text, encoding="utf-8", newline="")
+        if not message:  # a mail program's line ends change nothing
+            assert load_report(path).stats
+            continue
+        with pytest.raises(ValueError, match=message) as raised:
+            load_report(path)
+        assert str(path) in str(raised.value)
+    path.write_bytes(os.urandom(1000))
+    with pytest.raises(ValueError, match="it is no report"):
+        load_report(path)
+
+
+def test_a_report_of_another_version_is_refused(tmp_path):
+    for packed, message in {
+        packing.script({"format": "nvfp4viz-report-9"}): r"format 'nvfp4viz-report-9', expected",
+        packing.script({"format": packing.FORMAT}): r"its data is not of this version of nvfp4viz: KeyError",
+        packing.script([], "rows"): "it holds no sweep: a comparison, or notebooks",
+    }.items():
+        (tmp_path / "r.html").write_text(packing.sign(packing.signature() + packed), encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            load_report(tmp_path / "r.html")
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        gzip.compress(b"[" + b" " * (40 << 20) + b"]"),
+        gzip.compress(b"[" * 100_000),
+        gzip.compress(b"[1, 2]")[:-9],
+        b"\x1f\x8b\x08" + b"\xff" * 40,
+        b"no gzip",
+    ],
+    ids=["a bomb", "nested", "cut", "damaged", "no gzip"],
+)
+def test_data_that_is_no_sweep_is_one_clear_error(packed, tmp_path):
+    block = f'<script type="application/gzip" id="sweep">{base64.b64encode(packed).decode()}</script>'
+    (tmp_path / "r.html").write_text(packing.sign(packing.signature() + block), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^cannot read the report '.*r\.html': .+$"):
+        load_report(tmp_path / "r.html")
+
+
+@pytest.mark.parametrize("value", [float("inf"), 1 << 80, None, "x"])
+def test_a_report_with_what_is_no_count_is_refused(measured, value, tmp_path):
+    packed = packing.pack(measured)
+    packed["stats"]["layers.0.mlp"]["standard"] |= {"tokens": value, "codes": [0, value]}
+    (tmp_path / "r.html").write_text(packing.sign(packing.signature() + _block(packed)), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^cannot read the report '.*r\.html'"):
+        load_report(tmp_path / "r.html")
+
+
+def _block(value) -> str:
+    """`packing.script`, with infinities too."""
+    packed = base64.b64encode(gzip.compress(json.dumps(value).encode())).decode()
+    return f'<script type="application/gzip" id="sweep">{packed}</script>'
+
+
+def test_size_growth_and_time(bundled):
+    found = sweep(load(bundled), engine="cpu")
+    start = time.process_time()
+    assert len(render(found)) < 1_500_000
+    assert time.process_time() - start < 2
+    half = replace(found, stats=dict(list(found.stats.items())[:11]), blocks=dict(list(found.blocks.items())[:11]))
+    packed = [len(packing.script(packing.pack(s))) for s in (found, half)]
+    assert (packed[0] - packed[1]) / 10 < 20_000
+
+
+def test_the_kept_blocks_are_what_the_microscope_finds(bundled):
+    x = load(bundled)["model.layers.7.self_attn.o_proj"]
+    kept = keep(x, RECIPES)
+    for key, found in kept["picks"].items():
+        name, rule = key.split("|")
+        place = found["blocks"][:1]
+        if rule == "worst" and place:
+            assert place == pick(x, name, rule, 1)["blocks"]
+        for b in place:
+            values, amax = block_at(x, b["token"], b["block"], RECIPES[name])
+            stored = kept["blocks"][f"{b['token']},{b['block']}"]
+            assert stored["values"] == values and stored["token_amax"] == amax
+    assert 4 <= len(kept["blocks"]) <= KEPT
+    assert {key.split("|")[1] for key, found in kept["picks"].items() if found["blocks"]} >= {
+        "worst", "gained", "saturated", "random",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("x", [torch.zeros(4, 32), X[:0], torch.eye(16) * 1e-30, X.half()], ids=str)
+def test_blocks_are_kept_of_any_tensor(x):
+    recipes = RECIPES | {n: Recipe.parse(n) for n in ("4/6-mae-448-tensor", "4/6-mse-256-fast", "standard-tensor")}
+    kept = keep(x, recipes)
+    seen = inspections(kept["blocks"], recipes)
+    for (place, stored), row in zip(kept["blocks"].items(), seen, strict=True):
+        token, block = map(int, place.split(","))
+        for name, (amax, encode, decode, choice, *tried) in row.items():
+            _, of = block_at(x, token, block, recipes[name])
+            wanted = inspect_block(stored["values"], of, recipes[name])
+            assert np.float32(amax) == np.float32(wanted["amax"]) and choice == wanted["choice"]
+            assert np.float32(encode) == np.float32(wanted["encode_scale"])
+            assert np.float32(decode) == np.float32(wanted["decode_scale"])
+            for (h, byte, saturated, score, codes), c in zip(tried, wanted["candidates"], strict=True):
+                assert (np.float32(h), byte, bool(saturated)) == (np.float32(c["h"]), c["byte"], c["saturated"])
+                assert np.float32(score) == np.float32(c["score"]) and [int(d, 16) for d in codes] == c["codes"]
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Sweep:
+    tensors = dict.fromkeys(HOSTILE.values(), X) | {"<b>skipped</b>": X[:, :5]}
+    return sweep(
+        tensors, {HOSTILE["script"]: Recipe(), "4/6-mae-256": Recipe(256, four_over_six=True)}, engine="reference"
+    )
+
+
+def test_hostile_names_stay_text(hostile, tmp_path):
+    hostile.provenance["sources"] = [{"path": n, "sha256": n, "metadata": {n: n}} for n in HOSTILE.values()]
+    hostile.provenance["command"] = list(HOSTILE.values())
+    path = report(hostile, tmp_path / "r.html")
+    page = path.read_text(encoding="utf-8")
+    tags = Tags(page).tags
+    names = {t for t, _ in tags}
+    assert "svg" not in names and "b" not in names and [t for t, _ in tags].count("script") == 2
+    assert all(a["src"].startswith("data:") for t, a in tags if t == "img")
+    assert not [n for _, a in tags for n in a if n.startswith("on")]
+    forbidden = {chr(i) for i in range(32)} - {"\n"} | {
+        "\x7f",
+        *map(chr, range(0x202A, 0x202F)),
+        *"\u200f\u061c\u2066\u2069",
+    }
+    assert not forbidden & set(page)
+    assert "␀" in page and "[U+202E]" in page and "\\ud800half" in page
+    longest = max(len(text) for texts in Tags(page).texts.items() if texts[0] != "script" for text in texts[1]
+                  if texts[0] not in ("style", "pre"))  # fmt: skip
+    assert longest < 8000  # the command line holds twelve names
+    assert "(10,000 characters)" in page
+    back = load_report(path)
+    assert back.stats == hostile.stats and list(back.recipes) == list(hostile.recipes)
+
+
+def test_a_failure_leaves_the_old_report(measured, tmp_path, monkeypatch):
+    path = tmp_path / "r.html"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError, match=r"folder '.*none' does not exist: create it"):
+        report(measured, tmp_path / "none" / "r.html")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", full)
+    with pytest.raises(OSError, match=r"cannot write '.*r\.html': No space left on device; nothing was changed"):
+        report(measured, path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["r.html"]
+
+
+def test_an_empty_sweep_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the sweep has no statistics"):
+        report(Sweep({}, dict(RECIPES)), tmp_path / "r.html")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "tensors, recipes, says",
+    [
+        ({"zeros": torch.zeros(4, 16), "empty": X[:0]}, RECIPES, "No verdict: no tensor has a non-zero value"),
+        ({"x": X}, ["standard"], "Only standard was measured"),
+        ({"x": X, "zeros": torch.zeros(4, 16)}, ["4/6-mae-320", "4/6-mse-320-tensor"], "know the ceiling 448"),
+        ({"large": torch.full((20, 16), 3.38e38).bfloat16()}, ["standard", "4/6-mae-250"], "standard"),
+        ({"x": X[:1]}, ["standard-tensor-fast", "4/6-mse-256-fp16err-tensor-fast"], "fewer than 16 tokens"),
+    ],
+    ids=["zeros", "one recipe", "odd ceilings", "infinite", "one token"],
+)
+def test_every_sweep_makes_a_report(tensors, recipes, says, tmp_path):
+    path = report(sweep(tensors, recipes, engine="reference"), tmp_path / "r.html")
+    page = html.unescape(path.read_text(encoding="utf-8"))
+    assert says in page.replace('</h1>\n<p class="verdict">', ": ")
+    assert " nan" not in Tags(page).texts.get("td", []) and load_report(path).stats

@@ -1,0 +1,229 @@
+"""Figures: what they draw and say, read off the Axes; no pixels."""
+
+import math
+
+import matplotlib
+import matplotlib.pyplot
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+
+from nvfp4viz import RECIPES, Recipe, Stats, analyze, plots, sweep, synthetic
+from nvfp4viz.catalog import STYLES, style
+
+X = synthetic("lognormal", 16, 128)
+STATS = {name: analyze(X, r, engine="reference") for name, r in RECIPES.items()}
+SWEEP = sweep({"layers.0.a": X, "layers.1.b": synthetic("spikes", 16, 64), "lm_head": X * 3}, engine="reference")
+
+
+@pytest.fixture(autouse=True)
+def _stateless():
+    """Nothing goes through pyplot's state or changes the user's settings."""
+    before = dict(matplotlib.rcParams)
+    yield
+    assert matplotlib.pyplot.get_fignums() == []
+    assert dict(matplotlib.rcParams) == before
+
+
+def _labels(ax) -> list[str]:
+    return ax.get_legend_handles_labels()[1]
+
+
+def _draw(ax) -> None:
+    """Lay out everything, texts too, without rendering: what a broken label would break."""
+    ax.figure.draw_without_rendering()
+
+
+def _heights(ax, color) -> np.ndarray:
+    return np.array([p.get_height() for p in ax.patches if to_hex(p.get_facecolor()).upper() == color])[:127]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_histogram_bars_are_the_shares_of_blocks(name):
+    stats = STATS[name]
+    ax = plots.block_scale_histogram(stats, full=True)
+    six, both = stats.scale_histogram[:, 0] / stats.blocks, stats.scale_histogram.sum(1) / stats.blocks
+    np.testing.assert_allclose(_heights(ax, style(stats.recipe)["color"]), six)
+    if stats.recipe.four_over_six:
+        pale = to_hex(plots.tint(style(stats.recipe)["color"])).upper()
+        np.testing.assert_allclose(_heights(ax, pale), both)
+        assert _labels(ax) == [f"{name}: 4", f"{name}: 6"]
+    else:
+        assert _labels(ax) == [name]
+    assert ax.get_xlabel() == "block scale (E4M3 value)" and ax.get_ylabel() == "share of blocks"
+    assert name in ax.get_title("left") and "engine reference" in ax.get_title("left")
+    _draw(ax)
+
+
+def test_histogram_bars_touch_and_hold_their_value():
+    ax = plots.block_scale_histogram(STATS["standard"], full=True)
+    bars = [(p.get_x(), p.get_x() + p.get_width()) for p in ax.patches][1:127]
+    values = np.log2(torch.arange(1, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy())
+    assert len(bars) == len(values)
+    for (low, high), value in zip(bars, values, strict=True):
+        assert low < value < high
+    np.testing.assert_allclose([high for _, high in bars[:-1]], [low for low, _ in bars[1:]], atol=1e-6)
+
+
+def test_two_histograms_mirror_each_other_with_both_ceilings():
+    high, low = STATS["4/6-mse-448"], STATS["4/6-mse-256"]
+    ax = plots.block_scale_histogram(high, low)
+    assert (_heights(ax, STYLES["4/6-mse-448"]["color"]) >= 0).all()
+    assert (_heights(ax, STYLES["4/6-mse-256"]["color"]) <= 0).all()
+    np.testing.assert_allclose(-_heights(ax, STYLES["4/6-mse-256"]["color"]), low.scale_histogram[:, 0] / low.blocks)
+    bottom, top = ax.get_ylim()
+    assert bottom == -top
+    texts = " ".join(t.get_text() for t in ax.texts)
+    assert "298.67" in texts and "ceiling 256" in texts and "448" in texts
+    lines = {round(2 ** line.get_xdata()[0], 1) for line in ax.lines if len(set(line.get_xdata())) == 1}
+    assert {298.7, 448.0, 256.0} <= lines
+    assert "4/6-mse-448 above, 4/6-mse-256 below" in ax.get_title("left")
+    assert ax.yaxis.get_major_formatter()(-0.1, 0) == "10 %"
+
+
+def test_logarithmic_shares_are_labelled_as_shares():
+    ax = plots.block_scale_histogram(STATS["standard"], log=True)
+    labels = [t.get_text() for t in ax.get_yticklabels()]
+    assert all(label.endswith(" %") for label in labels) and len(labels) >= 2
+    steps = [float(label[:-2]) for label in labels]
+    np.testing.assert_allclose(np.diff(np.log10(steps)), 1)
+    _draw(plots.block_scale_histogram(STATS["4/6-mse-448"], STATS["4/6-mse-256"], log=True))
+
+
+def test_marks_stand_at_their_rates():
+    ax = plots.clipping_rates(STATS)
+    assert _labels(ax) == list(RECIPES)
+    rows = [t.get_text().split("\n")[0] for t in ax.get_yticklabels()]
+    assert rows[::-1] == [label for label, _ in plots.RATES.values()]
+    for line, (name, stats) in zip(
+        [line for line in ax.lines if line.get_label() in STATS], STATS.items(), strict=True
+    ):
+        assert line.get_label() == name and line.get_color() == style(stats.recipe)["color"]
+        assert line.get_marker() == style(stats.recipe)["marker"]
+        for x, rate in zip(line.get_xdata(), list(plots.RATES)[::-1], strict=True):
+            value = getattr(stats, rate)
+            assert 10**x == pytest.approx(value) if value else x == ax.get_xticks()[0]
+    assert ax.get_xticklabels()[0].get_text() == "0"
+    assert plots.clipping_rates(STATS["standard"]).get_legend_handles_labels()[1] == ["standard"]
+
+
+@pytest.mark.parametrize("baseline", [None, "standard"])
+def test_error_by_tensor_is_sqnr_or_the_gain_over_a_baseline(baseline):
+    ax = plots.error_by_tensor(SWEEP, baseline=baseline)
+    assert [t.get_text() for t in ax.get_yticklabels()] == SWEEP.tensors[::-1]
+    assert _labels(ax) == [n for n in RECIPES if n != baseline]
+    for name in _labels(ax):
+        (line,) = (line for line in ax.lines if line.get_label() == name)
+        wanted = [SWEEP.stats[t][name].sqnr_db for t in SWEEP.tensors[::-1]]
+        if baseline:
+            wanted = np.array(wanted) - [SWEEP.stats[t][baseline].sqnr_db for t in SWEEP.tensors[::-1]]
+        np.testing.assert_allclose(line.get_xdata(), wanted)
+    assert ax.get_xlabel() == ("gain over standard (dB)" if baseline else "SQNR (dB)")
+    assert "engine reference" in ax.get_title("left")
+
+
+@pytest.mark.parametrize("of", ["token", "block"])
+def test_distributions_rise_from_0_to_1(of):
+    ax = plots.nmse_distribution(STATS, of=of)
+    assert _labels(ax) == list(RECIPES)
+    for line in ax.lines[: len(RECIPES)]:
+        y = line.get_ydata()
+        assert (np.diff(y) >= 0).all() and y[-1] == pytest.approx(1)
+    counts = getattr(STATS["standard"], f"{of}_histogram")
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.cumsum(counts) / counts.sum())
+    assert ax.get_ylabel() == f"share of {of}s at most there"
+    _draw(ax)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.block_scale_histogram(STATS["standard"], ax=ax),
+        lambda ax: plots.clipping_rates(STATS, ax=ax),
+        lambda ax: plots.error_by_tensor(SWEEP, ax=ax),
+        lambda ax: plots.nmse_distribution(STATS, ax=ax),
+    ],
+)
+def test_axes_that_are_given_are_the_axes_that_come_back(draw):
+    ax = plots.new_axes()
+    assert draw(ax) is ax
+    assert draw(None) is not ax
+    for one in (ax, draw(None)):
+        assert one.get_xlabel() and (one.get_ylabel() or len(one.get_yticklabels()))
+
+
+def test_colours_markers_and_dashes_tell_recipes_apart_without_colour():
+    ax = plots.error_by_tensor(SWEEP)
+    lines = [line for line in ax.lines if line.get_label() in RECIPES]
+    assert len({line.get_marker() for line in lines}) == len({line.get_color() for line in lines}) == len(RECIPES)
+    dashes = {str(line._dash_pattern) for line in plots.nmse_distribution(STATS).lines[: len(RECIPES)]}
+    assert len(dashes) == len(RECIPES)
+
+
+ZERO = analyze(torch.zeros(4, 16), "4/6-mse-448", engine="reference")
+NOTHING = Stats(Recipe(), "by hand", 16)
+LARGEST = analyze(torch.full((20, 16), 3.38e38).bfloat16(), Recipe(250), engine="reference")
+
+
+@pytest.mark.parametrize("stats", [ZERO, NOTHING, LARGEST], ids=["zeros", "nothing", "infinite"])
+@pytest.mark.filterwarnings("error")
+def test_zeros_nothing_and_infinities_are_drawn(stats):
+    for ax in (
+        plots.block_scale_histogram(stats),
+        plots.block_scale_histogram(stats, STATS["4/6-mse-256"], log=True),
+        plots.clipping_rates(stats),
+        plots.nmse_distribution({"a": stats}),
+        plots.nmse_distribution({"a": stats}, of="block"),
+    ):
+        _draw(ax)
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_and_missing_errors_are_drawn():
+    s = sweep({"zero": torch.zeros(4, 16), "x": X, "large": torch.full((4, 16), 3.38e38).bfloat16()},
+              ["standard", "4/6-mae-250"], engine="reference")  # fmt: skip
+    for baseline in (None, "standard", "4/6-mae-250"):
+        ax = plots.error_by_tensor(s, baseline=baseline)
+        _draw(ax)
+        assert all(map(math.isfinite, ax.get_xlim()))
+
+
+NAMES = ["_hidden", "$\\frac{$", "a$b$", "x" * 10_000, "</script>", "a\x00b", "\u202egnp", "line\nbreak", "", "日本"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+@pytest.mark.filterwarnings("error::UserWarning", "ignore:Glyph:UserWarning")
+def test_any_name_can_be_drawn(name):
+    s = sweep({name: X[:, :16]}, {name: Recipe(), "b": Recipe(256, four_over_six=True)}, engine="reference")
+    ax = plots.error_by_tensor(s)
+    _draw(ax)
+    (label,) = (t.get_text() for t in ax.get_yticklabels())
+    assert len(label) <= 60 and label.removeprefix("\N{ZERO WIDTH SPACE}").isprintable()
+    assert len(_labels(ax)) == (2 if name else 1)
+    _draw(plots.clipping_rates(s.stats[name]))
+    assert _labels(plots.nmse_distribution(s.stats[name])) == _labels(ax)
+
+
+def test_a_picture_is_a_png_with_words_for_it():
+    picture = plots.Picture(plots.clipping_rates(STATS))
+    assert picture.png.startswith(b"\x89PNG") and "Limits met" in picture.alt == repr(picture)
+    data, metadata = picture._repr_mimebundle_()
+    assert data["text/plain"] == picture.alt and metadata["image/png"]["alt"] == picture.alt
+    assert picture.png == plots.Picture(plots.clipping_rates(STATS)).png  # reproducible
+    assert plots.Picture(plots.new_axes(), "mine").alt == "mine" and plots.Picture(plots.new_axes()).alt == "figure"
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.block_scale_histogram(STATS), "cannot draw a dict: this figure takes Stats, as"),
+        (lambda: plots.clipping_rates([]), "cannot draw a list: this figure takes recipe -> Stats"),
+        (lambda: plots.error_by_tensor(STATS), "cannot draw a dict: this figure takes a Sweep"),
+        (lambda: plots.nmse_distribution(None), "cannot draw a NoneType"),
+        (lambda: plots.Picture(STATS), "cannot draw a dict: this figure takes Axes"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(draw, message):
+    with pytest.raises(TypeError, match=message):
+        draw()

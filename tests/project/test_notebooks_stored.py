@@ -1,0 +1,47 @@
+"""Notebooks are read on web pages too, so they are committed as Restart & Run All leaves them.
+
+nbval alone would not notice: a notebook whose outputs were stripped has nothing to compare, and passes.
+"""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+FROM_AUTHORS_MACHINE = re.compile(r"(?<![\w.])/(?:work|root|home|Users)/[^\s\"'<>]*")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code" and cell.source]
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@each_notebook
+def test_notebook_is_valid(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+
+
+@each_notebook
+def test_cells_ran_once_in_order(path):
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1)), "Restart & Run All, then save"
+
+
+@each_notebook
+def test_outputs_are_stored_and_none_is_an_error(path):
+    outputs = [output for cell in code_cells(path) for output in cell.outputs]
+    assert outputs, "the outputs were stripped"
+    assert [output.ename for output in outputs if output.output_type == "error"] == []
+
+
+@each_notebook
+def test_no_output_tells_of_the_authors_machine(path):
+    outputs = [output for cell in code_cells(path) for output in cell.outputs]
+    assert FROM_AUTHORS_MACHINE.findall(str(outputs)) == []
