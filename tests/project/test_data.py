@@ -37,17 +37,26 @@ def sha256(path):
 
 
 def data_files():
-    """Files of data/, which has no subfolders, without a half-written capture."""
-    return [path for path in DATA.iterdir() if path.is_file() and path.suffix != ".part"]
+    """Files of data/ and its subfolders, without a half-written capture."""
+    return [path for path in DATA.rglob("*") if path.is_file() and path.suffix != ".part"]
 
 
 def test_readme_lists_the_checksum_of_every_file():
-    found = {sha256(path): path.name for path in data_files() if path.name != "README.md"}
+    found = {sha256(path): path.relative_to(DATA).as_posix() for path in data_files() if path.name != "README.md"}
     assert found == CHECKSUMS
 
 
 def test_data_stays_small_enough_to_clone():
     assert sum(path.stat().st_size for path in data_files()) < 12e6
+
+
+def test_the_toy_mixture_of_experts_is_small_and_whole():
+    folder = DATA / "toy-qwen3-moe"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3e6
+    config = json.loads((folder / "config.json").read_text())
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        experts = [name for name in file.keys() if ".experts." in name]  # noqa: SIM118
+    assert config["model_type"] == "qwen3_moe" and len({name.split(".experts.")[0] for name in experts}) == 4
 
 
 def test_names_and_shapes(stored):
@@ -77,7 +86,7 @@ def test_metadata_tells_the_origin(stored):
     assert metadata["model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert metadata["licence"] == "Apache-2.0"
     assert metadata["dtype"] == "bfloat16"
-    assert (DATA / metadata["script"]).is_file()
+    assert (DATA.parent / "scripts" / metadata["script"]).is_file()
     for key in ("model", "source_version", "source_wheel_sha256", "perplexity", "torch", "transformers", "captured"):
         assert metadata[key] in README, key
 
