@@ -234,7 +234,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(flashinfer, "version", lambda: "0.7.2.post1")
     monkeypatch.setattr(flashinfer, "find_nvcc", lambda: "/usr/local/cuda/bin/nvcc")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(flashinfer, "installed", lambda name: True)
     capability(10, 0)
     return capability
 
@@ -278,10 +278,10 @@ def test_no_gpu(gpu, monkeypatch):
 def test_no_compiler(gpu, monkeypatch):
     monkeypatch.setattr(flashinfer, "find_nvcc", lambda: None)
     assert flashinfer.why_not() is None  # built kernels are installed
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "flashinfer_jit_cache" else object())
+    monkeypatch.setattr(flashinfer, "installed", lambda name: name != "flashinfer_jit_cache")
     assert "install-jit-cache-wheel" in flashinfer.why_not()
     assert flashinfer.CUTE_DSL.why_not() is None  # compiles without nvcc
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cutlass" else object())
+    monkeypatch.setattr(flashinfer, "installed", lambda name: name != "cutlass")
     assert "nvidia-cutlass-dsl" in flashinfer.CUTE_DSL.why_not()
 
 

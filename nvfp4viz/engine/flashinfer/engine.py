@@ -11,6 +11,7 @@ Source: flashinfer-python 0.7.2.post1, flashinfer/quantization/fp4_quantization.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -34,6 +35,7 @@ STRICT = ("FLASHINFER_DISABLE_FP4_QUANT_FAST_MATH", "TRTLLM_DISABLE_FP4_QUANT_FA
 _environment = threading.RLock()
 
 
+@functools.cache  # each call asks, and reading a package's metadata takes ten times as long as a small one
 def version() -> str | None:
     """Version of the installed flashinfer-python, without importing it; None where it is not installed."""
     try:
@@ -42,10 +44,16 @@ def version() -> str | None:
         return None
 
 
+@functools.cache
+def installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None
+
+
 def why_not_installed() -> str | None:
     """Why there is no FlashInfer with NVFP4 4over6 here, None where there is."""
     found = version()
-    if found is None or importlib.util.find_spec("flashinfer") is None:
+    if found is None or not installed("flashinfer"):
         return "flashinfer-python is not installed: pip install 'flashinfer-python>=0.7.1' (Linux)"
     release = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", found)
     if release and tuple(int(part or 0) for part in release.groups()) < OLDEST:
@@ -57,7 +65,12 @@ def find_nvcc() -> str | None:
     """The nvcc that FlashInfer builds with: $FLASHINFER_NVCC, or CUDA_HOME's, or the one on PATH; None without one."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     names = [os.environ.get("FLASHINFER_NVCC"), home and f"{home}/bin/nvcc", "nvcc", "/usr/local/cuda/bin/nvcc"]
-    return next(filter(None, (shutil.which(str(Path(name))) for name in names if name)), None)
+    return _first_on_path(tuple(str(Path(name)) for name in names if name), os.environ.get("PATH"))
+
+
+@functools.lru_cache(maxsize=16)
+def _first_on_path(names: tuple[str, ...], path: str | None) -> str | None:
+    return next(filter(None, (shutil.which(name, path=path) for name in names)), None)
 
 
 @contextlib.contextmanager
@@ -123,9 +136,9 @@ class Kernels:
         if why := why or _too_old_gpu():
             return why
         if self.backend == "cute-dsl":
-            if importlib.util.find_spec("cutlass") is None:
+            if not installed("cutlass"):
                 return "CuTe-DSL is not installed: pip install nvidia-cutlass-dsl"
-        elif find_nvcc() is None and importlib.util.find_spec("flashinfer_jit_cache") is None:
+        elif find_nvcc() is None and not installed("flashinfer_jit_cache"):
             return (
                 "FlashInfer compiles its kernels at first use and finds no nvcc: install a CUDA toolkit and put nvcc "
                 "on PATH (or set CUDA_HOME), or fetch built kernels with `flashinfer install-jit-cache-wheel`"
