@@ -14,6 +14,8 @@ from .ceiling import (
 )
 from .choice import PLACES, POSITIONS, Agreement, Choice, agreement, choice, gain_edges
 from .compare import Pair, db, pairs, sentence
+from .interval import WIDENING, half_width, judged_by, margin_interval, t_quantile
 from .microscope import RULES, block_at, finite, inspect_block, pick
 from .sweep import COLUMNS, Sweep, check_format, is_saved, sweep, token_texts, versions
-from .verdict import Comparison, Verdict, recommend
+from .verdict import WORTH_DB, Comparison, Verdict, recommend
+from .voices import Voices, voices

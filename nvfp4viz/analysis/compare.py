@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..stats import Stats
+from .interval import margin_interval
 from .sweep import Sweep
 
 
@@ -21,8 +22,10 @@ class Pair:
 
     @property
     def gain_db(self) -> float:
-        """SQNR of b over a, positive where b is better; 0 where both are without error."""
-        return 0.0 if self.a.nmse == self.b.nmse else self.b.sqnr_db - self.a.sqnr_db
+        """SQNR of a typical token of b over that of a, positive where b is better; 0 where both are without error."""
+        if self.a.token_nmse == self.b.token_nmse:
+            return 0.0
+        return self.b.token_sqnr_db - self.a.token_sqnr_db
 
     @property
     def same_input(self) -> bool:
@@ -36,12 +39,10 @@ class Pair:
 
     @property
     def interval_db(self) -> tuple[float, float] | None:
-        """95 % of the gain over 200 redraws of tokens, the same in both; None where the inputs differ."""
-        a, b = self.a.bootstrap_nmse, self.b.bootstrap_nmse
-        drawn = (a > 0) & (b > 0)
-        if not self.same_input or not drawn.any():
+        """95 % of the gain, over runs of tokens or sequences; None where the inputs differ or are too short for one."""
+        if not self.same_input or not self.a.token_nmse or not self.b.token_nmse:
             return None
-        return tuple(np.quantile(10 * np.log10(a[drawn] / b[drawn]), [0.025, 0.975]).tolist())
+        return margin_interval([self.b], [self.a])[1]
 
 
 def pairs(a: Sweep, b: Sweep) -> list[Pair]:
@@ -79,11 +80,12 @@ def sentence(found: list[Pair]) -> str:
     surely = [p for p in worse if p.interval_db and p.interval_db[1] < 0]
     side = "better" if len(gains) and gains.mean() > 0 else "worse"
     mean = gains.mean() if len(gains) else 0.0
-    text = f"B is {abs(mean):.2g} dB {side} than A on average: over {len(found)} pairs of tensor and recipe"
+    text = f"A typical token is {abs(mean):.2g} dB {side} in B than in A on average"
+    text += f": over {len(found)} pairs of tensor and recipe"
     text += f", {identical} are identical and {len(worse)} got worse"
     if worse:
         first = min(worse, key=lambda p: p.gain_db)
-        text += f" ({len(surely)} of them beyond the 95 % interval over tokens)"
+        text += f" ({len(surely)} of them surely, the 95 % interval below zero)"
         text += f", most {first.tensor} under {first.recipe}: {db(first.gain_db)} dB"
     return text + "."
 

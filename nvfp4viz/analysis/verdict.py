@@ -2,167 +2,210 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 
-import numpy as np
-
-from ..nvfp4 import Recipe
+from .defaults import FLASHINFER, SGLANG, roles
+from .interval import decibels, judged_by, margin_interval
 from .sweep import Sweep
+from .voices import Voices, voices
 
-CAP_DB = 120.0  # a tensor that one recipe stores exactly has this SQNR, not infinity: FP32 itself ends near 140
-MIN_TOKENS = 16  # redrawing fewer tokens says nothing about others
-DEFAULTS = {
-    "FlashInfer's 4over6 default": Recipe(448, four_over_six=True, err_mode="MAE"),
-    "SGLang's default without 4over6": Recipe(448),
-}
+WORTH_DB = 0.05  # a smaller difference is none for practical purposes
+RUNS_MISSING = "saved by a release that did not measure it: sweep again for intervals"
+Interval = tuple[float, float] | None  # dB, 95 %; None where tokens are too few
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The named recipe against another one, tensor by tensor. dB are positive where the named recipe is better."""
+    """The named recipe against another one, input by input. dB are positive where the named recipe is better."""
 
     over: str  # the other recipe's name
-    role: str  # what it is: "FlashInfer's 4over6 default", "the runner-up", ...
-    margin_db: float  # mean over tensors of 10 log10(NMSE of the other / NMSE of the named)
-    interval_db: tuple[float, float] | None  # 95 % of 200 redraws of tokens; None where tokens are too few
-    by_tensor_db: dict[str, float]  # the margin on each tensor
+    role: str  # what it is: "SGLang's default", "the runner-up", ...
+    margin_db: float  # mean over inputs of 10 log10(error of a typical token under the other / under the named)
+    interval_db: Interval  # holds with 95 % for all of a verdict's comparisons together
+    by_tensor_db: dict[str, float]  # the margin on each input, by its first tensor
+    by_tensor_interval_db: dict[str, Interval]
+    worth_db: float = WORTH_DB
 
     @property
     def decided(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.interval_db is not None and (self.interval_db[0] > 0 or self.interval_db[1] < 0)
+        """Whether the difference is worth having, and there: above the threshold, and the interval excludes zero."""
+        there = self.interval_db is not None and (self.interval_db[0] > 0 or self.interval_db[1] < 0)
+        return there and abs(self.margin_db) > self.worth_db
+
+    @property
+    def equal(self) -> bool:
+        """Whether the whole interval is within the threshold: for practical purposes there is no difference."""
+        return self.interval_db is not None and max(map(abs, self.interval_db)) <= self.worth_db
 
     @property
     def wins(self) -> int:
-        """Tensors on which the named recipe is better."""
-        return sum(db > 0 for db in self.by_tensor_db.values())
+        """Inputs on which the named recipe is surely better."""
+        return sum(i is not None and i[0] > 0 for i in self.by_tensor_interval_db.values())
 
     @property
     def disagree(self) -> list[str]:
-        """Tensors on which the other is better, the clearest first."""
-        return sorted((t for t, db in self.by_tensor_db.items() if db < 0), key=self.by_tensor_db.get)
+        """Inputs on which the other is surely better, the clearest first."""
+        sure = [t for t, i in self.by_tensor_interval_db.items() if i is not None and i[1] < 0]
+        return sorted(sure, key=self.by_tensor_db.get)
+
+    def numbers(self) -> str:
+        """Such as: 0.12 dB, 95 % interval 0.11 to 0.13, surely better on 20 of 21 inputs."""
+        sure = "too few tokens for an interval"
+        if self.interval_db is not None:
+            sure = "95 % interval {} to {}".format(*map(_db, self.interval_db))
+        inputs = len(self.by_tensor_db)
+        on = f", surely better on {self.wins} of {inputs} inputs" if inputs > 1 and self.interval_db else ""
+        return f"{_db(self.margin_db)} dB, {sure}{on}"
 
     def sentence(self) -> str:
-        """Such as: 2.7 % less squared error than SGLang's default, standard (0.12 dB, ...)."""
-        if self.interval_db is None:
-            sure = f"fewer than {MIN_TOKENS} tokens, too few for an interval"
-        else:
-            sure = "95 % interval over tokens {} to {}".format(*map(_db, self.interval_db))
-            sure += "" if self.decided else ", which covers zero"
-        percent = 100 * (1 - 10 ** (-abs(self.margin_db) / 10))
-        what = f"{percent:.2g} % {'less' if self.margin_db > 0 else 'more'} squared error than"
+        """Such as: 2.7 % less error of a typical token than SGLang's default, standard (0.12 dB, ...)."""
+        other = self.role + (" " if self.role.endswith(" as") else ", ") + self.over
+        if self.equal:
+            within = f"within {self.worth_db:g} dB"
+            return f"no difference for practical purposes ({within}) from {other} ({self.numbers()})"
         if self.interval_db is not None and not self.decided:
-            what = "no difference worth having from"
-        on = f", better on {self.wins} of {len(self.by_tensor_db)} tensors" if len(self.by_tensor_db) > 1 else ""
-        return f"{what} {self.role}, {self.over} ({_db(self.margin_db)} dB, {sure}{on})"
+            return f"no difference that these tokens can tell from {other} ({self.numbers()})"
+        percent = 100 * (1 - 10 ** (-abs(self.margin_db) / 10))
+        less = "less" if self.margin_db > 0 else "more"
+        return f"{percent:.2g} % {less} error of a typical token than {other} ({self.numbers()})"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The recipe of the highest SQNR, averaged in dB over tensors, and what it gains over the defaults.
+    """The recipe under which a typical token has the least error, averaged in dB over inputs, and what it gains.
 
-    A mean over tensors in dB weighs every tensor alike; summed squared errors would be decided by the tensor of the
-    largest activations. The interval is over tokens, drawn anew together in all tensors and recipes; it says nothing
-    about other tensors or other text, and takes the named recipe as given although the same data named it.
+    A mean over inputs in dB weighs every input alike, and a mean over tokens of err_t / x_t every token; sums of
+    squared errors would be decided by the largest tensor, and in it by one token. Intervals are over runs of tokens or
+    over sequences, the same in all inputs and recipes: they speak for the rest of the same text, not for another one.
     """
 
     recipe: str  # name of the recipe for this data
-    sqnr_db: float  # its mean SQNR over tensors, each capped at +-120
-    tokens: int  # of the tensor that has fewest
-    tensors: int  # those with a signal
-    comparisons: tuple[Comparison, ...]  # over the defaults and the runner-up, as far as in the sweep
-    best_by_tensor: dict[str, str]  # each tensor's own best recipe
-    best_share: float  # share of the redraws of tokens in which the named recipe is the best
+    sqnr_db: float  # its SQNR of a typical token, mean over inputs, each capped at +-120
+    tokens: int  # of the input that has fewest
+    inputs: int  # that vote; tensors of the same input are one, experts of a layer too
+    judged_by: str  # "8 runs of 64 tokens": what the intervals are over
+    comparisons: tuple[Comparison, ...]  # over the defaults, the runner-up and all others
+    best_by_tensor: dict[str, str]  # each input's own best recipe
+    left_out: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no vote
+    towers: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor -> token of a fifth of its signal
 
     def over(self, role: str) -> Comparison | None:
         """The comparison whose role starts so, such as "FlashInfer" or "the runner-up"; None where there is none."""
         return next((c for c in self.comparisons if c.role.startswith(role)), None)
 
+    @property
+    def defaults(self) -> list[Comparison]:
+        return [c for c in self.comparisons if c.role.startswith((FLASHINFER, SGLANG))]
+
     def sentence(self) -> str:
         """The verdict in plain English."""
-        data = f"{_count(self.tensors, 'tensor')} of {_count(self.tokens, 'token')}"
-        defaults = [c for c in self.comparisons if c.role in DEFAULTS]
-        runner_up = self.over("the runner-up")
+        data = f"{_count(self.inputs, 'input')} of {_count(self.tokens, 'token')}"
         if not self.comparisons:
-            return f"Only {self.recipe} was measured: SQNR {self.sqnr_db:.2f} dB on {data}; nothing to compare it with."
-        said = defaults or [runner_up]
-        start = "Use {}" if any(c.decided for c in said) else "Keep what you have; {} is ahead by a hair"
+            return (
+                f"Only {self.recipe} was measured: a typical token has an SQNR of {self.sqnr_db:.2f} dB on {data}; "
+                "nothing to compare it with."
+            )
+        said = self.defaults or [self.over("the runner-up")]
+        parts = [f"{self._start(said)}: on {data}, {' and '.join(c.sentence() for c in said)}."]
+        parts += [self._others(said), *map(_better_on, said), self._remarks()]
+        return " ".join(p for p in parts if p)
+
+    def _start(self, said: list[Comparison]) -> str:
         if all(c.interval_db is None for c in said):
-            start = "Too few tokens to decide; {} is ahead on these"
-        text = f"{start.format(self.recipe)}: on {data}, {' and '.join(c.sentence() for c in said)}."
-        if defaults and runner_up and runner_up.over not in [c.over for c in defaults] and not runner_up.decided:
-            text += f" {runner_up.over} does as well ({_db(-runner_up.margin_db)} dB)."
-        for c in said:
-            if c.disagree:
-                shown = ", ".join(f"{t} ({_db(-c.by_tensor_db[t])} dB)" for t in c.disagree[:3])
-                more = f" and {len(c.disagree) - 3} more" if len(c.disagree) > 3 else ""
-                text += f" {c.over} is better on {shown}{more}."
-        return text
+            return f"Too few tokens to decide; {self.recipe} is ahead on these"
+        if any(c.decided for c in said):
+            return f"Use {self.recipe}"
+        names = " and ".join([self.recipe, *(c.over for c in said)])
+        if all(c.equal for c in said):
+            return f"Keep what you have; {names} are equal for practical purposes (within {said[0].worth_db:g} dB)"
+        return f"Keep what you have; these tokens cannot tell {names} apart"
+
+    def _others(self, said: list[Comparison]) -> str:
+        """The family of the named recipe: those that do as well, and those that might."""
+        rest = [c for c in self.comparisons if c.over not in {s.over for s in said} and c.interval_db is not None]
+        equal, open_ = [c.over for c in rest if c.equal], [c.over for c in rest if not c.equal and not c.decided]
+        worth = self.comparisons[0].worth_db
+        text = [f"{_listed(equal)} {_do(equal)} as well for practical purposes (within {worth:g} dB)."] if equal else []
+        text += [f"Whether {_listed(open_)} {_do(open_)} as well, these tokens cannot tell."] if open_ else []
+        return " ".join(text)
+
+    def _remarks(self) -> str:
+        text = []
+        if self.judged_by == RUNS_MISSING:
+            text.append("Errors are of whole tensors, that of a typical token was " + RUNS_MISSING + ".")
+        few = [t for t, why in self.left_out.items() if "too few" in why]
+        if few:
+            text.append(f"Without a vote for too few tokens: {_shortened(few)}.")
+        if self.towers:
+            shown = [f"{t} (token {at}, {100 * s:.0f} %)" for t, (at, s) in self.towers.items()]
+            text.append(f"One token holds over a fifth of the signal of {_shortened(shown)}.")
+        return " ".join(text)
 
     def to_dict(self) -> dict:
         return asdict(self) | {"sentence": self.sentence()}
 
 
-def recommend(sweep: Sweep) -> Verdict:
+def recommend(sweep: Sweep, *, worth_db: float = WORTH_DB, head: bool = False) -> Verdict:
     """The recipe for this data: of `sweep(activations)`, or of `Recorder.sweep()`.
 
+    Args:
+        worth_db: a difference of fewer dB is none for practical purposes.
+        head:     whether the output head is quantized, and so has a vote.
     Reading it: `.sentence()` says it all; `.comparisons` hold the numbers, in dB.
     Raises ValueError where no tensor of the sweep has a signal, TypeError for what is no Sweep.
     """
     if not isinstance(sweep, Sweep):
         raise TypeError(f"sweep is a {type(sweep).__name__}: give what nvfp4viz.sweep(activations) returns")
-    names = list(sweep.recipes)
-    tensors = [t for t, row in sweep.stats.items() if all(0 < row[n].x_sq < np.inf for n in names)]
+    names, found = list(sweep.recipes), voices(sweep, head)
+    tensors = list(found.weights)
     if not tensors:
         raise ValueError("no tensor has a non-zero value: there is nothing to recommend a recipe for")
-    nmse = np.array([[sweep.stats[t][n].nmse for n in names] for t in tensors])  # [T, R]
-    level = _sqnr_db(nmse)
-    draws = np.array([[sweep.stats[t][n].bootstrap_nmse for n in names] for t in tensors])  # [T, R, 200]
-    drawn = np.array([sweep.stats[t][names[0]].bootstrap_x_sq > 0 for t in tensors])  # [T, 200]
-    redrawn = _mean_drawn(_sqnr_db(draws), drawn)  # [R, redraws]
-    order = np.argsort(-level.mean(0), kind="stable")  # best first, ties in the order of recipes
-    best = int(order[0])
-    tokens = min(sweep.stats[t][names[best]].tokens for t in tensors)
-
-    def compare(other: int, role: str) -> Comparison:
-        redraws = redrawn[best] - redrawn[other]
-        enough = tokens >= MIN_TOKENS and len(redraws)
-        interval = tuple(np.quantile(redraws, [0.025, 0.975]).tolist()) if enough else None
-        margins = level[:, best] - level[:, other]  # [T]
-        by_tensor = dict(zip(tensors, margins.tolist(), strict=True))
-        return Comparison(names[other], role, float(margins.mean()), interval, by_tensor)
-
-    found = {role: _find(sweep.recipes, names[best], default) for role, default in DEFAULTS.items()}
-    roles = {role: names.index(name) for role, name in found.items() if name not in (None, names[best])}
-    if len(order) > 1:
-        roles["the runner-up"] = int(order[1])
+    level = {n: _mean(found, {t: -decibels(sweep.stats[t][n].token_nmse) for t in tensors}) for n in names}
+    shortest = min((sweep.stats[t][names[0]] for t in tensors), key=lambda s: s.tokens)
+    order = sorted(names, key=lambda n: -level[n])  # best first, ties in the order of recipes
+    best = order[0]
     return Verdict(
-        recipe=names[best],
-        sqnr_db=float(level[:, best].mean()),
-        tokens=tokens,
-        tensors=len(tensors),
-        comparisons=tuple(compare(other, role) for role, other in roles.items()),
-        best_by_tensor={t: names[int(i)] for t, i in zip(tensors, level.argmax(1), strict=True)},
-        best_share=float((redrawn.argmax(0) == best).mean()) if redrawn.shape[1] else 0.0,
+        recipe=best,
+        sqnr_db=level[best],
+        tokens=shortest.tokens,
+        inputs=found.inputs,
+        judged_by=RUNS_MISSING if shortest.runs_missing else judged_by(shortest.run_tokens),
+        comparisons=tuple(
+            _compare(sweep, found, best, other, role, worth_db) for role, other in roles(sweep.recipes, order)
+        ),
+        best_by_tensor={t: min(names, key=lambda n: sweep.stats[t][n].token_nmse) for t in tensors},
+        left_out=found.left_out,
+        towers=found.towers,
     )
 
 
-def _find(recipes: dict[str, Recipe], best: str, default: Recipe) -> str | None:
-    """The name of a default: with the best recipe's granularity and arithmetic if that was measured, else plain."""
-    like = replace(default, per_token=recipes[best].per_token, fast_math=recipes[best].fast_math)
-    return next((name for wanted in (like, default) for name, r in recipes.items() if r == wanted), None)
+def _compare(sweep: Sweep, found: Voices, best: str, other: str, role: str, worth_db: float) -> Comparison:
+    a, b = ([sweep.stats[t][name] for t in found.weights] for name in (best, other))
+    margin, interval = margin_interval(a, b, list(found.weights.values()), comparisons=len(sweep.recipes) - 1)
+    each = {t: margin_interval([x], [y]) for t, x, y in zip(found.weights, a, b, strict=True)}
+    margins, intervals = ({t: e[i] for t, e in each.items()} for i in (0, 1))
+    return Comparison(other, role, margin, interval, margins, intervals, worth_db)
 
 
-def _sqnr_db(nmse: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return np.clip(-10 * np.log10(nmse), -CAP_DB, CAP_DB)
+def _mean(found: Voices, values: dict[str, float]) -> float:
+    return sum(w * values[t] for t, w in found.weights.items())
 
 
-def _mean_drawn(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Mean over the tensors of which a redraw drew a token: [T, R, 200] to [R, redraws that drew any]."""
-    any_drawn = drawn.any(0)
-    weights = drawn[:, None, any_drawn]
-    return (values[..., any_drawn] * weights).sum(0) / weights.sum(0)
+def _better_on(c: Comparison) -> str:
+    shown = [f"{t} ({_db(-c.by_tensor_db[t])} dB)" for t in c.disagree]
+    return f"{c.over} is surely better on {_shortened(shown)}." if shown else ""
+
+
+def _shortened(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _do(names: list[str]) -> str:
+    return "do" if len(names) > 1 else "does"
 
 
 def _db(value: float) -> str:

@@ -5,7 +5,7 @@ An engine is a module with
     refuses(x, recipe)                            None, or why it cannot run this input (x on any device)
     device()                                      where it wants x
     quantize(x, recipe, encode_scale)             -> Quantized; x [M, K] there, encode_scale float32 [1, 1] or None
-    analyze(x, recipes, encode_scales, first_token) -> list of Stats, one a recipe, encode_scales one a recipe
+    analyze(x, recipes, encode_scales, first_token, sequences) -> list of Stats, one a recipe, as encode_scales are
 The last two raise ValueError where x is not finite (`formats.check_finite` words it); they may find out on the way.
 """
 
@@ -107,9 +107,18 @@ def analyze(x: Tensor, recipe: Recipe | str, *, engine: str = "auto", encode_sca
 
 
 def analyze_all(
-    x: Tensor, recipes: Sequence[Recipe], *, engine: str = "auto", encode_scales=None, first_token: int = 0
+    x: Tensor,
+    recipes: Sequence[Recipe],
+    *,
+    engine: str = "auto",
+    encode_scales=None,
+    first_token: int = 0,
+    sequences: tuple[int, int] | None = None,
 ) -> list[Stats]:
-    """Statistics of x under several recipes, sharing what they can; `first_token` is x's place in a longer stream."""
+    """Statistics of x under several recipes, sharing what they can.
+
+    `first_token` is x's place in a longer stream; sequences=(at, length): token t is of sequence (at + t) // length.
+    """
     x = as_tokens(x)
     module = choose(engine, x, recipes)
     given = encode_scales or [None] * len(recipes)
@@ -118,7 +127,8 @@ def analyze_all(
     while totals is None or start < x.shape[0]:
         try:
             chunk = x[start : start + step].to(module.device(x))
-            stats = module.analyze(chunk, recipes, scales, first_token + start)
+            at = sequences and (sequences[0] + start, sequences[1])
+            stats = module.analyze(chunk, recipes, scales, first_token + start, at)
         except torch.cuda.OutOfMemoryError:
             if step == 1:
                 raise

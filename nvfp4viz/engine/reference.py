@@ -10,9 +10,10 @@ from ..nvfp4 import reference_quantize as quantize
 from ..stats import Stats, measure
 
 
-def analyze(x: Tensor, recipes, encode_scales, first_token: int = 0) -> list[Stats]:
+def analyze(x: Tensor, recipes, encode_scales, first_token: int = 0, sequences=None) -> list[Stats]:
     """Statistics of x [M, K] under each recipe, from the quantized tensor."""
-    return [measure(x, quantize(x, r, s), first_token=first_token) for r, s in zip(recipes, encode_scales, strict=True)]
+    place = {"first_token": first_token, "sequences": sequences}
+    return [measure(x, quantize(x, r, s), **place) for r, s in zip(recipes, encode_scales, strict=True)]
 
 
 def why_not() -> str | None:

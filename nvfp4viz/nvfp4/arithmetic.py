@@ -93,7 +93,7 @@ def block_candidates(bmax: Tensor, encode: Tensor, recipe: Recipe) -> tuple[Tens
     Args:    bmax: float32 [..., 1], each block's amax; encode: float32, broadcasts with it.
     Returns: h6, h4, both float32 [..., 1]; `standard` uses only h6.
     """
-    bmax, six = flush(bmax), torch.full_like(bmax, 6.0)
+    bmax, encode, six = flush(bmax), flush(encode), torch.full_like(bmax, 6.0)
     if recipe.fast_math:
         h6 = flush(encode * flush(bmax * rcp_approx(six)))
     elif recipe.four_over_six:
@@ -109,9 +109,9 @@ def output_scale(block_scale: Tensor, bmax: Tensor, encode: Tensor, recipe: Reci
     Args:    block_scale: E4M3 values as float32 [..., 1]; bmax, encode as in `block_candidates`.
     Returns: float32 [..., 1]; 0 in all-zero blocks. A block scale of 0 gives FLT_MAX (strict) or infinity (fast).
     """
-    scale = reciprocal(flush(block_scale * reciprocal(encode, recipe)), recipe)
+    scale = reciprocal(flush(block_scale * reciprocal(flush(encode), recipe)), recipe)
     if not recipe.fast_math:
-        scale = scale.clamp(max=FLT_MAX)
+        scale = torch.fmin(scale, torch.full_like(scale, FLT_MAX))  # of NaN too, which an encode scale of 0 gives
     return torch.where(flush(bmax) == 0, torch.zeros_like(scale), scale)
 
 
@@ -124,6 +124,7 @@ def candidate_error(
              amax: float32 [..., 1], of the token (per token only).
     Returns: float32 [..., 1], the sum of |diff| or of diff*diff.
     """
+    encode = flush(encode)
     value = e2m1_decode(codes) * block_scale  # exact: 2 + 4 significant bits
     if recipe.err_use_fast_math:
         diff = flush(value - flush(x * encode))

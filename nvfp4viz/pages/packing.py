@@ -23,7 +23,7 @@ from ..stats import Stats, plain
 FORMAT = "nvfp4viz-report-1"
 DRAWN = (*COUNTS, "engine", "max_error", "x_amax")  # fields of Stats that `page.compact` has by the same name
 HISTOGRAMS = {"code_histogram": "codes", "token_histogram": "token_nmse", "block_histogram": "block_nmse"}
-BOOTSTRAP = ("bootstrap_err_sq", "bootstrap_x_sq")
+RUN_SUMS = "run_nmse"  # by its bytes
 
 
 def pack(sweep: Sweep) -> dict:
@@ -68,16 +68,17 @@ def _shares(sweep: Sweep, tensor: str, name: str) -> dict:
 
 def _exact(stats: Stats) -> dict:
     """The fields that the page does not draw."""
-    drawn = {*DRAWN, *HISTOGRAMS, *BOOTSTRAP, "scale_histogram"}
+    drawn = {*DRAWN, *HISTOGRAMS, RUN_SUMS, "scale_histogram"}
     rest = {f.name: plain(getattr(stats, f.name)) for f in fields(Stats) if f.name not in drawn}
-    return rest | {name: _shuffled(getattr(stats, name)) for name in BOOTSTRAP}
+    return rest | {RUN_SUMS: _shuffled(getattr(stats, RUN_SUMS))}
 
 
 def _stats(compact: dict, exact: dict, name: str) -> Stats:
     values = {**exact["all"], **exact["each"][name]}
     values |= {field: compact[field] for field in DRAWN}
     values |= {field: _full(compact[drawn], 16 if drawn == "codes" else 256) for field, drawn in HISTOGRAMS.items()}
-    values |= {field: np.frombuffer(_unshuffled(values[field]), "<f8").copy() for field in BOOTSTRAP}
+    if RUN_SUMS in values:  # the first release had none
+        values[RUN_SUMS] = np.frombuffer(_unshuffled(values[RUN_SUMS]), "<f8").reshape(np.shape(values["run_tokens"]))
     values["scale_histogram"] = np.stack([_full(compact["six"], 127), _full(compact["four"], 127)], 1)
     return Stats.from_dict(values)
 

@@ -1,6 +1,6 @@
 """What quantizing did to a tensor, in exact counts and float64 sums that add."""
 
-from .additive import Additive, largest, plain, rate, summed, summed_array
+from .additive import Additive, largest, of_largest, plain, rate, summed, summed_array
 from .measure import (
     BINS,
     MANTISSA_SHIFT,
@@ -14,3 +14,4 @@ from .measure import (
     nmse_bins,
     poisson_weights,
 )
+from .runs import LEVELS, RUNS, SHORTEST, SPARE_BITS, run_sums, top_of

@@ -29,6 +29,11 @@ def largest():
     return field(default=0.0, metadata={"merge": "max"})
 
 
+def of_largest(leader: str):
+    """A place, such as a token's index, that belongs to the larger `leader`; of equal ones the first. -1 is nowhere."""
+    return field(default=-1, metadata={"merge": leader})
+
+
 class Additive:
     """`a + b` is what was counted over both; fields that are neither `summed` nor `largest` must be equal."""
 
@@ -38,8 +43,7 @@ class Additive:
         values = self._shared(other)
         for f in fields(self):
             if f.metadata:
-                a, b = getattr(self, f.name), getattr(other, f.name)
-                values[f.name] = float(np.maximum(a, b)) if f.metadata["merge"] == "max" else a + b  # NaN stays
+                values[f.name] = _merged(f.metadata["merge"], f.name, self, other)
         return type(self)(**values)
 
     def _shared(self, other) -> dict:
@@ -72,6 +76,18 @@ class Additive:
     @classmethod
     def _noun(cls) -> str:
         return cls.__name__
+
+
+def _merged(how: str, name: str, one, other):
+    a, b = getattr(one, name), getattr(other, name)
+    if how == "sum":
+        return a + b
+    if how == "max":
+        return float(np.maximum(a, b))  # NaN stays
+    of_a, of_b = getattr(one, how), getattr(other, how)
+    if of_a == of_b:
+        return min(a, b) if min(a, b) >= 0 else max(a, b)
+    return a if of_a > of_b else b
 
 
 def rate(count, of) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from ..nvfp4 import (
     token_scales,
     unpack,
 )
-from .additive import Additive, largest, rate, summed, summed_array
+from .additive import Additive, largest, of_largest, plain, rate, summed, summed_array
+from .runs import LEVELS, RUNS, run_sums, top_of
 
 REPLICATES = 200  # Poisson-bootstrap replicates over tokens
 BINS = 256  # of NMSE, eight an octave, from 2^-24 to 2^8
@@ -62,8 +63,10 @@ class Stats(Additive):
     code_histogram: np.ndarray = summed_array(16)  # elements by E2M1 code
     token_histogram: np.ndarray = summed_array(BINS)  # non-zero tokens by NMSE, see `nmse_bins`
     block_histogram: np.ndarray = summed_array(BINS)  # non-zero blocks by NMSE
-    bootstrap_err_sq: np.ndarray = summed_array(REPLICATES, dtype=np.float64)  # err_sq of tokens drawn anew
-    bootstrap_x_sq: np.ndarray = summed_array(REPLICATES, dtype=np.float64)  # x_sq of the same draws
+    run_tokens: np.ndarray = summed_array(LEVELS + 1, RUNS)  # non-zero tokens by run, see `run_sums`; last by sequence
+    run_nmse: np.ndarray = summed_array(LEVELS + 1, RUNS, dtype=np.float64)  # their summed NMSE, err_t / x_t
+    top_token_x_sq: float = largest()  # x^2 summed over the token that has most, to 32 bits
+    top_token: int = of_largest("top_token_x_sq")  # its index in the stream
 
     # rates: 0 over nothing
     @property
@@ -130,11 +133,22 @@ class Stats(Additive):
         return rate(self.x_dot_x_hat, math.sqrt(self.x_sq) * math.sqrt(self.x_hat_sq))
 
     @property
-    def bootstrap_nmse(self) -> np.ndarray:
-        """NMSE of each bootstrap replicate, [200]; comparable replicate by replicate between recipes."""
-        return np.divide(
-            self.bootstrap_err_sq, self.bootstrap_x_sq, where=self.bootstrap_x_sq > 0, out=np.zeros(REPLICATES)
-        )
+    def token_nmse(self) -> float:
+        """NMSE of a typical token: the mean of err_t / x_t over tokens with a signal, each counting alike.
+
+        Of statistics that a release without it saved, the whole tensor's.
+        """
+        return self.nmse if self.runs_missing else rate(self.run_nmse[0].sum(), self.run_tokens[0].sum())
+
+    @property
+    def token_sqnr_db(self) -> float:
+        """10 log10(1/token_nmse), in dB; infinity without error."""
+        return -10 * math.log10(self.token_nmse) if self.token_nmse else math.inf
+
+    @property
+    def runs_missing(self) -> bool:
+        """Whether a release before 2.0 saved this, which did not measure by token and run."""
+        return self.x_sq > 0 and not self.run_tokens.any()
 
     def _shared(self, other: Stats) -> dict:
         if self.recipe != other.recipe:
@@ -144,8 +158,20 @@ class Stats(Additive):
         return {"recipe": self.recipe, "engine": " + ".join(sorted(engines)), "features": features}
 
     @classmethod
+    def from_dict(cls, values: dict) -> Stats:
+        """The inverse of `to_dict`, of earlier releases too: what they did not measure is 0, see `runs_missing`."""
+        if isinstance(values, dict) and "run_nmse" not in values:
+            values = {name: value for name, value in values.items() if name not in _FORMER}
+            values = {f.name: plain(getattr(cls(None, "", 0), f.name)) for f in fields(cls) if f.name in _NEW} | values
+        return super().from_dict(values)
+
+    @classmethod
     def _noun(cls) -> str:
         return "statistics"
+
+
+_FORMER = {"bootstrap_err_sq", "bootstrap_x_sq"}  # fields of the first release, which the runs replace
+_NEW = {"run_tokens", "run_nmse", "top_token_x_sq", "top_token"}
 
 
 def nmse_bins() -> np.ndarray:
@@ -183,23 +209,16 @@ def hash32(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def bootstrap_sums(values: Tensor, first_token: int) -> np.ndarray:
-    """Weighted sums of per-token values in each replicate: float64 [M, n] to [200, n]."""
-    total = np.zeros((REPLICATES, values.shape[1]))
-    for i in range(0, values.shape[0], 4096):
-        chunk = values[i : i + 4096]
-        weights = poisson_weights(first_token + i, chunk.shape[0], chunk.device).double()
-        total += (weights.T @ chunk).cpu().numpy()
-    return total
-
-
-def measure(x: Tensor, quantized: Quantized, *, first_token: int = 0) -> Stats:
+def measure(
+    x: Tensor, quantized: Quantized, *, first_token: int = 0, sequences: tuple[int, int] | None = None
+) -> Stats:
     """Statistics of a quantized tensor against its original.
 
     Args:
         x:           [..., K] as it was quantized.
         quantized:   from any engine, or `Quantized.from_flashinfer`.
-        first_token: index of x's first token in a longer stream, which seeds the bootstrap.
+        first_token: index of x's first token in a longer stream, for runs of neighbours.
+        sequences:   (at, length): x's token t belongs to sequence (at + t) // length of the stream; None if unknown.
     Returns: Stats; errors are in the unit of x, or relative.
     Raises ValueError where shapes differ, x is not finite or a block scale is NaN or negative, TypeError for what is no
     tensor or no Quantized.
@@ -213,6 +232,8 @@ def measure(x: Tensor, quantized: Quantized, *, first_token: int = 0) -> Stats:
         raise ValueError(
             f"x is {tuple(x.shape)}, quantized was {quantized.shape}: measure a tensor against its own codes"
         )
+    if sequences is not None and (sequences[0] < 0 or sequences[1] < 1):
+        raise ValueError(f"sequences={sequences}: expected (at, length), at least (0, 1)")
     check_finite(x)
     bad = int((quantized.block_scales.view(torch.uint8) > 126).sum())
     if bad:
@@ -222,11 +243,12 @@ def measure(x: Tensor, quantized: Quantized, *, first_token: int = 0) -> Stats:
     total = Stats(quantized.recipe, quantized.engine, x.shape[1])
     step = max(1, (1 << 19) // x.shape[1])
     for i in range(0, x.shape[0], step):
-        total += _measure_rows(x[i : i + step], quantized.rows(i, i + step), first_token + i)
+        place = first_token + i, sequences and (sequences[0] + i, sequences[1])
+        total += _measure_rows(x[i : i + step], quantized.rows(i, i + step), *place)
     return total
 
 
-def _measure_rows(x: Tensor, quantized: Quantized, first_token: int) -> Stats:
+def _measure_rows(x: Tensor, quantized: Quantized, first_token: int, sequences) -> Stats:
     recipe, (m, k) = quantized.recipe, x.shape
     raw = blocks(x.float())  # [m, n, 16]
     element, block = raw != 0, (raw != 0).any(-1)  # [m, n, 16], [m, n]
@@ -245,7 +267,6 @@ def _measure_rows(x: Tensor, quantized: Quantized, first_token: int) -> Stats:
     err = x_hat - raw
     err_sq, x_sq = _column_sum(err * err), _column_sum(raw * raw)  # [m, n]
     token_err, token_x = err_sq.sum(-1), x_sq.sum(-1)  # [m]
-    bootstrap = bootstrap_sums(torch.stack([token_err, token_x], 1), first_token)
     return Stats(
         recipe=recipe,
         engine=quantized.engine,
@@ -273,9 +294,18 @@ def _measure_rows(x: Tensor, quantized: Quantized, first_token: int) -> Stats:
         code_histogram=_counts(unpack(quantized.codes), 16),
         token_histogram=_nmse_histogram(token_err, token_x),
         block_histogram=_nmse_histogram(err_sq, x_sq),
-        bootstrap_err_sq=bootstrap[:, 0],
-        bootstrap_x_sq=bootstrap[:, 1],
+        **by_token(token_err.cpu().numpy(), token_x.cpu().numpy(), first_token, sequences),
     )
+
+
+def by_token(err_sq: np.ndarray, x_sq: np.ndarray, first_token: int, sequences: tuple[int, int] | None) -> dict:
+    """The fields of Stats that speak of single tokens and their runs, from float64 [M] each."""
+    there = x_sq > 0
+    nmse = np.divide(err_sq, x_sq, where=there, out=np.zeros_like(x_sq))
+    tokens, sums = run_sums(nmse, there, first_token, sequences)
+    most, top = top_of(x_sq) if len(x_sq) else (0.0, -1)
+    place = {"top_token_x_sq": most, "top_token": first_token + top if top >= 0 else -1}
+    return {"run_tokens": tokens, "run_nmse": sums, **place}
 
 
 def encode_scale_of(x: Tensor, quantized: Quantized) -> Tensor:

@@ -2,17 +2,38 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from nvfp4viz import RECIPES, Recipe, sweep, synthetic
-from nvfp4viz.analysis import recommend
+from nvfp4viz import RECIPES, Sweep, sweep, synthetic
+from nvfp4viz.analysis import margin_interval, recommend, t_quantile
+from nvfp4viz.stats import Stats, run_sums
+
+PAIR = ["4/6-mae-448", "4/6-mae-256"]
 
 
 def _sweep(activations, recipes=RECIPES):
-    return sweep(activations, recipes, engine="reference")
+    return sweep(activations, recipes, engine="reference", blocks=False)
+
+
+def _made(nmse: dict[str, np.ndarray], x_sq=None, sequences=None, **more) -> dict[str, Stats]:
+    """Statistics by recipe of one tensor whose tokens have these errors."""
+    row = {}
+    for name, values in nmse.items():
+        x = np.ones(len(values)) if x_sq is None else x_sq
+        tokens, sums = run_sums(values, x > 0, 0, sequences)
+        row[name] = Stats(RECIPES[name], "made", 64, tokens=len(values), elements=64 * len(values), x_amax=1.0,
+                          nonzero_elements=int(x.sum()), err_sq=float(values @ x), x_sq=float(x.sum()),
+                          run_tokens=tokens, run_nmse=sums, top_token=int(x.argmax()), top_token_x_sq=float(x.max()),
+                          **more)  # fmt: skip
+    return row
+
+
+def _of(rows: dict[str, dict[str, Stats]]) -> Sweep:
+    return Sweep(rows, {name: RECIPES[name] for name in next(iter(rows.values()))})
 
 
 @pytest.mark.parametrize("kind, ceiling", [("spread", 448), ("crowded", 256)])
@@ -20,58 +41,204 @@ def _sweep(activations, recipes=RECIPES):
 def test_names_the_ceiling_that_the_data_were_built_for(kind, ceiling, seed):
     verdict = recommend(_sweep(synthetic(kind, 64, 512, seed=seed)))
     assert verdict.recipe == f"4/6-mse-{ceiling}"
-    assert verdict.best_share == 1
-    assert all(c.decided and c.margin_db > 0 for c in verdict.comparisons)
+    assert all(c.decided and c.margin_db > 0 for c in verdict.defaults)
     assert verdict.over("SGLang").over == "standard"
-    assert verdict.sentence().startswith(f"Use 4/6-mse-{ceiling}: on 1 tensor of 64 tokens, ")
+    assert verdict.sentence().startswith(f"Use 4/6-mse-{ceiling}: on 1 input of 64 tokens, ")
 
 
 @pytest.mark.parametrize("kind, better, worse", [("spread", 448, 256), ("crowded", 256, 448)])
 def test_the_constructions_favour_their_ceiling_in_both_error_modes(kind, better, worse):
     row = _sweep(synthetic(kind, 64, 512)).stats["activations"]
     for mode in ("mae", "mse"):
-        assert row[f"4/6-{mode}-{better}"].nmse < 0.97 * row[f"4/6-{mode}-{worse}"].nmse
+        for error in ("nmse", "token_nmse"):
+            assert getattr(row[f"4/6-{mode}-{better}"], error) < 0.97 * getattr(row[f"4/6-{mode}-{worse}"], error)
 
 
-def test_margins_are_means_over_tensors_in_db_so_no_large_tensor_decides():
+# whose voice
+
+
+def test_margins_are_means_over_inputs_in_db_so_no_large_tensor_decides():
     tensors = {"small": synthetic("crowded", 32, 256), "large": 1000 * synthetic("normal", 32, 256)}
     measured = _sweep(tensors)
     verdict = recommend(measured)
     over = verdict.over("SGLang")
-    by_hand = {t: 10 * math.log10(row["standard"].nmse / row[verdict.recipe].nmse) for t, row in measured.stats.items()}
+    by_hand = {t: 10 * math.log10(row["standard"].token_nmse / row[verdict.recipe].token_nmse)
+               for t, row in measured.stats.items()}  # fmt: skip
     assert over.by_tensor_db == pytest.approx(by_hand)
     assert over.margin_db == pytest.approx(np.mean(list(by_hand.values())))
     low, high = over.interval_db
     assert low < over.margin_db < high
-    assert verdict.sqnr_db == pytest.approx(np.mean([row[verdict.recipe].sqnr_db for row in measured.stats.values()]))
+    levels = [row[verdict.recipe].token_sqnr_db for row in measured.stats.values()]
+    assert verdict.sqnr_db == pytest.approx(np.mean(levels))
     assert recommend(_sweep({t: x / 4 for t, x in tensors.items()})).recipe == verdict.recipe
 
 
-def test_the_interval_is_that_of_redrawn_tokens():
-    measured = _sweep({"a": synthetic("lognormal", 48, 128), "b": synthetic("spikes", 48, 128)})
+def _mixed():
+    return {"a.q_proj": synthetic("crowded", 64, 256), "b.q_proj": synthetic("spread", 64, 256)}
+
+
+def test_an_input_has_one_voice_under_however_many_names():
+    tensors = _mixed()
+    once = recommend(_sweep(tensors))
+    twice = recommend(_sweep(tensors | {f"b.{n}": tensors["b.q_proj"].clone() for n in ("k_proj", "v", "w")}))
+    assert twice.inputs == 2 and "on 2 inputs of 64 tokens" in twice.sentence()
+    assert [(c.over, c.margin_db, c.interval_db) for c in twice.comparisons] == [
+        (c.over, c.margin_db, c.interval_db) for c in once.comparisons
+    ]
+
+
+@pytest.mark.parametrize("kind", ["lognormal", "outlier channels", "spikes", "crowded", "spread"])
+def test_repeating_the_text_a_padding_token_or_a_towering_one_does_not_change_the_winner(kind):
+    x = synthetic(kind, 128, 256)
+    winner = recommend(_sweep(x)).recipe
+    padding = torch.full((1, 256), 1e-3).bfloat16()
+    tower = synthetic(kind if kind == "spread" else "spikes", 1, 256, seed=5) * 3e4  # 1e8 times the signal of another
+    for changed in (torch.cat([x, x]), torch.cat([padding, x]), torch.cat([tower, x]), torch.cat([x, tower])):
+        assert recommend(_sweep(changed)).recipe == winner
+
+
+def test_a_towering_token_is_named():
+    x = synthetic("normal", 64, 256)
+    x[37] *= 1000
+    verdict = recommend(_sweep({"layer.down_proj": x, "layer.up_proj": synthetic("normal", 64, 256, seed=1)}))
+    assert list(verdict.towers) == ["layer.down_proj"] and verdict.towers["layer.down_proj"][0] == 37
+    assert "One token holds over a fifth of the signal of layer.down_proj (token 37, 100 %)." in verdict.sentence()
+    assert "a fifth" not in recommend(_sweep(synthetic("normal", 64, 256))).sentence()
+
+
+def test_the_output_head_votes_only_if_it_is_quantized():
+    tensors = {"layers.0.q_proj": synthetic("crowded", 64, 256), "lm_head": synthetic("spread", 64, 256)}
+    measured = _sweep(tensors)
     verdict = recommend(measured)
-    over = verdict.over("FlashInfer")
-    draws = np.mean([
-        10 * np.log10(row["4/6-mae-448"].bootstrap_nmse / row[verdict.recipe].bootstrap_nmse)
-        for row in measured.stats.values()
-    ], axis=0)  # fmt: skip
-    assert over.interval_db == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])))
-    assert over.decided == (over.interval_db[0] > 0)
+    assert verdict.inputs == 1 and verdict.left_out == {"lm_head": "the output head is rarely quantized"}
+    assert recommend(measured, head=True).inputs == 2
+    assert recommend(_sweep({"lm_head": tensors["lm_head"]})).inputs == 1  # it is all there is
 
 
-def test_no_difference_worth_having_where_the_interval_covers_zero():
-    verdict = recommend(_sweep(synthetic("lognormal"), ["4/6-mae-448", "4/6-mae-256"]))
-    assert not any(c.decided for c in verdict.comparisons)
-    assert verdict.best_share < 0.975
-    assert verdict.sentence().startswith("Keep what you have")
-    assert "no difference worth having from" in verdict.sentence() and "covers zero" in verdict.sentence()
+def test_experts_are_one_voice_by_their_tokens():
+    sizes = {"3": 40, "7": 120, "9": 33}
+    tensors = {f"layers.0.mlp.experts.{e}.down_proj": synthetic("normal", m, 64, seed=m) for e, m in sizes.items()}
+    tensors["layers.0.q_proj"] = synthetic("crowded", 193, 64)
+    measured = _sweep(tensors)
+    verdict = recommend(measured)
+    over = verdict.over("SGLang")
+    weights = [m / 193 / 2 for m in sizes.values()] + [1 / 2]
+    assert verdict.inputs == 2 and over.margin_db == pytest.approx(np.dot(weights, list(over.by_tensor_db.values())))
+    assert over.interval_db[0] < over.margin_db < over.interval_db[1]
+    whole = torch.cat([x for n, x in tensors.items() if "experts" in n])
+    together = recommend(_sweep(tensors | {"layers.0.mlp.experts.down_proj": whole}))
+    assert together.inputs == 2 and list(together.over("SGLang").by_tensor_db) == [
+        "layers.0.q_proj", "layers.0.mlp.experts.down_proj"
+    ]  # fmt: skip
 
 
-def test_a_runner_up_that_cannot_be_told_apart_is_named():
-    verdict = recommend(_sweep(synthetic("lognormal")))
-    runner_up = verdict.over("the runner-up")
-    assert verdict.over("SGLang").decided and not runner_up.decided
-    assert f"{runner_up.over} does as well" in verdict.sentence()
+def test_a_tensor_of_too_few_tokens_leaves_the_vote_and_is_named():
+    tensors = {"a": synthetic("crowded", 64, 256), "rare expert": synthetic("spread", 9, 256)}
+    verdict = recommend(_sweep(tensors))
+    assert verdict.inputs == 1 and verdict.over("SGLang").decided
+    assert "Without a vote for too few tokens: rare expert." in verdict.sentence()
+
+
+def test_zero_tensors_are_left_out_and_alone_refused():
+    with_zero = {"zero": torch.zeros(32, 64), "there": synthetic("crowded", 32, 64)}
+    verdict = recommend(_sweep(with_zero))
+    assert verdict.inputs == 1 and set(verdict.best_by_tensor) == {"there"} and "signal" in verdict.left_out["zero"]
+    with pytest.raises(ValueError, match="non-zero"):
+        recommend(_sweep({"zero": torch.zeros(32, 64)}))
+
+
+# how sure
+
+
+def test_the_interval_by_hand():
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(0.5, 1.5, 512), rng.uniform(0.6, 1.6, 512)
+    row = _made({"standard": b, "4/6-mse-256": a})
+    margin, (low, high) = margin_interval([row["4/6-mse-256"]], [row["standard"]])
+    assert margin == pytest.approx(10 * math.log10(b.mean() / a.mean()))
+    moves = 10 / math.log(10) * (b / b.sum() - a / a.sum()).reshape(8, 64).sum(1)
+    half = 2 * 2.364624251592784 * math.sqrt(8 / 7 * (moves**2).sum())  # t of 7 degrees, widened by 2
+    assert (low, high) == pytest.approx((margin - half, margin + half), rel=1e-6)
+    wider = margin_interval([row["4/6-mse-256"]], [row["standard"]], comparisons=4)[1]
+    assert (wider[1] - margin) / half == pytest.approx(t_quantile(1 - 0.025 / 4, 7) / 2.364624251592784, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "p, degrees, t", [(0.975, 7, 2.3646), (0.975, 15, 2.1314), (0.99, 3, 4.5407), (0.975, 1, 12.706)]
+)
+def test_quantiles_of_students_t(p, degrees, t):
+    assert t_quantile(p, degrees) == pytest.approx(t, abs=3e-4)
+
+
+@pytest.mark.parametrize("tokens, by", [(512, "8 runs of 64 tokens"), (500, "8 runs of 64 tokens"),
+                                        (1023, "8 runs of 128 tokens"), (29, "8 runs of 4 tokens"),
+                                        (28, "too few tokens"), (700, "11 runs of 64 tokens")])  # fmt: skip
+def test_intervals_are_over_the_longest_runs_of_which_there_are_eight(tokens, by):
+    rng = np.random.default_rng(tokens)
+    verdict = recommend(_of({"a": _made({n: rng.uniform(1, 2, tokens) for n in PAIR})}))
+    assert verdict.judged_by == by
+
+
+def test_recorded_sequences_come_before_runs():
+    rng = np.random.default_rng(0)
+    errors = {n: rng.uniform(1, 2, 900) for n in PAIR}
+    assert recommend(_of({"a": _made(errors, sequences=(0, 100))})).judged_by == "9 sequences"
+    assert recommend(_of({"a": _made(errors, sequences=(0, 20))})).judged_by == "16 groups of sequences"
+    assert recommend(_of({"a": _made(errors, sequences=(0, 300))})).judged_by == "8 runs of 128 tokens"
+    some = _of({"a": _made(errors, sequences=(0, 100)), "b": _made(errors, x_sq=np.arange(900.0) + 1)})
+    low, high = recommend(some).comparisons[0].interval_db  # of b no sequences are known
+    assert low < high
+
+
+def test_the_spread_of_sequences_shows_where_they_differ_and_runs_do_not_hide_it():
+    """Every second sequence of 64 tokens favours the other recipe: runs of 128 tokens would see no difference."""
+    token = np.arange(1024)
+    better, worse = np.full(1024, 1.0), np.where(token // 64 % 2 == 0, 0.9, 1.25)
+    row = _made(dict(zip(PAIR, (better, worse), strict=True)), sequences=(0, 64))
+    assert not recommend(_of({"a": row})).comparisons[0].decided
+
+
+@pytest.mark.parametrize("recipes, run, tokens", [(2, 1, 64), (5, 1, 512), (5, 16, 512), (5, 64, 512), (5, 64, 4096)])
+def test_use_is_rarely_said_where_recipes_are_equal(recipes, run, tokens):
+    """1,000 draws of tokens whose errors go together in runs, under recipes that are alike: at most 5 % say Use."""
+    rng, names = np.random.default_rng(run * tokens), list(RECIPES)[:recipes]
+    said = 0
+    for _ in range(1000):
+        start, count = rng.integers(run), -(-tokens // run) + 1
+        passage, *own = np.repeat(rng.normal(size=(1 + recipes, count)), run, 1)[:, start : start + tokens]
+        noise = 0.3 * np.array(own) + 0.15 * rng.normal(size=(recipes, tokens))
+        errors = dict(zip(names, 0.01 * np.exp(0.5 * passage + noise), strict=True))
+        said += recommend(_of({"a": _made(errors)})).sentence().startswith("Use")
+    assert said <= 50
+
+
+# what it says
+
+
+def test_equal_for_practical_purposes_undecided_and_used_are_three_things():
+    rng = np.random.default_rng(0)
+
+    def verdict(ratio, scatter, **options):
+        other = ratio * (1 + scatter * rng.normal(size=512))
+        return recommend(_of({"a": _made(dict(zip(PAIR, (other, np.ones(512)), strict=True)))}), **options)
+
+    equal, unknown, better = verdict(1.004, 1e-3), verdict(1.1, 0.9), verdict(1.1, 1e-2)
+    assert equal.comparisons[0].equal and not equal.comparisons[0].decided
+    assert "are equal for practical purposes (within 0.05 dB)" in equal.sentence()
+    assert not unknown.comparisons[0].equal and not unknown.comparisons[0].decided
+    assert "these tokens cannot tell" in unknown.sentence() and "Use" not in unknown.sentence()
+    assert better.comparisons[0].decided and better.sentence().startswith("Use 4/6-mae-256")
+    small = verdict(1.02, 1e-3, worth_db=0.2)
+    assert "within 0.2 dB" in small.sentence() and not small.comparisons[0].decided
+
+
+def test_the_family_that_does_as_well_is_named():
+    verdict = recommend(_sweep(synthetic("lognormal", 512, 256)))
+    assert verdict.over("SGLang").decided
+    family = [c.over for c in verdict.comparisons if c.equal or (not c.decided and c.interval_db)]
+    assert family
+    for name in family:
+        assert name in verdict.sentence()
 
 
 def test_a_tie_goes_to_the_first_recipe():
@@ -79,50 +246,54 @@ def test_a_tie_goes_to_the_first_recipe():
     assert recommend(_sweep(x)).recipe == "standard"
 
 
-def test_tensors_that_disagree_are_named_with_their_margin():
+def test_inputs_that_surely_disagree_are_named_with_their_margin():
     data = {
-        "sink": synthetic("spread", 32, 512),
-        "a": synthetic("crowded", 32, 512),
-        "b": synthetic("crowded", 32, 512, seed=1),
+        "sink": synthetic("spread", 64, 512),
+        "a": synthetic("crowded", 64, 512),
+        "b": synthetic("crowded", 64, 512, seed=1),
     }
-    verdict = recommend(_sweep(data, ["4/6-mae-448", "4/6-mae-256"]))
+    verdict = recommend(_sweep(data, PAIR))
     assert verdict.recipe == "4/6-mae-256"
     assert verdict.best_by_tensor == {"sink": "4/6-mae-448", "a": "4/6-mae-256", "b": "4/6-mae-256"}
     over = verdict.over("FlashInfer")
     assert over.disagree == ["sink"] and over.wins == 2
-    assert f"4/6-mae-448 is better on sink ({-over.by_tensor_db['sink']:.2f} dB)." in verdict.sentence()
+    assert f"4/6-mae-448 is surely better on sink ({-over.by_tensor_db['sink']:.2f} dB)." in verdict.sentence()
 
 
 def test_one_recipe_has_nothing_to_be_compared_with():
     verdict = recommend(_sweep(synthetic("normal", 32, 64), "standard"))
-    assert verdict.comparisons == () and verdict.best_share == 1
+    assert verdict.comparisons == ()
     assert "nothing to compare it with" in verdict.sentence()
 
 
-def test_defaults_are_those_of_the_same_granularity_and_arithmetic():
-    recipes = [Recipe(per_token=p, four_over_six=f, e4m3_max=448) for p in (True, False) for f in (True, False)]
-    verdict = recommend(_sweep(synthetic("normal", 32, 128), recipes))
-    suffix = "" if "tensor" not in verdict.recipe else "-tensor"
-    assert verdict.recipe == f"4/6-mae-448{suffix}"
-    assert verdict.over("SGLang").over == f"standard{suffix}"
-    assert verdict.over("FlashInfer") is None  # it is the named one
+def test_the_defaults_are_what_an_empty_environment_runs():
+    verdict = recommend(_sweep(synthetic("crowded", 64, 128)))
+    assert verdict.over("SGLang").over == "standard"
+    role = "SGLang's default, standard-tensor-fast, measured here per token and strict as"
+    assert verdict.over("SGLang").role == role
+    recipes = [*RECIPES, "standard-tensor-fast", "4/6-mae-448-fast"]
+    verdict = recommend(_sweep(synthetic("crowded", 64, 128), recipes))
+    assert [(c.role, c.over) for c in verdict.defaults] == [
+        ("FlashInfer's 4over6 default", "4/6-mae-448-fast"), ("SGLang's default", "standard-tensor-fast")
+    ]  # fmt: skip
 
 
 def test_few_tokens_give_no_interval_and_decide_nothing():
     verdict = recommend(_sweep(synthetic("crowded", 4, 512)))
-    assert all(c.interval_db is None and not c.decided for c in verdict.comparisons)
+    assert all(c.interval_db is None and not c.decided and not c.equal for c in verdict.comparisons)
     assert verdict.sentence().startswith(f"Too few tokens to decide; {verdict.recipe} is ahead on these")
-    assert "too few for an interval" in verdict.sentence() and "no difference" not in verdict.sentence()
+    assert "too few tokens for an interval" in verdict.sentence()
     with pytest.raises(TypeError, match="sweep is a dict: give what"):
         recommend({"x": synthetic("crowded", 4, 512)})
 
 
-def test_zero_tensors_are_left_out_and_alone_refused():
-    with_zero = {"zero": torch.zeros(32, 64), "there": synthetic("crowded", 32, 64)}
-    verdict = recommend(_sweep(with_zero))
-    assert verdict.tensors == 1 and set(verdict.best_by_tensor) == {"there"}
-    with pytest.raises(ValueError, match="non-zero"):
-        recommend(_sweep({"zero": torch.zeros(32, 64)}))
+def test_a_sweep_of_the_first_release_has_no_interval_and_says_so():
+    measured = _sweep(synthetic("crowded", 64, 256))
+    old = {t: {n: replace(s, run_tokens=np.zeros_like(s.run_tokens), run_nmse=np.zeros_like(s.run_nmse))
+               for n, s in row.items()} for t, row in measured.stats.items()}  # fmt: skip
+    verdict = recommend(replace(measured, stats=old))
+    assert all(c.interval_db is None for c in verdict.comparisons)
+    assert "saved by a release that did not measure it: sweep again" in verdict.sentence()
 
 
 def test_a_tensor_stored_exactly_by_one_recipe_does_not_make_infinity():

@@ -64,7 +64,8 @@ def test_out_of_gpu_memory_goes_on_with_smaller_chunks_and_says_so(monkeypatch):
     assert sizes == [40, 20, 10, 10, 10, 10]
     assert (parts.scale_histogram == whole.scale_histogram).all() and parts.n_four == whole.n_four
     assert parts.err_sq == pytest.approx(whole.err_sq, rel=1e-12)
-    assert parts.bootstrap_err_sq == pytest.approx(whole.bootstrap_err_sq, rel=1e-12)
+    assert (parts.run_tokens == whole.run_tokens).all() and parts.top_token == whole.top_token
+    assert parts.run_nmse == pytest.approx(whole.run_nmse, rel=1e-12)
 
 
 def test_one_token_that_does_not_fit_is_an_error(monkeypatch):

@@ -187,15 +187,25 @@ def test_runs_on_the_current_stream_in_a_graph_and_in_a_new_thread():
 
 
 @pytest.mark.gpu
-def test_several_recipes_share_a_bootstrap():
-    x = torch.randn(1000, 512, device="cuda").bfloat16()
-    recipes = [Recipe(c, four_over_six=True) for c in range(100, 109)]  # more than one launch carries
-    recipes += [Recipe(per_token=False)]
+@pytest.mark.parametrize("m", [1, 255, 1000, 70_000])
+@pytest.mark.parametrize("sequences", [None, (77, 100)])
+def test_several_recipes_share_runs_and_the_top_token(m, sequences):
+    x = torch.randn(m, 64, device="cuda").bfloat16()
+    x[m // 2] = 0
+    recipes = [Recipe(c, four_over_six=True) for c in range(100, 109)] + [Recipe(per_token=False)]
     scales = [None] * 9 + [torch.full((1, 1), 500.0, device="cuda")]
-    together = cuda.analyze(x, recipes, scales, first_token=2**32 - 5)
+    place = {"first_token": 2**32 - 5, "sequences": sequences}
+    together = cuda.analyze(x, recipes, scales, **place)
     for recipe, scale, stats in zip(recipes, scales, together, strict=True):
-        assert_same_stats(cuda.analyze(x, [recipe], [scale], first_token=2**32 - 5)[0], stats)
-    assert_same_stats(reference.analyze(x.cpu(), recipes[:1], [None], first_token=2**32 - 5)[0], together[0])
+        assert_same_stats(cuda.analyze(x, [recipe], [scale], **place)[0], stats)
+    assert_same_stats(reference.analyze(x.cpu(), recipes[:1], [None], **place)[0], together[0])
+    half = m // 2
+    if half:
+        later = {"first_token": 2**32 - 5 + half, "sequences": sequences and (sequences[0] + half, sequences[1])}
+        first = cuda.launch_analyze(x[:half], recipes, scales, **place)
+        both = cuda.merge(first, cuda.launch_analyze(x[half:], recipes, scales, **later), len(recipes))
+        for a, b in zip(cuda.fetch(both, recipes, m, 64), together, strict=True):
+            assert_same_stats(a, b)
 
 
 @pytest.mark.gpu

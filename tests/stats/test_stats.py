@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nvfp4viz import RECIPES, Quantized, Recipe, Stats, analyze, measure, quantize, synthetic
-from nvfp4viz.stats import nmse_bin, nmse_bins, poisson_weights
+from nvfp4viz.stats import LEVELS, RUNS, nmse_bin, nmse_bins
 
 
 def _analyze(x, recipe="standard", encode_scale=None) -> Stats:
@@ -106,7 +106,7 @@ def test_nothing_and_zeros_have_defined_statistics(recipe, shape):
     rates = ("four_rate", "four_saturated", "scale_saturated", "scale_subnormal", "scale_zero", "element_clipped",
              "element_flushed", "nmse", "mse", "mae", "max_error")  # fmt: skip
     assert {r: getattr(stats, r) for r in rates} == dict.fromkeys(rates, 0)
-    assert stats.sqnr_db == math.inf and stats.cosine == 1 and (stats.bootstrap_nmse == 0).all()
+    assert stats.sqnr_db == math.inf and stats.cosine == 1 and stats.token_nmse == 0 and stats.top_token == -1
     assert stats.tokens == shape[0] and stats.nonzero_blocks == 0 and stats.token_histogram.sum() == 0
 
 
@@ -215,9 +215,17 @@ def test_each_statistic_follows_its_definition(data, recipe):
         ratio = np.clip(error[there] / signal[there], edges[0], np.nextafter(edges[-1], 0))
         np.testing.assert_array_equal(getattr(stats, name), np.histogram(ratio, edges)[0])
 
-    weights = poisson_weights(0, m).double().numpy()  # [M, 200]
-    np.testing.assert_allclose(stats.bootstrap_err_sq, ((b - a) ** 2).sum(1) @ weights, rtol=1e-12)
-    np.testing.assert_allclose(stats.bootstrap_x_sq, (a**2).sum(1) @ weights, rtol=1e-12)
+    signal, error = (a**2).sum(1), ((b - a) ** 2).sum(1)
+    there = signal > 0
+    assert stats.token_nmse == pytest.approx((error[there] / signal[there]).mean() if there.any() else 0, rel=1e-12)
+    assert stats.top_token_x_sq == pytest.approx(signal.max(initial=0), rel=2**-33)
+    assert stats.top_token == (signal.argmax() if there.any() else -1)
+    for row in range(LEVELS):
+        for slot in range(RUNS):
+            mine = there & (np.arange(m) // (4 * 2**row) % 16 == slot)
+            assert stats.run_tokens[row, slot] == mine.sum()
+            assert stats.run_nmse[row, slot] == pytest.approx((error[mine] / signal[mine]).sum(), rel=1e-12)
+    assert not stats.run_tokens[LEVELS].any() and not stats.run_nmse[LEVELS].any()
 
 
 def test_the_data_reach_every_event():
@@ -249,41 +257,45 @@ def test_nmse_bins_are_eighths_of_octaves():
     ]
 
 
-# the bootstrap
+# runs of tokens
 
 
-def _lowbias32(x: int) -> int:
-    """Chris Wellons' hash, in Python's integers."""
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = ((x ^ x >> shift) * factor) % 2**32
-    return x ^ x >> 16
+def test_runs_are_those_of_the_stream_however_it_is_cut():
+    x, recipe = synthetic("lognormal", 300, 64), RECIPES["4/6-mse-256"]
+    whole = measure(x, quantize(x, recipe, engine="reference"), first_token=1000, sequences=(37, 50))
+    parts = [(0, 1), (1, 130), (130, 300)]
+    some = [measure(x[i:j], quantize(x[i:j], recipe, engine="reference"), first_token=1000 + i, sequences=(37 + i, 50))
+            for i, j in parts]  # fmt: skip
+    for added in (some[0] + some[1] + some[2], some[2] + (some[0] + some[1])):
+        np.testing.assert_array_equal(added.run_tokens, whole.run_tokens)
+        np.testing.assert_allclose(added.run_nmse, whole.run_nmse, rtol=1e-12)
+        assert added.top_token == whole.top_token >= 1000
+    index = np.arange(300)
+    np.testing.assert_array_equal(whole.run_tokens[3], np.bincount((1000 + index) // 32 % 16, minlength=16))
+    np.testing.assert_array_equal(whole.run_tokens[LEVELS], np.bincount((37 + index) // 50 % 16, minlength=16))
+    for bad in ((-1, 50), (0, 0)):
+        with pytest.raises(ValueError, match="expected \\(at, length\\)"):
+            measure(x, quantize(x, recipe, engine="reference"), sequences=bad)
 
 
-@pytest.mark.parametrize("first", [0, 12345, 2**32 - 3])
-def test_weights_are_poisson_draws_hashed_from_token_and_replicate(first):
-    weights = poisson_weights(first, 6)
-    assert weights.shape == (6, 200) and weights.dtype == torch.uint8
-    for i in range(6):
-        for replicate in (0, 1, 77, 199):
-            draw = _lowbias32(_lowbias32((first + i) % 2**32) ^ _lowbias32(replicate + 0x9E3779B9)) / 2**32
-            k, below = 0, math.exp(-1)
-            while draw >= below:
-                k += 1
-                below += math.exp(-1) / math.factorial(k)
-            assert weights[i, replicate] == k
+def test_of_two_equal_towers_the_first_is_named():
+    x = torch.ones(9, 16)
+    x[[3, 7]] = 8.0
+    a, b = (_analyze(part, RECIPES["standard"]) for part in (x, x[[0, 3]]))
+    assert (a.top_token, b.top_token, (a + b).top_token, (b + a).top_token) == (3, 1, 1, 1)
+    assert (a + _analyze(torch.zeros(4, 16), RECIPES["standard"])).top_token == 3
 
 
-def test_weights_have_the_moments_of_poisson_1():
-    weights = poisson_weights(0, 20_000).double()
-    assert weights.mean() == pytest.approx(1, abs=2e-3) and weights.var() == pytest.approx(1, abs=5e-3)
-    for k, p in enumerate([0.3679, 0.3679, 0.1839, 0.0613, 0.0153]):
-        assert (weights == k).double().mean() == pytest.approx(p, abs=1e-3)
-    correlation = np.corrcoef(weights[:2000].numpy())
-    assert np.abs(correlation - np.eye(2000)).max() < 0.45  # 200 replicates: 0.07 a pair, 2 million pairs
-
-
-def test_a_token_weighs_the_same_wherever_a_chunk_begins():
-    assert torch.equal(poisson_weights(0, 50)[20:30], poisson_weights(20, 10))
+def test_statistics_of_the_first_release_load_and_say_what_they_lack():
+    stats = _analyze(synthetic("spikes", 40, 64), RECIPES["4/6-mse-256"])
+    new = {"run_tokens", "run_nmse", "top_token", "top_token_x_sq"}
+    old = {k: v for k, v in stats.to_dict().items() if k not in new}
+    old |= {"bootstrap_err_sq": [1.0] * 200, "bootstrap_x_sq": [2.0] * 200}
+    loaded = Stats.from_dict(old)
+    assert loaded.runs_missing and not stats.runs_missing
+    assert loaded.token_nmse == loaded.nmse == stats.nmse != stats.token_nmse
+    with pytest.raises(ValueError, match="fields \\['err_abs'\\] differ"):
+        Stats.from_dict({k: v for k, v in old.items() if k != "err_abs"})
 
 
 # sums and files

@@ -26,13 +26,14 @@ from ...nvfp4 import (
     Recipe,
     caller_scale,
     check_finite,
+    flush,
     rcp_approx,
     rcp_table,
     tensor_amax,
     tensor_scales,
     unpack,
 )
-from ...stats import MANTISSA_SHIFT, MARGIN, REPLICATES, Stats, nmse_bins
+from ...stats import LEVELS, MANTISSA_SHIFT, MARGIN, RUNS, Stats, nmse_bins
 
 TASKS = 16  # x falls into so many tasks, where that leaves each a size in elements
 SMALLEST, LARGEST = 1 << 15, 1 << 18  # that is worth a call, and at most 1 MiB in float32: a second-level cache
@@ -87,26 +88,34 @@ def quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Q
     return Quantized(codes, scales, decode, recipe, "cpu", encode)
 
 
-def analyze(x: Tensor, recipes, encode_scales, first_token: int = 0) -> list[Stats]:
+def analyze(
+    x: Tensor, recipes, encode_scales, first_token: int = 0, sequences: tuple[int, int] | None = None
+) -> list[Stats]:
     """Statistics of x [M, K] under each recipe, in one pass."""
     kernels = _kernels()
     m, k = x.shape
     rules = [_rules(x, r, s)[0] for r, s in zip(recipes, encode_scales, strict=True)]
+    at, length = sequences or (0, 0)
 
     def task(rows: slice):
-        blocks = _load(kernels, x[rows], first_token + rows.start)
+        place = np.array([first_token + rows.start, at + rows.start, length])
+        blocks = _load(kernels, x[rows], place)
         n = (rows.stop - rows.start) * (k // BLOCK)
         tallies = [kernels.new_tally() for _ in rules]
         for rule, tally in zip(rules, tallies, strict=True):
             kernels.analyze(blocks, n, rule, tally)
-        return kernels.describe(blocks), tallies
+        return kernels.describe(blocks, place[0]), tallies
 
-    shared, totals = np.zeros(4 + REPLICATES), [kernels.new_tally() for _ in rules]
+    shared, totals = np.zeros(6 + (LEVELS + 1) * RUNS), [kernels.new_tally() for _ in rules]
+    shared[5] = -1
     for described, tallies in run_tasks(task, x):
         shared[0] = max(shared[0], described[0])
-        shared[1:] += described[1:]
+        if described[4] > shared[4]:  # tasks come in the order of tokens: of equal ones the first stays
+            shared[4:6] = described[4:6]
+        shared[1:4] += described[1:4]
+        shared[6:] += described[6:]
         for total, tally in zip(totals, tallies, strict=True):
-            total.max_error[0] = max(total.max_error[0], tally.max_error[0])
+            total.max_error[0] = np.maximum(total.max_error[0], tally.max_error[0])  # NaN stays
             for into, part in zip(total[:-1], tally[:-1], strict=True):
                 into += part
     return [_stats(r, m, k, shared, t, kernels) for r, t in zip(recipes, totals, strict=True)]
@@ -127,7 +136,9 @@ def _stats(recipe: Recipe, m: int, k: int, shared: np.ndarray, tally, kernels) -
         nonzero_elements=int(shared[1]),
         nonzero_blocks=int(shared[2]),
         x_sq=float(shared[3]),
-        bootstrap_x_sq=shared[4:].copy(),
+        top_token_x_sq=float(shared[4]),
+        top_token=int(shared[5]),
+        run_tokens=shared[6:].astype(np.int64).reshape(LEVELS + 1, RUNS),
         **{name: int(v) for name, v in zip(kernels.COUNTS, tally.counts, strict=True)},
         **{name: float(v) for name, v in zip(kernels.SUMS, tally.sums, strict=True)},
         max_error=float(tally.max_error[0]),
@@ -135,7 +146,7 @@ def _stats(recipe: Recipe, m: int, k: int, shared: np.ndarray, tally, kernels) -
         code_histogram=codes,
         token_histogram=tally.token_histogram,
         block_histogram=tally.block_histogram,
-        bootstrap_err_sq=tally.bootstrap_err_sq,
+        run_nmse=tally.run_nmse,
     )
 
 
@@ -170,8 +181,8 @@ def run_tasks(task: Callable, x: Tensor) -> Iterator:
         raise
 
 
-def _load(kernels, x: Tensor, first_token: int | None = None):
-    """Blocks of x [m, K]; with bootstrap weights where its first token is given."""
+def _load(kernels, x: Tensor, place: np.ndarray | None = None):
+    """Blocks of x [m, K]; with the slots of their runs where their place in a stream is given, see `kernels.fill`."""
     m, k = x.shape
     if x.stride(1) != 1 or x.stride(0) < 0:
         x = x.contiguous()
@@ -186,9 +197,9 @@ def _load(kernels, x: Tensor, first_token: int | None = None):
         x_sq=np.empty((tiles, kernels.LANES)),
         amax=np.empty(m, np.float32),
         token_x_sq=np.zeros(m),
-        weights=np.empty((0 if first_token is None else m, REPLICATES), np.uint8),
+        slots=np.empty((0 if place is None else m, LEVELS + 1), np.uint8),
     )
-    if not kernels.fill(flat, bits.stride(0), kind, k, blocks, first_token or 0):
+    if not kernels.fill(flat, bits.stride(0), kind, k, blocks, np.zeros(3, np.int64) if place is None else place):
         raise _NotFiniteError
     return blocks
 
@@ -207,7 +218,7 @@ def _rules(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
         "full_range": torch.div(one, s),
         "sixth": rcp_approx(six) if recipe.fast_math else torch.div(one, six),
         "score_range": torch.tensor(E2M1_MAX * recipe.score_e4m3_max if recipe.per_token else 1.0),
-        "encode": given[0] if given else one,
+        "encode": flush(given[0]) if given else one,
         "decode": given[1] if given else one,
         "element_limit": torch.tensor(E2M1_MAX * MARGIN),
         "scale_limit": torch.tensor(E4M3_MAX * MARGIN),

@@ -5,8 +5,8 @@ branches nor order and become SIMD code, while sums over a block keep their colu
 float32 with each operation rounded once (numba fuses no multiply-adds unless asked to), statistics float64.
 
 Subnormals are flushed wherever a bit could depend on it: not before E2M1 rounding, which makes them 0 anyway, nor in
-sums of flushed terms. Errors need magnitudes alone: an element has the sign of its x, except where its output scale is
-NaN, and there the block scale is 0. Steps have the names of `nvfp4viz.arithmetic`, where their source is given.
+sums of flushed terms. Errors need magnitudes alone: an element has the sign of its x, except where x times its output
+scale is NaN (`encode`). Steps have the names of `nvfp4viz.arithmetic`, where their source is given.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numba
 import numpy as np
 
 from ...nvfp4 import BLOCK
-from ...stats import BINS, POISSON_THRESHOLDS, REPLICATES
+from ...stats import BINS, LEVELS, RUNS, SHORTEST, SPARE_BITS
 
 LANES = 256  # pays for calls, and leaves a tile in a first-level cache
 BF16, FP16, FP32 = range(3)
@@ -29,7 +29,8 @@ ONE_AND_HALF, FP16_REBIAS = np.float32(1.5), np.float32(2.0**112)
 SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest() if Path(__file__).exists() else ""
 EXPONENT, MAGNITUDE = 0x7F800000, 0x7FFFFFFF  # bits of a float32
 ONE_BITS, FOUR_BITS, E4M3_NORMAL_BITS, E4M3_TOP_BITS = (int(np.float32(v).view(np.int32)) for v in (1, 4, 2**-6, 256))
-THRESHOLDS = np.array(POISSON_THRESHOLDS, dtype=np.uint32)
+HALF_SPARE = 1 << (SPARE_BITS - 1)
+NOWHERE = 255  # the slot of a token whose sequence is not known
 
 
 class Rules(NamedTuple):
@@ -71,7 +72,7 @@ class Blocks(NamedTuple):
     x_sq: np.ndarray  # float64 [tiles, LANES]
     amax: np.ndarray  # float32 [tokens]
     token_x_sq: np.ndarray  # float64 [tokens]
-    weights: np.ndarray  # uint8 [tokens, REPLICATES], or [0, REPLICATES] where no statistics are wanted
+    slots: np.ndarray  # uint8 [tokens, LEVELS + 1], see `stats.run_sums`; [0, LEVELS + 1] where nothing is measured
 
 
 class Tally(NamedTuple):
@@ -83,7 +84,7 @@ class Tally(NamedTuple):
     token_histogram: np.ndarray
     block_histogram: np.ndarray
     sums: np.ndarray  # float64: the sums of SUMS
-    bootstrap_err_sq: np.ndarray
+    run_nmse: np.ndarray
     max_error: np.ndarray  # float64 [1]
 
 
@@ -94,7 +95,7 @@ SUMS = ("err_sq", "err_abs", "x_hat_sq", "x_dot_x_hat")
 
 def new_tally() -> Tally:
     shapes = ((len(COUNTS),), (127, 2), (256,), (BINS,), (BINS,))
-    floats = ((len(SUMS),), (REPLICATES,), (1,))
+    floats = ((len(SUMS),), (LEVELS + 1, RUNS), (1,))
     return Tally(*(np.zeros(s, np.int64) for s in shapes), *(np.zeros(s) for s in floats))
 
 
@@ -221,8 +222,11 @@ def widen(bits, kind, x, amax):
 
 
 @_jit
-def fill(bits, stride, kind, features, blocks, first_token):
-    """Fill Blocks with the tokens whose bits start every `stride` int16. False if a value is not finite."""
+def fill(bits, stride, kind, features, blocks, place):
+    """Fill Blocks with the tokens whose bits start every `stride` int16. False if a value is not finite.
+
+    place: int64 [3]: the first token's index in its stream, `at` and `length` of its sequences, or a length of 0.
+    """
     row, width = np.empty(features, np.float32), features * (2 if kind == FP32 else 1)
     x, token = blocks.x, blocks.token
     finite = True
@@ -239,7 +243,7 @@ def fill(bits, stride, kind, features, blocks, first_token):
         token[spare // LANES, spare % LANES] = blocks.amax.shape[0] - 1
     for tile in range(x.shape[0]):
         sum_tile(x[tile], token[tile], blocks.bmax[tile], blocks.x_sq[tile], blocks.token_x_sq)
-    poisson_weights(first_token, blocks.weights)
+    find_slots(place, blocks.slots)
     return finite
 
 
@@ -271,9 +275,9 @@ def add_to_tokens(values, token, total):
 
 
 @_jit
-def describe(blocks):
-    """x_amax, non-zero elements, non-zero blocks, x_sq, and x_sq of each bootstrap replicate."""
-    found = np.zeros(4 + blocks.weights.shape[1])
+def describe(blocks, first_token):
+    """x_amax, non-zero elements and blocks, x_sq, the largest token's x_sq and index, and run_tokens, one by one."""
+    found = np.zeros(6 + (LEVELS + 1) * RUNS)
     found[0] = blocks.amax.max()
     for tile in range(blocks.x.shape[0]):
         nonzero = np.int32(0)
@@ -284,7 +288,15 @@ def describe(blocks):
         for i in range(LANES):
             found[2] += blocks.bmax[tile, i] != ZERO
     found[3] = blocks.token_x_sq.sum()
-    bootstrap(blocks.token_x_sq, blocks.weights, found[4:])
+    found[5] = -1
+    for t in range(blocks.token_x_sq.shape[0]):
+        rounded = (np.float64(blocks.token_x_sq[t]).view(np.int64) + HALF_SPARE) >> SPARE_BITS << SPARE_BITS
+        x_sq = np.int64(rounded).view(np.float64)  # see `stats.top_of`
+        if x_sq > found[4]:
+            found[4], found[5] = x_sq, first_token + t
+        for row in range(blocks.slots.shape[1]):
+            if blocks.token_x_sq[t] > 0 and blocks.slots[t, row] != NOWHERE:
+                found[6 + row * RUNS + blocks.slots[t, row]] += 1
     return found
 
 
@@ -330,7 +342,7 @@ def scale_blocks(bmax, lanes, rules, factor, candidate):
         for i in range(LANES):
             output_scale[i] = flush(ONE / output_scale[i])
         for i in range(LANES):
-            output_scale[i] = FLT_MAX if output_scale[i] > FLT_MAX else output_scale[i]
+            output_scale[i] = output_scale[i] if output_scale[i] <= FLT_MAX else FLT_MAX  # of NaN too
     for i in range(LANES):
         output_scale[i] = ZERO if bmax[i] < FLT_MIN else output_scale[i]
 
@@ -379,12 +391,16 @@ def choose(x, bmax, lanes, rules, six, four, best, is_four):
 
 @_jit
 def encode(x, bmax, rules, candidate, elements, pairs):
-    """E2M1 magnitudes [16, LANES] and packed codes uint8 [8, LANES] of a tile."""
+    """E2M1 elements of magnitudes [16, LANES], and packed codes uint8 [8, LANES], of a tile.
+
+    An element is negative only where its sign is not that of its x.
+    """
     for c in range(BLOCK):
         for i in range(LANES):
             scaled = flush(abs(x[c, i])) * candidate.output_scale[i]
             element = e2m1(scaled)
-            elements[c, i] = element
+            odd = scaled != scaled and x[c, i] < ZERO  # NaN becomes +6, whatever the sign of x
+            elements[c, i] = -element if odd else element
             bits = to_bits(element)
             index = max((bits >> 22) - 252, min(bits, 1))  # a half has no exponent of its own in E2M1
             signed = scaled == scaled and (bmax[i] >= FLT_MIN or not rules.four_over_six)
@@ -440,8 +456,10 @@ def analyze(blocks, n_blocks, rules, tally):
     for s in range(3):
         tally.sums[s + 1] += per_lane[s].sum()
     tally.max_error[0] = max(tally.max_error[0], max_error.max())
+    if tally.sums[1] != tally.sums[1]:
+        tally.max_error[0] = np.nan  # which a maximum drops
     count_ratios(token_err_sq.shape[0], token_err_sq, blocks.token_x_sq, rules, tally.token_histogram)
-    bootstrap(token_err_sq, blocks.weights, tally.bootstrap_err_sq)
+    add_to_runs(token_err_sq, blocks.token_x_sq, blocks.slots, tally.run_nmse)
 
 
 @_jit
@@ -507,32 +525,20 @@ def count_blocks(n, bmax, candidate, four_h, is_four, pairs, rules, tally):
 
 
 @_jit
-def hash32(x):
-    """Chris Wellons' lowbias32, as `nvfp4viz.stats` has it."""
-    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
-    x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
-    return np.uint32(x ^ (x >> np.uint32(16)))
+def find_slots(place, slots):
+    """The slots of tokens in rows of runs, and in that of sequences, as `nvfp4viz.stats.run_sums` has them."""
+    for t in range(slots.shape[0]):
+        for level in range(LEVELS):
+            slots[t, level] = (place[0] + t) >> (SHORTEST + level) & (RUNS - 1)
+        slots[t, LEVELS] = (place[1] + t) // place[2] & (RUNS - 1) if place[2] else NOWHERE
 
 
 @_jit
-def poisson_weights(first_token, weights):
-    """`nvfp4viz.stats.poisson_weights`, into uint8 [tokens, REPLICATES]."""
-    replicate = np.empty(weights.shape[1], np.uint32)
-    for r in range(weights.shape[1]):
-        replicate[r] = hash32(np.uint32(r + 0x9E3779B9))
-    for t in range(weights.shape[0]):
-        token = hash32(np.uint32((first_token + t) & 0xFFFFFFFF))
-        for r in range(weights.shape[1]):
-            draw = hash32(np.uint32(token ^ replicate[r]))
-            weight = np.uint8(0)
-            for k in range(THRESHOLDS.shape[0]):
-                weight += draw >= THRESHOLDS[k]
-            weights[t, r] = weight
-
-
-@_jit
-def bootstrap(values, weights, total):
-    """Add to total [REPLICATES] the weighted sum of per-token values in each replicate."""
-    for t in range(values.shape[0]):
-        for r in range(total.shape[0]):
-            total[r] += np.float64(weights[t, r]) * values[t]
+def add_to_runs(err_sq, x_sq, slots, sums):
+    """Add each token's NMSE to sums [LEVELS + 1, RUNS] where it belongs."""
+    for t in range(slots.shape[0]):
+        if x_sq[t] > 0:
+            nmse = err_sq[t] / x_sq[t]
+            for row in range(slots.shape[1]):
+                if slots[t, row] != NOWHERE:
+                    sums[row, slots[t, row]] += nmse

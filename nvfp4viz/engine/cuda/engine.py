@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ...nvfp4 import BLOCK, Quantized, Recipe, check_finite, tensor_amax, tensor_scales
-from ...stats import BINS, REPLICATES, Stats
+from ...stats import BINS, LEVELS, RUNS, Stats
 from . import nvrtc
-from .job import ANALYZE_CTAS, COLUMNS, Fold, aligned, at, bootstrap, ctas, fold, job, launch, pointer
+from .job import ANALYZE_CTAS, RUN_COLUMNS, Fold, aligned, at, ctas, fold, job, launch, pointer, runs
 
 MIN_CAPABILITY = (8, 0)
 _HISTOGRAMS = (256, 256, BINS, BINS)  # scale byte and choice, pairs of codes, block NMSE, token NMSE
@@ -84,12 +84,14 @@ def _scales(x: Tensor, recipe: Recipe, encode_scale: Tensor | None) -> tuple[Ten
     return encode_scale, torch.div(torch.ones_like(encode_scale), encode_scale)
 
 
-def analyze(x: Tensor, recipes: Sequence[Recipe], encode_scales, first_token: int = 0) -> list[Stats]:
+def analyze(
+    x: Tensor, recipes: Sequence[Recipe], encode_scales, first_token: int = 0, sequences: tuple[int, int] | None = None
+) -> list[Stats]:
     """Statistics of x [M, K] under each recipe, in one pass a recipe, without storing codes."""
     (m, k), n = x.shape, len(recipes)
     if not m or not n:
         return [Stats(recipe, "cuda", k) for recipe in recipes]
-    stats = _unpack(launch_analyze(x, recipes, encode_scales, first_token), recipes, m, k)
+    stats = _unpack(launch_analyze(x, recipes, encode_scales, first_token, sequences), recipes, m, k)
     if stats is None:
         check_finite(x)
     return stats
@@ -108,28 +110,34 @@ def merge(a: Tensor, b: Tensor, n: int) -> Tensor:
     both, last = a + b, slice(_TOTALS - len(_MAXIMA), _TOTALS)
     largest = [values[: n * _TOTALS].view(n, _TOTALS)[:, last] for values in (a, b)]
     both[: n * _TOTALS].view(n, _TOTALS)[:, last] = torch.maximum(*largest)
+    top_a, top_b = a[-2:], b[-2:]  # the largest token's x_sq and index, the first of equal ones
+    earlier = (top_b[0] == top_a[0]) & (top_b[1] < top_a[1])
+    both[-2:] = torch.where((top_b[0] > top_a[0]) | earlier, top_b, top_a)
     return both
 
 
 def _unpack(values: Tensor, recipes: Sequence[Recipe], m: int, k: int) -> list[Stats] | None:
     """Stats by recipe from `launch_analyze`'s numbers; None where x is not finite."""
     values, n = values.cpu().numpy(), len(recipes)
-    totals, replicates = values[: n * _TOTALS].reshape(n, _TOTALS), values[n * _TOTALS :].reshape(n, 2, -1)
-    stats = [_stats(*parts, m, k) for parts in zip(recipes, totals, replicates, strict=True)]
+    totals, by_token = values[: n * _TOTALS].reshape(n, _TOTALS), values[n * _TOTALS :].reshape(n + 1, RUN_COLUMNS)
+    rows = zip(recipes, totals, by_token[:n], strict=True)
+    stats = [_stats(recipe, row, own, by_token[n], m, k) for recipe, row, own in rows]
     return None if any(s is None for s in stats) else stats
 
 
-def launch_analyze(x: Tensor, recipes: Sequence[Recipe], encode_scales, first_token: int = 0) -> Tensor:
+def launch_analyze(
+    x: Tensor, recipes: Sequence[Recipe], encode_scales, first_token: int = 0, sequences: tuple[int, int] | None = None
+) -> Tensor:
     """All that `analyze` needs, without a synchronization; x of one token at least.
 
-    Returns: float64, flat: for each recipe its _TOTALS numbers, then for each recipe the bootstrap of err_sq and x_sq,
-             [2, REPLICATES + 1], whose last replicate is the plain sum over tokens.
+    Returns: float64, flat: for each recipe its _TOTALS numbers, then for each recipe, and once for all, RUN_COLUMNS
+             numbers by token, see `runs` in sums.cu.
     """
     m, n, x = x.shape[0], len(recipes), aligned(x)
     grid = min(ctas(x), ANALYZE_CTAS * nvrtc.multiprocessors(x.device.index))
     totals = torch.empty(n, grid, _TOTALS, dtype=torch.float64, device=x.device)
     tokens = torch.empty(2 * n, m, dtype=torch.float64, device=x.device)  # err_sq and x_sq of each token
-    out = torch.empty(n * (_TOTALS + 2 * (REPLICATES + 1)), dtype=torch.float64, device=x.device)
+    out = torch.empty(n * _TOTALS + (n + 1) * RUN_COLUMNS, dtype=torch.float64, device=x.device)
     amax, amax_known = torch.empty(m, dtype=torch.float32, device=x.device), False
     for i, (recipe, given) in enumerate(zip(recipes, encode_scales, strict=True)):
         told = job(x, recipe, amax=amax.data_ptr(), amax_known=amax_known, totals=at(totals, i * grid * _TOTALS))
@@ -139,22 +147,22 @@ def launch_analyze(x: Tensor, recipes: Sequence[Recipe], encode_scales, first_to
             told.encode, told.decode = encode.data_ptr(), decode.data_ptr()
         launch("analyze", grid, told, recipe, x)
         amax_known |= recipe.per_token
-    jobs = [Fold(totals, at(out, 0), len(_MAXIMA))]
-    for i in range(0, 2 * n, COLUMNS):
-        end = at(out, n * _TOTALS + i * (REPLICATES + 1))
-        jobs.append(bootstrap(tokens, i, min(COLUMNS, 2 * n - i), first_token, end))
-    for i in range(0, len(jobs), 2):
-        fold(*jobs[i : i + 2])
+    fold(Fold(totals, at(out, 0), len(_MAXIMA)))
+    runs(tokens, first_token, sequences, at(out, n * _TOTALS))
     return out
 
 
-def _stats(recipe: Recipe, totals: np.ndarray, replicates: np.ndarray, m: int, k: int) -> Stats | None:
+def _stats(
+    recipe: Recipe, totals: np.ndarray, by_token: np.ndarray, tokens: np.ndarray, m: int, k: int
+) -> Stats | None:
     """Stats from `launch_analyze`'s numbers; None where x is not finite."""
     *histograms, rest = np.split(totals, np.cumsum(_HISTOGRAMS))
     fields = dict(zip(_COUNTERS + _SUMS + _MAXIMA, rest.tolist(), strict=True))
     fields |= {name: int(fields[name]) for name in _COUNTERS}
     if fields.pop("not_finite"):
         return None
+    if np.isnan(fields["err_abs"]):
+        fields["max_error"] = np.nan  # which a maximum drops
     scales, pairs, block_nmse, token_nmse = (histogram.astype(np.int64) for histogram in histograms)
     scales, pairs = scales.reshape(128, 2)[:127], pairs.reshape(16, 16)  # [byte, choice], [odd column, even column]
     blocks = m * k // BLOCK
@@ -164,9 +172,11 @@ def _stats(recipe: Recipe, totals: np.ndarray, replicates: np.ndarray, m: int, k
         n_four=int(scales[:, 1].sum()),
         n_scale_subnormal=int(scales[1:8].sum()),
         n_scale_zero=int(scales[0].sum()) - zero_blocks,
-        err_sq=float(replicates[0, -1]), x_sq=float(replicates[1, -1]),
+        err_sq=float(by_token[-2]), x_sq=float(by_token[-1]),
+        top_token_x_sq=float(tokens[-2]), top_token=int(tokens[-1]),
         scale_histogram=scales.copy(), code_histogram=pairs.sum(0) + pairs.sum(1),
         token_histogram=token_nmse, block_histogram=block_nmse,
-        bootstrap_err_sq=replicates[0, :-1].copy(), bootstrap_x_sq=replicates[1, :-1].copy(),
+        run_tokens=tokens[:-2].astype(np.int64).reshape(LEVELS + 1, RUNS),
+        run_nmse=by_token[:-2].reshape(LEVELS + 1, RUNS).copy(),
         **fields,
     )  # fmt: skip

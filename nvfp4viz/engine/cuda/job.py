@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ...nvfp4 import BLOCK, E2M1_MAX, Recipe, caller_scale
-from ...stats import BINS, MANTISSA_SHIFT, POISSON_THRESHOLDS, REPLICATES
+from ...stats import BINS, LEVELS, MANTISSA_SHIFT, RUNS, SHORTEST, SPARE_BITS
 from . import nvrtc
 
 LOG_THREADS = 7  # of a CTA that works on blocks; small, since a row's threads wait for each other
 FOLD = 8  # columns that a CTA folds
-SUM_THREADS = 256  # of a CTA that sums: one for each replicate, of which there are REPLICATES + 1
-COLUMNS = 16  # sums over tokens that one bootstrap launch carries: two a recipe
+SUM_THREADS = 256  # of a CTA that sums
+RUN_COLUMNS = (LEVELS + 1) * RUNS + 2  # by token: sums of each slot, and two numbers of all
 QUANTIZE_CTAS, ANALYZE_CTAS = 8, 6  # that a multiprocessor shall hold at once
 _INPUTS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 
@@ -82,9 +82,8 @@ def source(recipe: Recipe, dtype: torch.dtype) -> str:
 
 @functools.cache
 def sums_source() -> str:
-    thresholds = ", ".join(f"{t}u" for t in POISSON_THRESHOLDS)
-    shape = {"COLUMNS": COLUMNS, "SUM_THREADS": SUM_THREADS, "FOLD": FOLD}
-    return _defines(REPLICATES=REPLICATES, **shape, POISSON_THRESHOLDS=thresholds) + _read("sums.cu")
+    shape = {"SUM_THREADS": SUM_THREADS, "FOLD": FOLD, "ROWS": LEVELS + 1, "RUNS": RUNS, "SHORTEST": SHORTEST}
+    return _defines(**shape, SPARE_BITS=SPARE_BITS) + _read("sums.cu")
 
 
 def _defines(**values) -> str:
@@ -118,21 +117,17 @@ class Fold(ctypes.Structure):
         return self.tensor.shape[0] * -(-self.columns // FOLD)
 
 
-def bootstrap(tokens: Tensor, first: int, columns: int, first_token: int, out: int) -> Fold:
-    """Sums over tokens of rows of float64 [n, M] in each replicate; once folded, [columns, REPLICATES + 1] at `out`."""
-    m, width = tokens.shape[1], columns * (REPLICATES + 1)
-    grid = min(-(-m // 16), 512)
-    totals = torch.empty(1, grid, width, dtype=torch.float64, device=tokens.device)
-    arguments = [ctypes.c_void_p(at(tokens, first * m)), ctypes.c_void_p(totals.data_ptr()), ctypes.c_longlong(m),
-                 ctypes.c_uint(first_token & 0xFFFFFFFF), ctypes.c_int(columns)]  # fmt: skip
-    _launch_sums("bootstrap", grid, arguments, tokens.device)
-    return Fold(totals, out)
+def runs(tokens: Tensor, first_token: int, sequences: tuple[int, int] | None, out: int) -> None:
+    """Sums by run of err_sq and x_sq of each token under n recipes, float64 [2n, M]: [n + 1, RUN_COLUMNS] at `out`."""
+    n, m = tokens.shape[0] // 2, tokens.shape[1]
+    place = map(ctypes.c_longlong, (m, first_token, *(sequences or (0, 0))))
+    arguments = [ctypes.c_void_p(tokens.data_ptr()), ctypes.c_void_p(out), *place, ctypes.c_int(n)]
+    _launch_sums("runs", (n + 1) * (LEVELS + 2), arguments, tokens.device)
 
 
-def fold(a: Fold, b: Fold | None = None) -> None:
-    """Sum one or two jobs' totals in one launch."""
-    grid = a.ctas + (b.ctas if b else 0)
-    _launch_sums("fold", grid, [a, b or a, ctypes.c_int(a.ctas)], a.tensor.device)
+def fold(job: Fold) -> None:
+    """Sum a job's totals in one launch."""
+    _launch_sums("fold", job.ctas, [job], job.tensor.device)
 
 
 def _launch_sums(name: str, grid: int, arguments: list, device: torch.device) -> None:

@@ -50,7 +50,9 @@ __device__ double2 measure(const Raw& raw, float bmax, const Choice& c, float de
         t.nonzero += bits(a) != 0;
         t.flushed += bits(a) != 0 && bits(a_hat) == 0;
         t.clipped += fabsf(scaled) > limit;
-        double value = widen(a), value_hat = widen(a_hat), err = fabs(value_hat - value);
+        double value = widen(a), value_hat = widen(a_hat);
+        if (scaled != scaled && bits(x) >> 31) value_hat = -value_hat;  // NaN became +6, whatever the sign of x
+        double err = fabs(value_hat - value);
         err_sq += err * err;
         x_sq += value * value;
         t.x_hat_sq = __fma_rn(value_hat, value_hat, t.x_hat_sq);

@@ -1,50 +1,75 @@
 // Sums over tokens and CTAs, each in a fixed order: the same bits in every run.
 
-__device__ constexpr unsigned THRESHOLDS[] = {POISSON_THRESHOLDS};  // a draw at or above the k-th weighs more than k
-constexpr int TILE = 32, FOLD_PARTS = SUM_THREADS / FOLD;
-constexpr int DRAWS = sizeof(THRESHOLDS) / sizeof(unsigned);
+constexpr int FOLD_PARTS = SUM_THREADS / FOLD, PARTS = SUM_THREADS / RUNS;
 
-__device__ unsigned hash32(unsigned x) {  // lowbias32
-    x = (x ^ x >> 16) * 0x7feb352du;
-    x = (x ^ x >> 15) * 0x846ca68bu;
-    return x ^ x >> 16;
+__device__ double across(double value, double* shared) {  // the sum over a CTA, on its first thread
+    shared[threadIdx.x] = value;
+    for (int half = SUM_THREADS / 2; half; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+    }
+    __syncthreads();
+    return shared[0];
 }
 
-// The Poisson bootstrap, with the draws of stats.poisson_weights. totals[CTA, column, replicate] = sum of
-// weight(token, replicate) * values[column, token] over the CTA's share of tokens; the last replicate weighs each token 1.
-// One thread a replicate; columns come in pairs, at most COLUMNS, and share their weights.
-extern "C" __global__ void bootstrap(
-    const double* __restrict__ values, double* __restrict__ totals, long long tokens, unsigned first_token, int columns) {
-    __shared__ double tile[COLUMNS][TILE];  // some tokens' values, read by the CTA at once
-    __shared__ unsigned hashes[TILE];
-    double total[COLUMNS] = {};
-    unsigned replicate = threadIdx.x, own = hash32(replicate + 0x9e3779b9u);
-    long long share = (tokens + gridDim.x - 1) / gridDim.x, start = blockIdx.x * share, stop = min(start + share, tokens);
-    for (; start < stop; start += TILE) {
-        int n = min((long long)TILE, stop - start);
+__device__ double rounded(double x_sq) {  // as stats.top_of does
+    return __longlong_as_double((__double_as_longlong(x_sq) + (1ll << (SPARE_BITS - 1))) >> SPARE_BITS << SPARE_BITS);
+}
+
+// The largest x_sq and its token, the first of equal ones, to out[0] and out[1]; 0 and -1 where no token has a signal.
+__device__ void largest_token(const double* x_sq, long long tokens, long long first_token, double* shared, double* out) {
+    double top = 0;
+    long long place = -1;
+    for (long long t = threadIdx.x; t < tokens; t += SUM_THREADS)
+        if (rounded(x_sq[t]) > top) top = rounded(x_sq[t]), place = t;
+    double* places = shared + SUM_THREADS;
+    shared[threadIdx.x] = top, places[threadIdx.x] = place;
+    for (int half = SUM_THREADS / 2; half; half /= 2) {
         __syncthreads();
-        for (int i = threadIdx.x; i < columns * TILE; i += blockDim.x)
-            if (i % TILE < n) tile[i / TILE][i % TILE] = values[i / TILE * tokens + start + i % TILE];
-        if (threadIdx.x < TILE) hashes[threadIdx.x] = hash32(first_token + (unsigned)start + threadIdx.x);
-        __syncthreads();
-        for (int t = 0; t < n; t++) {
-            unsigned draw = hash32(hashes[t] ^ own);
-            int drawn = 0;
-#pragma unroll
-            for (int k = 0; k < DRAWS; k++) drawn += draw >= THRESHOLDS[k];
-            double weight = replicate == REPLICATES ? 1 : drawn;
-#pragma unroll
-            for (int c = 0; c < COLUMNS; c += 2) {
-                if (c >= columns) break;
-                total[c] += weight * tile[c][t];
-                total[c + 1] += weight * tile[c + 1][t];
-            }
-        }
+        int other = threadIdx.x + half;
+        if (threadIdx.x >= half || places[other] < 0) continue;
+        bool first = shared[other] == shared[threadIdx.x] && places[other] < places[threadIdx.x];
+        if (shared[other] > shared[threadIdx.x] || first)
+            shared[threadIdx.x] = shared[other], places[threadIdx.x] = places[other];
     }
-    if (replicate > REPLICATES) return;
-#pragma unroll
-    for (int c = 0; c < COLUMNS; c++)
-        if (c < columns) totals[((long long)blockIdx.x * columns + c) * (REPLICATES + 1) + replicate] = total[c];
+    if (threadIdx.x == 0) out[0] = shared[0], out[1] = places[0] < 0 ? -1 : places[0] + first_token;
+}
+
+// stats.run_sums and what else is by token. values [2 * recipes, tokens]: err_sq and x_sq of each recipe. out [recipes + 1,
+// ROWS * RUNS + 2]: the summed NMSE of each slot, then err_sq and x_sq of all tokens; last, under no recipe, the tokens of
+// each slot, then the largest x_sq and its token. A CTA has one row of one of them; `length` is 0 where none is known.
+extern "C" __global__ void runs(const double* __restrict__ values, double* __restrict__ out, long long tokens,
+                                long long first_token, long long at, long long length, int recipes) {
+    __shared__ double slots[RUNS][SUM_THREADS];
+    int column = blockIdx.x / (ROWS + 1), row = blockIdx.x % (ROWS + 1), thread = threadIdx.x;
+    bool count = column == recipes;
+    const double *err_sq = values + (count ? 0 : 2 * column) * tokens, *x_sq = err_sq + tokens;
+    double* mine = out + column * (ROWS * RUNS + 2) + row * RUNS;
+    if (row == ROWS && count) return largest_token(x_sq, tokens, first_token, slots[0], mine);
+    if (row == ROWS) {
+        double err = 0, x = 0;
+        for (long long t = thread; t < tokens; t += SUM_THREADS) err += err_sq[t], x += x_sq[t];
+        err = across(err, slots[0]), x = across(x, slots[1]);
+        if (thread == 0) mine[0] = err, mine[1] = x;
+        return;
+    }
+    for (int i = 0; i < RUNS; i++) slots[i][thread] = 0;
+    bool known = row < ROWS - 1 || length;
+    for (long long t = thread; known && t < tokens; t += SUM_THREADS) {
+        if (!(x_sq[t] > 0)) continue;
+        long long run = row < ROWS - 1 ? (first_token + t) >> (SHORTEST + row) : (at + t) / length;
+        slots[run & (RUNS - 1)][thread] += count ? 1 : err_sq[t] / x_sq[t];
+    }
+    __syncthreads();
+    int slot = thread % RUNS, part = thread / RUNS;
+    double total = 0;
+    for (int i = 0; i < SUM_THREADS / PARTS; i++) total += slots[slot][part * (SUM_THREADS / PARTS) + i];
+    __syncthreads();
+    slots[slot][part] = total;
+    __syncthreads();
+    if (part) return;
+    for (int i = 1; i < PARTS; i++) total += slots[slot][i];
+    mine[slot] = total;
 }
 
 struct Fold {
@@ -53,12 +78,11 @@ struct Fold {
     int rows, columns, maxima;
 };
 
-// out[batch, column] = sum of totals[batch, row, column] over the rows, but the largest in the last `maxima` columns; of two
-// jobs, the first of which has the first `ctas` CTAs. A CTA takes FOLD columns, FOLD_PARTS threads each of them.
-extern "C" __global__ void fold(Fold a, Fold b, int ctas) {
+// out[batch, column] = sum of totals[batch, row, column] over the rows, but the largest in the last `maxima` columns. A CTA
+// takes FOLD columns, FOLD_PARTS threads each of them.
+extern "C" __global__ void fold(Fold f) {
     __shared__ double parts[FOLD_PARTS][FOLD];
-    Fold f = blockIdx.x < ctas ? a : b;
-    int index = blockIdx.x < ctas ? blockIdx.x : blockIdx.x - ctas, groups = (f.columns + FOLD - 1) / FOLD;
+    int index = blockIdx.x, groups = (f.columns + FOLD - 1) / FOLD;
     int lane = threadIdx.x % FOLD, part = threadIdx.x / FOLD, batch = index / groups, column = index % groups * FOLD + lane;
     bool there = column < f.columns, largest = column >= f.columns - f.maxima;
     double total = 0;

@@ -182,10 +182,10 @@ class Kernels:
             codes, scales, *token = flashinfer.nvfp4_quantize(x, **arguments(x, recipe, encode_scale, self.backend))
         return codes, scales.view(torch.uint8).flatten(), token[0].flatten() if token else none
 
-    def analyze(self, x: Tensor, recipes, encode_scales, first_token: int = 0) -> list[Stats]:
+    def analyze(self, x: Tensor, recipes, encode_scales, first_token: int = 0, sequences=None) -> list[Stats]:
         """Statistics of x [M, K] under each recipe, from the quantized tensor."""
         pairs = zip(recipes, encode_scales, strict=True)
-        return [measure(x, self.quantize(x, r, s), first_token=first_token) for r, s in pairs]
+        return [measure(x, self.quantize(x, r, s), first_token=first_token, sequences=sequences) for r, s in pairs]
 
 
 def arguments(x: Tensor, recipe: Recipe, encode_scale: Tensor | None, backend: str) -> dict:

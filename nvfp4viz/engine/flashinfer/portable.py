@@ -211,7 +211,7 @@ def recipe_kernel(recipe: Recipe) -> str:
     return f"{recipe.err_mode}_{recipe.score_e4m3_max:.0f}_{error}"
 
 
-def analyze(x: Tensor, recipes, encode_scales, first_token: int = 0) -> list[Stats]:
+def analyze(x: Tensor, recipes, encode_scales, first_token: int = 0, sequences=None) -> list[Stats]:
     """Statistics of x [M, K] under each recipe, from the quantized tensor."""
     pairs = zip(recipes, encode_scales, strict=True)
-    return [measure(x, quantize(x, r, s), first_token=first_token) for r, s in pairs]
+    return [measure(x, quantize(x, r, s), first_token=first_token, sequences=sequences) for r, s in pairs]
