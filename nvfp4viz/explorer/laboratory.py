@@ -74,12 +74,12 @@ def sentence(explorer: Explorer) -> str:
     (winner, loser) = (b, a) if gain > 0 else (a, b)
     by_ceiling = a.recipe.four_over_six and b.recipe.four_over_six and a.recipe.e4m3_max != b.recipe.e4m3_max
     won, lost = (f"{s.recipe.e4m3_max:g}" if by_ceiling else s.recipe.name for s in (winner, loser))
-    said = f"On {explorer.tensor} <b>{won} beats {lost} by {abs(gain):.2f} dB</b>"
+    verdict = f"On {explorer.tensor} <b>{won} beats {lost} by {abs(gain):.2f} dB</b>"
     for rate, what in WHY.items():
         worse, better = getattr(loser, rate), getattr(winner, rate)
         if worse - better > 0.01:
-            return f"{said}: {worse:.0%} of blocks {what} under {lost}, {better:.0%} under {won}."
-    return said + "."
+            return f"{verdict}: {worse:.0%} of blocks {what} under {lost}, {better:.0%} under {won}."
+    return verdict + "."
 
 
 WHY = {

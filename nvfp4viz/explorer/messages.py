@@ -1,4 +1,9 @@
-"""What a page is told: statistics, recipes and tables as compact JSON, for the explorer and for reports alike."""
+"""The messages between a page and a session, and what they carry: statistics, recipes, tables as compact JSON.
+
+A page sends {"want": name, "id": any, ...} with the fields of REQUESTS; each request is answered by messages
+{"kind": name, "id": the same, ...} with the fields of ANSWERS, and a session may send one with id None. A report's page
+has the same values without a session. docs/messages.md says more, for who writes another page.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +32,37 @@ RATES = {  # rate -> its count, what it is a share of, and its definition in one
     "element_clipped": ("n_element_clipped", "elements", "elements scaled above 6, the largest E2M1"),
     "element_flushed": ("n_element_flushed", "nonzero_elements", "non-zero elements that decode to 0"),
 }
+REQUESTS = {  # name -> its fields, and what is wanted; a field in brackets may be missing
+    "hello": ((), "what was computed before the page listened: answered by `stats`"),
+    "stats": (("tensor", "recipes"), "statistics of a tensor under recipes, by name: `stats`"),
+    "recipe": (("tensor", "settings"), "statistics under a recipe that the dials made, with its name: `stats`"),
+    "sweep": (("recipe",), "every tensor under one more recipe, where that is quick: `stats`, later or never"),
+    "picks": (("tensor", "recipe", "rule"), "the first blocks of a rule: `picks`"),
+    "attribution": (("tensor", "recipes"), "where the error comes from: `attribution`"),
+    "block": (("tensor", "block", "recipes", "[values]"), "one block, or 16 other values in its place: `block`"),
+    "nothing": ((), "no answer: its arrival makes a server that waits for an acknowledgement go on"),
+}
+ANSWERS = {  # name -> its fields beside kind and id, and what it says
+    "working": ((), "a computation has begun, the answer follows"),
+    "refused": (("text",), "it cannot be had, and why"),
+    "stats": (("[stats]", "[summary]", "[recipes]"), "tensor -> recipe -> statistics, or a summary; recipes' looks"),
+    "picks": (("blocks", "note"), "token, block and value of each, best first"),
+    "attribution": (("shares",), "recipe -> part -> share of the squared error"),
+    "block": (("stored", "inspections", "token_text"), "its own 16 values; recipe -> every step of quantizing it"),
+}
 SUMMARY = ("sqnr_db", "four_rate", "four_saturated", "scale_subnormal", "element_clipped", "element_flushed")
 NUMBERS = ("sqnr_db", "nmse", "mse", "mae", "max_error", "cosine", "x_amax")
 COUNTS = ("tokens", "features", "blocks", "nonzero_blocks", "elements", "nonzero_elements")
+
+
+def check_request(message) -> None:
+    """ValueError where a message is none of REQUESTS, or lacks a field."""
+    want = message.get("want") if isinstance(message, dict) else None
+    if want not in REQUESTS:
+        raise ValueError(f"unknown request {want!r}: one of {', '.join(REQUESTS)}")
+    missing = [f for f in REQUESTS[want][0] if not f.startswith("[") and f not in message]
+    if missing:
+        raise ValueError(f"request {want!r} lacks {', '.join(missing)}")
 
 
 def compact(stats: Stats, **more) -> dict:
@@ -114,9 +147,9 @@ def _trim(counts: np.ndarray) -> list[int]:
 
 def inspections(x, token: int, block: int, recipes, values=None) -> dict:
     """One block under several recipes, as the page asks for it; `values` stand in for the block's own 16."""
-    found = {}
+    steps = {}
     for name in recipes:
         recipe = as_recipe(name)
         stored, amax = block_at(x, token, block, recipe)
-        found[recipe.name] = inspect_block(values or stored, amax, recipe)
-    return {"stored": stored, "inspections": found}
+        steps[recipe.name] = inspect_block(values or stored, amax, recipe)
+    return {"stored": stored, "inspections": steps}

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
-import itertools
 import json
-import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from ..analysis import Sweep, versions
 from ..engine import analyze_all
 from ..nvfp4 import RECIPES, as_recipe, as_recipes
 from ..stats import Stats
-from . import messages as page
+from . import messages
 
 PAGE_BYTES = 1_200_000  # of statistics that a page holds from the start; the rest is sent when it is looked at
 
@@ -34,7 +30,8 @@ class Store:
         self.skipped = dict(ready.skipped) if ready else {}  # tensor -> why it has no statistics
         self.blocks = ready.blocks if ready else {}  # kept by the sweep, for a page without Python
         self.versions = ready.provenance.get("versions", {}) if ready else versions()["versions"]
-        self.stats: dict[str, dict[str, Stats]] = {t: {} for t in page.layer_order(ready.stats if ready else source)}
+        tensors = messages.layer_order(ready.stats if ready else source)
+        self.stats: dict[str, dict[str, Stats]] = {t: {} for t in tensors}
         for tensor, row in ready.stats.items() if ready else ():
             self.stats[tensor] = {s.recipe.name: s for s in row.values()}
         self._last: tuple[str, Tensor] | None = None  # the tensor read last
@@ -50,7 +47,7 @@ class Store:
         if tensor in self.stats:
             raise ValueError(f"there is a tensor {tensor!r} already: give the new one another name")
         self.activations[tensor] = x
-        self.stats = {t: self.stats.get(t, {}) for t in page.layer_order([*self.stats, tensor])}
+        self.stats = {t: self.stats.get(t, {}) for t in messages.layer_order([*self.stats, tensor])}
 
     def require(self) -> None:
         """ValueError where nothing new can be computed."""
@@ -69,21 +66,24 @@ class Store:
             self._last = last = (tensor, self.activations[tensor])
         return last[1]
 
-    def has(self, tensor: str, names) -> bool:
+    def release(self) -> None:
+        """Let the tensor go that was read last; the next use reads it again."""
+        self._last = None
+
+    def has(self, tensor: str, names: Iterable[str]) -> bool:
+        """Whether statistics of a tensor under all these recipes are known; KeyError for an unknown tensor."""
         return set(names) <= set(self.stats[tensor])
 
-    def analyze(self, tensor: str, names) -> dict[str, Stats]:
+    def analyze(self, tensor: str, names: Iterable[str]) -> dict[str, Stats]:
         """Statistics of one tensor under the named recipes, computed where they are missing."""
         if tensor in self.skipped:
             raise ValueError(f"{tensor} was skipped: {self.skipped[tensor]}")
-        with _COMPUTING:
-            missing = [as_recipe(n) for n in names if n not in self.stats[tensor]]
-            if missing:
-                found = analyze_all(self.read(tensor), missing, engine=self.engine)
-                self.stats[tensor] = {
-                    **self.stats[tensor],
-                    **{s.recipe.name: s for s in found},
-                }  # readers see all or none
+        if not self.has(tensor, names):  # what is known waits for no computation
+            with _COMPUTING:
+                missing = [as_recipe(n) for n in names if n not in self.stats[tensor]]
+                computed = analyze_all(self.read(tensor), missing, engine=self.engine) if missing else []
+                row = self.stats[tensor]
+                self.stats[tensor] = {**row, **{s.recipe.name: s for s in computed}}  # readers see all or none
         return {n: self.stats[tensor][n] for n in names}
 
     def elements(self) -> int:
@@ -92,21 +92,23 @@ class Store:
 
     # for the page
     def catalog(self) -> dict:
-        return page.page_catalog(self.stats, self.recipes.values(), skipped=self.skipped, versions=self.versions)
+        """What a page has from the start."""
+        return messages.page_catalog(self.stats, self.recipes.values(), skipped=self.skipped, versions=self.versions)
 
-    def summary(self, tensors) -> dict:
-        return {t: {n: page.summary(s) for n, s in self.stats[t].items()} for t in tensors if self.stats[t]}
+    def summary(self, tensors: Iterable[str]) -> dict:
+        """Tensor -> recipe -> the numbers of the strip."""
+        return {t: {n: messages.summary(s) for n, s in self.stats[t].items()} for t in tensors if self.stats[t]}
 
-    def fitting(self, tensors) -> dict:
+    def fitting(self, tensors: Iterable[str]) -> dict:
         """Statistics of the first tensors, as many as a page holds."""
-        found, size = {}, 0
+        kept, size = {}, 0
         for tensor in tensors:
-            row = {n: page.compact(s) for n, s in self.stats[tensor].items()}
+            row = {n: messages.compact(s) for n, s in self.stats[tensor].items()}
             size += len(json.dumps(row))
             if size > PAGE_BYTES:
                 break
-            found[tensor] = row
-        return found
+            kept[tensor] = row
+        return kept
 
     def token_text(self, token: int) -> str:
         """The text of a token, where the file of activations tells it."""
@@ -114,26 +116,3 @@ class Store:
             texts = json.loads(source["metadata"].get("token_strings", "[]"))
             return texts[token] if token < len(texts) else ""
         return ""
-
-
-class Worker:
-    """A thread that runs jobs one by one, the smallest priority first, until `stop` or the interpreter's end."""
-
-    def __init__(self):
-        self._jobs, self._ticket = queue.PriorityQueue(), itertools.count()
-        self._thread = threading.Thread(target=self._work, name="nvfp4viz-explorer", daemon=True)
-        self._thread.start()
-        atexit.register(self.stop, 10)  # torch aborts where a thread of it is cut off
-
-    def put(self, job: Callable[[], None] | None, priority: int = 0) -> None:
-        self._jobs.put((priority, next(self._ticket), job))
-
-    def stop(self, wait: float = 0) -> None:
-        """Run no more jobs; wait so many seconds for the one that runs."""
-        self.put(None, -1)
-        self._thread.join(wait)
-
-    def _work(self):
-        with torch.inference_mode():  # holds for this thread only
-            while (job := self._jobs.get()[2]) is not None:
-                job()

@@ -73,7 +73,7 @@ def run(path: Path) -> tuple:
         raise ValueError(f"{str(path)!r} is no notebook: {str(error).splitlines()[0][:200]}") from error
     with tempfile.TemporaryDirectory() as folder:
         collected = Path(folder) / "explorers.json"
-        code = f"import nvfp4viz.export\nnvfp4viz.export.collect({str(collected)!r})"
+        code = f"from nvfp4viz.pages.notebooks import collect\ncollect({str(collected)!r})"
         notebook.cells.append(nbformat.v4.new_code_cell(code))
         client = NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(path.parent)}})
         try:
@@ -99,7 +99,7 @@ def _sweep(explorer) -> Sweep:
     """What an explorer knows, completed for the two recipes that it shows."""
     from ..nvfp4 import as_recipes
 
-    store = explorer.wait()._store
+    store = explorer.wait().session.store
     recipes = as_recipes([*store.recipes, explorer.recipe_a, explorer.recipe_b])
     tensors = [t for t in store.stats if t not in store.skipped]
     texts, blocks = token_texts(getattr(store.activations, "sources", [])), dict(store.blocks)

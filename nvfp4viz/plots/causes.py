@@ -1,4 +1,4 @@
-"""Figures that explain: where the error comes from, what the choice gains, what the ceiling and a static scale cost."""
+"""Figures that explain: where the error comes from, and what choosing between 6 and 4 gains."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from ..analysis import PARTS, PLACES, POSITIONS, Attribution, CeilingDial, Choice, StaticCurve, ratio_edges, window
+from ..analysis import PARTS, PLACES, POSITIONS, Attribution, Choice
 from ..catalog import style
-from ..nvfp4 import Recipe
-from .style import FAINT, INK, dress, expect, legend, legend_above, new_axes, shorten, tint
+from .style import FAINT, INK, dress, expect, legend, legend_above, new_axes, percent, shorten, tint
 
 # Okabe-Ito, with hatches so that neighbours differ without colour too
 LOOKS = dict(
@@ -59,6 +58,12 @@ def attribution_bars(
     title = "Error beyond E2M1's own rounding" if without_rounding else "Where the error comes from"
     dress(ax, title + of, "NMSE (% of the squared signal)", grid="x")
     ax.tick_params(axis="y", labelsize=8, length=0)
+    _legend_of_parts(ax, shown)
+    return ax
+
+
+def _legend_of_parts(ax: Axes, shown: list[str]) -> None:
+    """Parts in four columns between title and axes."""
     ax.set_title(ax.get_title("left"), loc="left", color=INK, fontsize=11, fontweight="bold", pad=38)
     shown = [*shown[::4], *shown[1::4], *shown[2::4], *shown[3::4]]  # a legend of 4 columns is filled column by column
     handles = [Patch(facecolor=LOOKS[p][0], hatch=LOOKS[p][1], edgecolor="white", label=p) for p in shown]
@@ -71,115 +76,6 @@ def attribution_bars(
         columnspacing=1.2,
         borderaxespad=0.2,
     )
-    return ax
-
-
-def _family(name: str) -> tuple[dict, str]:
-    """Look and label of a family of ceilings: the recipe's own, and for one scale a tensor its dashed twin."""
-    recipe = Recipe.parse(name)
-    kind = f"4over6 {recipe.err_mode}" if recipe.four_over_six else "standard"
-    look = {"color": style(recipe)["color"], "linestyle": "-" if recipe.per_token else (0, (4, 2))}
-    return look, f"{kind} ({'token' if recipe.per_token else 'tensor'})"
-
-
-def ceiling_curve(dial: CeilingDial, ax: Axes | None = None) -> Axes:
-    """The error under every ceiling.
-
-    How to read it: lower is better; the axis shows what lies near the best, so a line that leaves at the top climbs on.
-    Halving a ceiling only moves its scales' exponents, so the pattern of a line repeats with every octave, until small
-    blocks fall out of E4M3's normal range and the error climbs: at the left, where the valley ends. 4over6 also loses
-    at the right, above 298.67, where the largest blocks cannot have a scale 1.5 times as large. Dots are FlashInfer's
-    ceilings, 448 and 256.
-    """
-    expect(dial, CeilingDial, "what nvfp4viz.ceiling_dial(x) returns")
-    ax = ax or new_axes(7.4, 3.6)
-    x, curves = _by_ceiling(dial, 100 * dial.nmse)
-    best = [curve.min() for curve in curves]
-    low, high = min(best, default=0.0), max((c[x >= 256].max(initial=0.0) for c in curves), default=1.0)
-    margin = 0.15 * (high - low) or 0.1 * high or 1.0
-    for name, curve in zip(dial.families, curves, strict=True):
-        look, label = _family(name)
-        ax.plot(x, curve, linewidth=1.5, label=label, **look)
-        there = np.isin(x, (256, 448))
-        ax.plot(x[there], curve[there], "o", color=look["color"], markersize=5)
-    ax.set_ylim(low - margin, high + 2 * margin)
-    inside = [x[curve <= high + 2 * margin].min(initial=x.max()) for curve in curves]
-    _log2_axis(ax, x[x >= min(inside, default=0.0) / 1.5])
-    ax.yaxis.set_major_formatter(lambda v, _: f"{v:.4g}")
-    dress(ax, "Error by ceiling", "ceiling e4m3_max (an E4M3 value)", "NMSE (%)", grid="y")
-    legend_above(ax)
-    return ax
-
-
-def ceiling_rates(dial: CeilingDial, ax: Axes | None = None) -> Axes:
-    """What each ceiling costs: blocks whose 4 candidate saturates, and blocks whose scale underflows.
-
-    How to read it: lines fall from the left, where scales lie below E4M3's normal numbers, and thick ones of 4over6
-    rise at the right, where the ceiling leaves no room for a scale 1.5 times as large. A good ceiling lies in the
-    valley; the wider that is, the less the ceiling matters here. Upright lines are FlashInfer's ceilings, 256 and 448.
-    """
-    expect(dial, CeilingDial, "what nvfp4viz.ceiling_dial(x) returns")
-    ax = ax or new_axes(7.4, 3.3)
-    x, under = _by_ceiling(dial, dial.underflowed / max(dial.blocks, 1))
-    saturated = _by_ceiling(dial, dial.four_saturated / max(dial.blocks, 1))[1]
-    for name, left, right in zip(dial.families, under, saturated, strict=True):
-        look, label = _family(name)
-        ax.plot(x, left, linewidth=1.5, label=label, **look)
-        if right.any():
-            ax.plot(x, np.where(right > 0, right, np.nan), linewidth=2.5, **look)
-    for ceiling in (256, 448):
-        ax.axvline(ceiling, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
-    there = [x[one > 0.999].max(initial=x.min()) for one in under]
-    _log2_axis(ax, x[x >= min(there, default=0.0) / 1.5])
-    for at, align, text in ((0.01, "left", "scale underflows"), (0.99, "right", "4 saturates (thick) ")):
-        ax.text(at, 0.12, text, transform=ax.transAxes, ha=align, fontsize=8.5, color=FAINT)
-    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-    ax.set_ylim(bottom=0)
-    dress(ax, "Saturation and underflow by ceiling", "ceiling e4m3_max (an E4M3 value)", "share of blocks", grid="y")
-    legend_above(ax)
-    return ax
-
-
-def _by_ceiling(dial: CeilingDial, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ceilings in rising order, and the rows' values so."""
-    order = np.argsort(dial.values)
-    return np.array(dial.values)[order], rows[:, order]
-
-
-def amax_ratios(dial: CeilingDial, ax: Axes | None = None, *, per_token: bool = True, ceilings=(448, 256)) -> Axes:
-    """How far the blocks' amax lie below their token's, over the windows that ceilings leave.
-
-    How to read it: bars are the data: blocks by token amax / block amax, so the largest blocks stand at the left. A
-    bracket above is the window of a ceiling, up to which a block's scale is an E4M3 normal number; blocks right of it
-    have coarser scales, and the bracket says how many. If all bars lie inside both, the lower ceiling costs nothing.
-    """
-    expect(dial, CeilingDial, "what nvfp4viz.ceiling_dial(x) returns")
-    ax = ax or new_axes(7.4, 3.2)
-    counts = dial.token_ratios if per_token else dial.tensor_ratios
-    edges = np.log2(ratio_edges())
-    ax.bar(edges[:-1], counts / max(dial.blocks, 1) / np.diff(edges), np.diff(edges), align="edge", color="#9A9A9A")
-    top = ax.get_ylim()[1]
-    farthest = max(
-        [window(c) for c in ceilings] + [2.0 ** edges[np.flatnonzero(counts)[-1] + 1] if counts.any() else 1]
-    )
-    for row, ceiling in enumerate(ceilings):
-        color = style(Recipe(ceiling, four_over_six=True))["color"]
-        end, y = np.log2(window(ceiling)), top * (1.06 + 0.13 * row)
-        ax.annotate("", (end, y), (0, y), arrowprops={"arrowstyle": "|-|,widthA=0.3,widthB=0.3", "color": color})
-        ax.plot([end, end], [0, y], color=color, linewidth=1, linestyle=(0, (3, 2)))
-        beyond = dial.beyond(ceiling, per_token=per_token)
-        share = f"{_percent(beyond)} of blocks" if beyond else "no block"
-        note = f" ceiling {ceiling:g}: normal up to {window(ceiling):,.0f}, {share} beyond"
-        ax.text(0.05, y * 1.005, note, color=color, fontsize=8.5, va="bottom")
-    ax.set_ylim(0, top * (1.14 + 0.13 * len(ceilings)))
-    ax.set_xlim(-0.2, np.log2(farthest) + 0.7)
-    ax.set_xticks(
-        range(0, int(np.log2(farthest)) + 1, 2), [f"{2**k:,}" for k in range(0, int(np.log2(farthest)) + 1, 2)]
-    )
-    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-    whose = "token" if per_token else "tensor"
-    dress(ax, "How far blocks lie below the largest", f"{whose} amax / block amax", "share of blocks an octave")
-    return ax
 
 
 def gain_histogram(choice: Choice, ax: Axes | None = None) -> Axes:
@@ -194,8 +90,8 @@ def gain_histogram(choice: Choice, ax: Axes | None = None) -> Axes:
     color = style(choice.recipe)["color"]
     six, four = _merge_small(choice.gain_histogram / max(choice.blocks, 1))
     x = np.arange(len(six)) - len(six) // 2
-    ax.bar(x, six, 1.0, color=color, label=f"took 6: {_percent(1 - choice.four_rate)} of blocks")
-    ax.bar(x, four, 1.0, six, color=tint(color), label=f"took 4: {_percent(choice.four_rate)}")
+    ax.bar(x, six, 1.0, color=color, label=f"took 6: {percent(1 - choice.four_rate)} of blocks")
+    ax.bar(x, four, 1.0, six, color=tint(color), label=f"took 4: {percent(choice.four_rate)}")
     used = np.abs(x[six + four > 0])
     reach = max(used.max(initial=0), 16)
     values = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
@@ -209,7 +105,7 @@ def gain_histogram(choice: Choice, ax: Axes | None = None) -> Axes:
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
     wrong = (
-        f"{_percent(choice.wrong_rate)} of blocks chose the worse" if choice.wrong_rate else "no block chose the worse"
+        f"{percent(choice.wrong_rate)} of blocks chose the worse" if choice.wrong_rate else "no block chose the worse"
     )
     dress(
         ax,
@@ -268,83 +164,3 @@ def gain_by_position(choice: Choice, ax: Axes | None = None, *, of: str = "near"
     dress(ax, f"Where 4over6 gains · {choice.recipe.name}", label, "share", grid="y")
     legend_above(ax)
     return ax
-
-
-REGIMES = {"saturating": "#F6DFD2", "flat": "#FFFFFF", "underflowing": "#DCE9F5"}
-
-
-def static_scale(curve: StaticCurve, ax: Axes | None = None) -> Axes:
-    """The error of a static per-tensor scale by how far its calibration is off, beside per-token scaling.
-
-    How to read it: 1 is a scale calibrated to the true amax. Left of it activations exceed the calibration and block
-    scales saturate; right of it small blocks' scales underflow, once the factor has used up E4M3's range; between lies
-    the flat part, where calibration does not matter. Shades name a regime where it makes 5 % of the error or more. The
-    dashed line is what per-token scaling has without any calibration.
-    """
-    expect(curve, StaticCurve, "what nvfp4viz.static_scale_curve(x) returns")
-    ax = ax or new_axes(7.4, 3.4)
-    x, y, color = np.array(curve.factors), 100 * curve.nmse, style(curve.recipe)["color"]
-    order = np.argsort(x)
-    x, y, regimes = x[order], y[order], [curve.regimes[i] for i in order]
-    edges = np.sqrt(x[1:] * x[:-1])
-    edges = np.array([x[0] / 1.05, *edges, x[-1] * 1.05])
-    start = 0
-    for i in range(1, len(regimes) + 1):
-        if i == len(regimes) or regimes[i] != regimes[start]:
-            ax.axvspan(edges[start], edges[i], color=REGIMES[regimes[start]], zorder=-2, linewidth=0)
-            at = np.sqrt(edges[start] * edges[i])
-            ax.text(
-                at,
-                0.97,
-                regimes[start],
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                va="top",
-                fontsize=8.5,
-                color=FAINT,
-            )
-            start = i
-    ax.plot(
-        x,
-        y,
-        color=color,
-        linewidth=1.6,
-        marker=style(curve.recipe)["marker"],
-        markersize=3.5,
-        label=shorten(curve.recipe.name),
-    )
-    ax.axhline(100 * curve.per_token_nmse, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), label="per token")
-    _log2_axis(ax, x, fractions=True)
-    ax.set_xlim(edges[0], edges[-1])
-    ax.set_yscale("log")
-    _plain_log_ticks(ax)
-    dress(ax, f"Static scale · {curve.recipe.name}", "calibrated amax / true amax", "NMSE (%)", grid="y")
-    legend(ax, loc="center right")
-    return ax
-
-
-def _log2_axis(ax: Axes, x: np.ndarray, *, fractions: bool = False) -> None:
-    """A logarithmic x axis with ticks at powers of two."""
-    ax.set_xscale("log", base=2)
-    low, high = int(np.ceil(np.log2(x.min()) - 1e-9)), int(np.floor(np.log2(x.max()) + 1e-9))
-    powers = list(range(high, low - 1, -1 if high - low <= 12 else -2))
-    names = [f"1/{2**-k}" if k < 0 and (fractions or k >= -10) else f"{2.0**k:g}" for k in powers]
-    ax.set_xticks([2.0**k for k in powers], names)
-    ax.set_xlim(x.min() / 1.06, x.max() * 1.06)
-    ax.minorticks_off()
-
-
-def _plain_log_ticks(ax: Axes) -> None:
-    """Few round numbers on a logarithmic y axis, also where it spans less than a decade."""
-    low, high = ax.get_ylim()
-    if high / low < 2.5:
-        ax.set_yscale("linear")
-        return
-    steps = [m * 10.0**e for e in range(-8, 9) for m in ((1, 2, 5) if high / low < 300 else (1,))]
-    shown = [s for s in steps if low <= s <= high]
-    ax.set_yticks(shown, [f"{s:g}" for s in shown])
-    ax.minorticks_off()
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from nvfp4viz import Recipe, ceiling_dial, choice, static_scale_curve, synthetic
+from nvfp4viz import Recipe, ceiling_dial, choice, plots, static_scale_curve, synthetic
 from nvfp4viz.analysis import PARTS, Attribution, attribute
-from nvfp4viz.plots import causes as plots_why
-from nvfp4viz.plots import new_axes
+from nvfp4viz.plots import causes, ceilings, new_axes
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def _legend(ax):
 
 def test_bars_are_as_long_as_the_parts_and_dots_stand_at_the_sum(x):
     split = {name: attribute(x, name) for name in ("standard", "4/6-mae-448")}
-    ax = plots_why.attribution_bars(split)
+    ax = plots.attribution_bars(split)
     assert "NMSE (%" in ax.get_xlabel() and sorted(_legend(ax)) == sorted(PARTS)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["4/6-mae-448", "standard"]  # from below
     widths = np.array([[b.get_width() for b in c] for c in ax.containers]).sum(0)
@@ -44,7 +43,7 @@ def test_bars_are_as_long_as_the_parts_and_dots_stand_at_the_sum(x):
 
 def test_negative_parts_stand_left_of_zero():
     steps = np.array([4.0, 1.0, 0.5, 0.0, 0.0, 0.0, -0.5]).cumsum()
-    ax = plots_why.attribution_bars({"made up": Attribution(Recipe(), 1, 1, 100.0, steps, steps)})
+    ax = plots.attribution_bars({"made up": Attribution(Recipe(), 1, 1, 100.0, steps, steps)})
     last = ax.containers[-1][0]
     assert last.get_x() == pytest.approx(-0.5) and last.get_x() + last.get_width() == pytest.approx(0)
     assert ax.lines[0].get_xdata() == pytest.approx([5.0])
@@ -53,12 +52,12 @@ def test_negative_parts_stand_left_of_zero():
 
 def test_the_rest_without_rounding(x):
     split = {"x": attribute(x, "4/6-mae-448")}
-    ax = plots_why.attribution_bars(split, without_rounding=True)
+    ax = plots.attribution_bars(split, without_rounding=True)
     assert PARTS[0] not in _legend(ax) and len(ax.containers) == len(PARTS) - 1
 
 
 def test_ceiling_curve_draws_each_family_and_flashinfers_ceilings(dial):
-    ax = plots_why.ceiling_curve(dial)
+    ax = plots.ceiling_curve(dial)
     assert _legend(ax) == ["standard (token)", "4over6 MAE (token)", "standard (tensor)", "4over6 MAE (tensor)"]
     line, dots = ax.lines[0], ax.lines[1]
     assert list(line.get_xdata()) == sorted(dial.values)
@@ -70,7 +69,7 @@ def test_ceiling_curve_draws_each_family_and_flashinfers_ceilings(dial):
 
 
 def test_ceiling_rates_mark_both_ends(dial):
-    ax = plots_why.ceiling_rates(dial)
+    ax = plots.ceiling_rates(dial)
     assert _texts(ax) == ["scale underflows", "4 saturates (thick) "]
     assert ax.lines[0].get_ydata()[0] == dial.underflowed[0, -1] / dial.blocks
     thick = [line for line in ax.lines if line.get_linewidth() == 2.5]
@@ -80,7 +79,7 @@ def test_ceiling_rates_mark_both_ends(dial):
 @pytest.mark.parametrize("per_token", [True, False])
 def test_amax_ratios_say_how_many_blocks_a_window_leaves_out(per_token):
     dial = ceiling_dial(synthetic("spread", 32, 256), values=(448,))
-    ax = plots_why.amax_ratios(dial, per_token=per_token)
+    ax = plots.amax_ratios(dial, per_token=per_token)
     assert ("token" if per_token else "tensor") in ax.get_xlabel()
     notes = " ".join(_texts(ax))
     assert "normal up to 28,672" in notes and "normal up to 16,384" in notes and "% of blocks beyond" in notes
@@ -90,7 +89,7 @@ def test_amax_ratios_say_how_many_blocks_a_window_leaves_out(per_token):
 
 def test_gain_histogram_holds_all_blocks(x):
     found = choice(x, "4/6-mae-448")
-    ax = plots_why.gain_histogram(found)
+    ax = plots.gain_histogram(found)
     six, four = (sum(b.get_height() for b in c) for c in ax.containers)
     assert six == pytest.approx(1 - found.four_rate) and four == pytest.approx(found.four_rate)
     ticks = dict(zip([t.get_text() for t in ax.get_xticklabels()], ax.get_xticks(), strict=True))
@@ -100,12 +99,12 @@ def test_gain_histogram_holds_all_blocks(x):
 
 def test_ticks_of_the_gain_stand_where_their_values_are_counted():
     gain = 0.0101  # just above 1 %
-    counts = plots_why._merge_small(np.zeros((2, 85)))
+    counts = causes._merge_small(np.zeros((2, 85)))
     from nvfp4viz.analysis.choice import _by_change
 
-    histogram = plots_why._merge_small(_by_change(np.array([gain]), np.array([True])))
+    histogram = causes._merge_small(_by_change(np.array([gain]), np.array([True])))
     place = int(histogram[1].argmax()) - counts.shape[1] // 2
-    ax = plots_why.gain_histogram(choice(synthetic("normal", 8, 64), "4/6-mae-448"))
+    ax = plots.gain_histogram(choice(synthetic("normal", 8, 64), "4/6-mae-448"))
     ticks = dict(zip([t.get_text() for t in ax.get_xticklabels()], ax.get_xticks(), strict=True))
     assert place - 0.5 <= ticks["1 %"] <= place + 0.5
 
@@ -113,7 +112,7 @@ def test_ticks_of_the_gain_stand_where_their_values_are_counted():
 @pytest.mark.parametrize("of", ["near", "mantissa"])
 def test_gain_by_position_draws_its_table(x, of):
     found = choice(x, "4/6-mse-256")
-    ax = plots_why.gain_by_position(found, of=of)
+    ax = plots.gain_by_position(found, of=of)
     assert [b.get_height() for b in ax.containers[0]] == pytest.approx(found.positions(of).saving.tolist())
     assert _legend(ax) == ["share of blocks", "took 4", "squared error saved"]
 
@@ -121,7 +120,7 @@ def test_gain_by_position_draws_its_table(x, of):
 def test_static_scale_marks_regimes_and_per_token():
     data = synthetic("crowded", 32, 256)
     curve = static_scale_curve(data, "standard", factors=(0.25, 0.5, 1, 2, 4, 2**15, 2**20))
-    ax = plots_why.static_scale(curve)
+    ax = plots.static_scale(curve)
     assert _texts(ax) == ["saturating", "flat", "underflowing"]
     assert ax.lines[0].get_ydata() == pytest.approx(100 * curve.nmse)
     assert ax.lines[1].get_ydata()[0] == pytest.approx(100 * curve.per_token_nmse)
@@ -130,8 +129,9 @@ def test_static_scale_marks_regimes_and_per_token():
 
 PUBLIC = [
     f
-    for n, f in inspect.getmembers(plots_why, inspect.isfunction)
-    if f.__module__ == plots_why.__name__ and n[0] != "_"
+    for module in (causes, ceilings)
+    for n, f in inspect.getmembers(module, inspect.isfunction)
+    if f.__module__ == module.__name__ and n[0] != "_"
 ]
 
 

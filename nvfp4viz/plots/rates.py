@@ -1,0 +1,171 @@
+"""Figures of rates and errors: limits met, the error of tensors, tokens and blocks, and two sweeps compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..analysis import Pair, Sweep
+from ..catalog import style
+from ..stats import Stats, nmse_bins
+from .style import BY_RECIPE, INK, dress, expect, legend, legend_above, new_axes, shorten
+
+RATES = {  # name in the table -> label, and what it is a share of
+    "four_rate": ("chose 4", "blocks"),
+    "four_saturated": ("4 could not be had", "blocks"),
+    "scale_saturated": ("scale above 448", "blocks"),
+    "scale_subnormal": ("scale subnormal", "blocks"),
+    "scale_zero": ("scale rounds to 0", "blocks"),
+    "element_clipped": ("clipped at 6", "elements"),
+    "element_flushed": ("decoded to 0", "non-zero elements"),
+}
+
+
+def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -> Axes:
+    """How often blocks and elements meet a limit, by recipe.
+
+    How to read it: a row is one kind of event, a mark one recipe, its place the share of blocks (or elements) that it
+    happens to, on a logarithmic axis with a place for 0. `4 could not be had` is the price of a high ceiling; `clipped
+    at 6` comes from rounding the block scale down. Hollow marks are recipes with one scale a tensor.
+    """
+    stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE)
+    ax = ax or new_axes(7.4, 3.9)
+    rows = list(RATES)[::-1]
+    rates = {name: np.array([getattr(one, r) for r in rows]) for name, one in stats.items()}
+    positive = [v for r in rates.values() for v in r if v > 0]
+    least = np.floor(np.log10(min(positive, default=0.1)))
+    for i, (name, one) in enumerate(stats.items()):
+        look = style(one.recipe)
+        x = np.where(rates[name] > 0, np.log10(np.maximum(rates[name], 1e-30)), least - 0.5)
+        y = np.arange(len(rows)) - (i - (len(stats) - 1) / 2) * 0.15
+        fill = look["color"] if one.recipe.per_token else "white"
+        ax.plot(x, y, look["marker"], color=look["color"], mfc=fill, markersize=5.5, label=shorten(name))
+    for row in range(0, len(rows), 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="#F7F7F7", zorder=-2, linewidth=0)
+    ticks = np.arange(least, 1)
+    ax.set_xticks([least - 0.5, *ticks], ["0", *(f"{100 * 10.0**t:g} %" for t in ticks)])
+    ax.set_xlim(least - 0.8, 0.15)
+    ax.set_yticks(range(len(rows)), [f"{RATES[r][0]}\nof {RATES[r][1]}" for r in rows])
+    ax.set_ylim(-0.5, len(rows) - 0.5)
+    dress(ax, f"Limits met · engine {next(iter(stats.values())).engine}" if stats else "", "share", grid="x")
+    ax.tick_params(axis="y", labelsize=8, length=0)
+    legend_above(ax)
+    return ax
+
+
+def error_by_tensor(sweep: Sweep, ax: Axes | None = None, *, baseline: str | None = None) -> Axes:
+    """SQNR of each tensor under each recipe; with `baseline`, the gain over that recipe in dB.
+
+    How to read it: a row is a tensor, a mark a recipe; farther right is better. Marks that keep their order in every
+    row mean that one recipe suits the whole model.
+    """
+    tensors = expect(sweep, Sweep, "a Sweep, as nvfp4viz.sweep(activations) returns").tensors[::-1]
+    if baseline is not None and baseline not in sweep.recipes:
+        raise ValueError(f"baseline={baseline!r} is not in the sweep: its recipes are {', '.join(sweep.recipes)}")
+    ax = ax or new_axes(7.4, 1.3 + 0.24 * len(tensors))
+    for name, recipe in sweep.recipes.items():
+        if name == baseline:
+            continue
+        look = style(recipe)
+        values = [_gain_db(sweep.stats[t][name], sweep.stats[t][baseline] if baseline else None) for t in tensors]
+        ax.plot(
+            values,
+            range(len(tensors)),
+            look["marker"],
+            color=look["color"],
+            mfc=look["color"] if recipe.per_token else "white",
+            markersize=5.5,
+            label=shorten(name),
+            linestyle="none",
+        )
+    if baseline:
+        ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_yticks(range(len(tensors)), [shorten(t) for t in tensors])
+    ax.set_ylim(-0.7, len(tensors) - 0.3)
+    label = f"gain over {baseline} (dB)" if baseline else "SQNR (dB)"
+    dress(ax, f"{label[0].upper()}{label[1:-5]} by tensor · engine {', '.join(sweep.engines)}", label, grid="both")
+    ax.tick_params(axis="y", labelsize=8)
+    legend_above(ax)
+    return ax
+
+
+def _gain_db(stats: Stats, baseline: Stats | None) -> float:
+    if baseline is None:
+        return stats.sqnr_db
+    return stats.sqnr_db - baseline.sqnr_db if np.isfinite(stats.sqnr_db) else np.nan
+
+
+def nmse_distribution(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None, *, of: str = "token") -> Axes:
+    """How the error spreads over tokens (`of="token"`) or blocks (`of="block"`).
+
+    How to read it: a line tells which share of tokens has at most that squared error, relative to its own signal;
+    a line farther left is a better recipe, and a slow last rise means that few tokens carry the error.
+    """
+    stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE)
+    if of not in ("token", "block"):
+        raise ValueError(f'of={of!r} is neither "token" nor "block"')
+    ax = ax or new_axes(7.2, 3.2)
+    edges = 10 * np.log10(nmse_bins())
+    shown = []
+    for name, one in stats.items():
+        counts = getattr(one, f"{of}_histogram")
+        share = np.cumsum(counts) / max(counts.sum(), 1)
+        look = style(one.recipe)
+        dash = tuple(map(float, look["dash"].split()))
+        ax.plot(
+            edges[1:],
+            share,
+            color=look["color"],
+            linewidth=1.6,
+            label=shorten(name),
+            linestyle=(0, dash) if dash else "-",
+        )
+        shown += [edges[np.searchsorted(share, q)] for q in (0.01, 0.999)]
+    if shown:
+        ax.set_xlim(min(shown) - 0.5, max(shown) + 1)
+    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
+    engine = f" · engine {next(iter(stats.values())).engine}" if stats else ""
+    dress(ax, f"Error of each {of}{engine}", "NMSE (dB)", f"share of {of}s at most there", grid="both")
+    legend(ax, loc="lower right")
+    return ax
+
+
+ROWS = 30  # tensors that there is room for
+GAINS_CAPTION = (
+    "Each row is a tensor, each mark a recipe; left of zero B is worse. Lines are 95 % intervals over tokens, where "
+    f"both saw the same activations. Of more than {ROWS} tensors those with the largest differences are drawn."
+)
+
+
+def gains(found: list[Pair], ax: Axes | None = None) -> Axes:
+    """SQNR of B over A in dB, by tensor and recipe.
+
+    How to read it: marks on the line at zero are the same in both; left of it B is worse.
+    """
+    largest: dict[str, float] = {}
+    for p in found:
+        largest[p.tensor] = max(largest.get(p.tensor, 0.0), abs(np.nan_to_num(p.gain_db)))
+    kept = sorted(largest, key=largest.get, reverse=True)[:ROWS]
+    tensors = [t for t in largest if t in kept][::-1]
+    ax = ax or new_axes(7.4, 1.4 + 0.26 * len(tensors))
+    recipes = list(dict.fromkeys(p.recipe for p in found))
+    ax.axvline(0, color=INK, linewidth=0.8)
+    for i, name in enumerate(recipes):
+        pairs = [p for p in found if p.recipe == name and p.tensor in kept and np.isfinite(p.gain_db)]
+        if not pairs:
+            continue
+        look, shift = style(pairs[0].a.recipe), (i - (len(recipes) - 1) / 2) * 0.12
+        y = [tensors.index(p.tensor) - shift for p in pairs]
+        ax.plot([p.gain_db for p in pairs], y, look["marker"], color=look["color"], markersize=4.5, label=shorten(name))
+        sure = [(at, p.interval_db) for at, p in zip(y, pairs, strict=True) if p.interval_db]
+        ax.hlines([at for at, _ in sure], *np.array([i for _, i in sure]).reshape(-1, 2).T, color=look["color"], lw=1)
+    ax.set_yticks(range(len(tensors)), [shorten(t) for t in tensors])
+    ax.set_ylim(-0.7, len(tensors) - 0.3)
+    low, high = ax.get_xlim()
+    ax.set_xlim(min(low, -1e-3), max(high, 1e-3))  # where all are the same, zero in the middle
+    dress(ax, "B − A by tensor", "SQNR of B over A (dB)", grid="both")
+    ax.tick_params(axis="y", labelsize=8)
+    legend_above(ax)
+    return ax
