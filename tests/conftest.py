@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -71,7 +72,16 @@ def why_no_model() -> str | None:
     return f"notebook 06 runs a real model and needs {' and '.join(missing)}" if missing else None
 
 
-WHY_NOT = {"gpu": why_no_gpu, "blackwell": why_no_blackwell, "browser": why_no_browser}
+@cache
+def why_no_node() -> str | None:
+    if shutil.which("node") is None:
+        return "node: it is not on PATH (apt-get install nodejs)"
+    parser = "require('internal/deps/acorn/acorn/dist/acorn')"
+    run = subprocess.run(["node", "--expose-internals", "-e", parser], capture_output=True, timeout=60)
+    return "node: this build has no parser of JavaScript inside" if run.returncode else None
+
+
+WHY_NOT = {"gpu": why_no_gpu, "blackwell": why_no_blackwell, "browser": why_no_browser, "node": why_no_node}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -74,7 +74,7 @@ class RecipeName(Unicode):
 class Explorer(anywidget.AnyWidget):
     """Made by `explore`. Its traits say what is shown and may be set: `w.tensor`, `w.recipe_a = "4/6-mse-256"`, ..."""
 
-    _esm, _css = explorer_module(), asset("explorer.css")
+    _esm, _css = explorer_module(), asset("explorer/explorer.css")
     tensor = Unicode(help="the tensor shown").tag(sync=True)
     recipe_a = RecipeName(help="short name of recipe A").tag(sync=True)
     recipe_b = RecipeName(help="short name of recipe B").tag(sync=True)

@@ -6,13 +6,13 @@ import base64
 import hashlib
 from html import escape
 
-from ..web import asset, explorer_module
+from ..web import asset, page_module
 from .packing import sign, signature
 
 
 def document(title: str, body: str, *, css: str = "") -> str:
     """The whole page, with the explorer's module, the styles, a policy that forbids any network, and a checksum."""
-    script = explorer_module() + asset("report.js")
+    script, styles = page_module(), asset("report/report.css") + asset("explorer/explorer.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; img-src data:; "
@@ -23,7 +23,7 @@ def document(title: str, body: str, *, css: str = "") -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n{signature()}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{text(title)}</title>\n<style>\n{asset('report.css')}{asset('explorer.css')}{css}</style>\n</head>\n"
+        f"<title>{text(title)}</title>\n<style>\n{styles}{css}</style>\n</head>\n"
         f'<body>\n<main>\n{body}\n</main>\n<script type="module">{script}</script>\n</body>\n</html>\n'
     )
 

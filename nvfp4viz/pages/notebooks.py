@@ -146,4 +146,4 @@ def _css() -> str:
     from pygments.formatters import HtmlFormatter
 
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
-    return f"{asset('notebook.css')}{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n"
+    return f"{asset('report/notebook.css')}{light}\n@media screen and (prefers-color-scheme: dark) {{ {dark} }}\n"

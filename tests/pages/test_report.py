@@ -25,7 +25,7 @@ from nvfp4viz.analysis import block_inspections as inspections
 from nvfp4viz.analysis.blocks import KEPT
 from nvfp4viz.pages import load_report, packing
 from nvfp4viz.pages.report import render
-from nvfp4viz.web import explorer_module
+from nvfp4viz.web import page_module
 
 X = synthetic("lognormal", 24, 64)
 HOSTILE = {
@@ -114,7 +114,7 @@ def test_nothing_is_fetched_and_only_its_own_script_runs(page):
     (policy,) = (a["content"] for t, a in tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
     scripts = re.findall(r"<script type=.module.>(.*?)</script>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-    assert len(scripts) == 1 and scripts[0].startswith(explorer_module())  # the explorer's own module, no second one
+    assert len(scripts) == 1 and scripts[0] == page_module()
     assert policy == (
         "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; img-src data:; "
         f"script-src 'sha256-{digest}'"

@@ -1,12 +1,12 @@
 // What a page knows: statistics by tensor and recipe, blocks, what it waits for and what was refused.
 
 const NO_ANSWER_MS = 4000;
-const NO_KERNEL = "No kernel answers: this needs a running one, and the activations.";
+export const NO_KERNEL = "No kernel answers: this needs a running one, and the activations.";
 // Jupyter's server leaves Nagle's algorithm on: once it has said "busy" it holds the answer back until the browser
 // acknowledges that, up to 40 ms later. Whatever the browser sends meanwhile carries the acknowledgement.
 const NUDGES_MS = [8, 20, 40];
 
-class Knowledge {
+export class Cache {
   stats = new Map(); // "tensor|recipe" -> what page.compact gives
   summary = new Map(); // "tensor|recipe" -> what page.summary gives
   recipes = new Map(); // by name
@@ -18,8 +18,8 @@ class Knowledge {
   constructor(model, changed) {
     this.model = model;
     this.changed = changed;
-    this.hear = (message) => this.answer(message);
-    model.on("msg:custom", this.hear);
+    this.onMessage = (message) => this.answer(message);
+    model.on("msg:custom", this.onMessage);
     this.read();
   }
 
@@ -70,14 +70,14 @@ class Knowledge {
   }
 
   stop() {
-    this.model.off("msg:custom", this.hear);
+    this.model.off("msg:custom", this.onMessage);
     for (const timer of this.waiting.values()) clearTimeout(timer);
     this.waiting.clear();
   }
 }
 
 // {tensor: {recipe: value}} as [tensor, recipe, value]...
-function* pairs(rows) {
+export function* pairs(rows) {
   for (const [tensor, row] of Object.entries(rows))
     for (const [recipe, value] of Object.entries(row)) yield [tensor, recipe, value];
 }

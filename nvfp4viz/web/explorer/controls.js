@@ -1,8 +1,10 @@
 // What the controls do: dials, lists, tabs and the microscope's bench.
 
+import { VIEWS } from "./skeleton.js";
+
 const BLOCK_FOLLOWS = ["tensor", "rule", "under"]; // with another of these the block is picked anew
 
-function listenToControls(page, dials, list, microscope) {
+export function listenToControls(page, dials, list, microscope) {
   page.root.addEventListener("input", ({ target }) => dragged(target, page, dials, list, microscope));
   page.root.addEventListener("change", ({ target }) => changed(target, page, dials));
   page.root.addEventListener("click", ({ target }) => pressed(target.closest("button"), page, microscope));
@@ -16,7 +18,7 @@ function dragged(at, page, dials, list, microscope) {
 }
 
 function changed(at, page, dials) {
-  if (at.matches("[type=range]")) return; // "input" came before, and what it was told stays
+  if (at.matches("[type=range]")) return; // "input" came before, and the notice that it left stays
   page.notice = "";
   const { dial, setting, trait } = at.dataset;
   if (dial) dials.turnTo(dial, setting, at.value);

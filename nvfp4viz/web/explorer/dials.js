@@ -1,23 +1,27 @@
-// The dials of A and B. A recipe that the page does not know by its settings is asked for, one at a time.
+// The dials of A and B. A recipe that the page does not have by its settings is asked for, one at a time.
+
+import { ONLY_4OVER6 } from "./skeleton.js";
+import { SIDES } from "../lib/sides.js";
+import { short } from "../lib/text.js";
 
 const STANDARD_SCORE = { err_mode: "MAE", err_use_fast_math: false }; // under standard there is nothing to score
 
-class Dials {
+export class Dials {
   turned = {}; // side -> what was changed while an answer was awaited
   asked = ""; // the side that the awaited recipe is for
 
-  constructor(page, know) {
+  constructor(page, cache) {
     this.page = page;
-    this.know = know;
+    this.cache = cache;
   }
 
   recipeOf(side) {
-    return this.know.recipes.get(this.page.get(`recipe_${side}`));
+    return this.cache.recipes.get(this.page.get(`recipe_${side}`));
   }
 
   turn(side, change) {
     this.page.notice = "";
-    if (this.know.waiting.has("recipe")) {
+    if (this.cache.waiting.has("recipe")) {
       this.turned[side] = { ...this.turned[side], ...change };
       return;
     }
@@ -25,7 +29,7 @@ class Dials {
     if (!old) return;
     const settings = { ...old, scored_as: null, ...change };
     if (!settings.four_over_six) Object.assign(settings, STANDARD_SCORE);
-    const known = [...this.know.recipes.values()].find((r) => sameSettings(r.settings, settings));
+    const known = [...this.cache.recipes.values()].find((r) => sameSettings(r.settings, settings));
     if (known) this.page.set({ [`recipe_${side}`]: known.name });
     else this.ask(side, settings);
   }
@@ -40,10 +44,10 @@ class Dials {
   }
 
   ask(side, settings) {
-    this.know.refused.delete("recipe");
-    this.know.answers.delete("recipe");
+    this.cache.refused.delete("recipe");
+    this.cache.answers.delete("recipe");
     this.asked = side;
-    this.know.ask("recipe", { want: "recipe", tensor: this.page.get("tensor"), settings });
+    this.cache.ask("recipe", { want: "recipe", tensor: this.page.get("tensor"), settings });
   }
 
   // The answer to `ask`: show it, then do what was turned meanwhile.

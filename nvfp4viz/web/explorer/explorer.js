@@ -3,8 +3,23 @@
 // render({model, el}) is what anywidget calls. What is missing is asked for with a message {want, id}; the answer
 // {kind, id} is kept, and everything is drawn anew.
 
-const SHOWN = ["tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block"];
-const TOLD = ["catalog", "summary", "statistics", "progress", "live"];
+import { Cache, NO_KERNEL } from "./cache.js";
+import { listenToControls } from "./controls.js";
+import { Dials } from "./dials.js";
+import { TensorList } from "./list.js";
+import { Microscope } from "./microscope.js";
+import { Page } from "./page.js";
+import { Pictures } from "./pictures.js";
+import { SIDES } from "../lib/sides.js";
+import { fixed, int, num } from "../lib/text.js";
+import { BLOCK_NARROWEST, drawBlock } from "../views/block.js";
+import { drawClipping } from "../views/clipping.js";
+import { drawError } from "../views/error.js";
+import { drawScales } from "../views/scales.js";
+import { drawTensors, LANES } from "../views/tensors.js";
+
+const FROM_PAGE = ["tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block"];
+const FROM_KERNEL = ["catalog", "summary", "statistics", "progress", "live"];
 
 export function render({ model, el }) {
   const explorer = new Explorer(model, el);
@@ -19,10 +34,10 @@ class Explorer {
   constructor(model, el) {
     this.model = model;
     this.page = new Page(model, el, () => this.draw());
-    this.know = new Knowledge(model, (message) => this.heard(message));
-    this.dials = new Dials(this.page, this.know);
-    this.list = new TensorList(this.page, this.know);
-    this.microscope = new Microscope(this.page, this.know);
+    this.cache = new Cache(model, (message) => this.receive(message));
+    this.dials = new Dials(this.page, this.cache);
+    this.list = new TensorList(this.page, this.cache);
+    this.microscope = new Microscope(this.page, this.cache);
     const tensors = this.choiceOfTensors();
     const microscope = this.microscope.choiceOfValues();
     this.pictures = new Pictures(this.page, { strip: tensors, tensors, microscope });
@@ -30,8 +45,8 @@ class Explorer {
   }
 
   start() {
-    for (const name of SHOWN) this.model.on(`change:${name}`, this.page.later);
-    for (const name of TOLD) this.model.on(`change:${name}`, this.told);
+    for (const name of FROM_PAGE) this.model.on(`change:${name}`, this.page.later);
+    for (const name of FROM_KERNEL) this.model.on(`change:${name}`, this.readTraits);
     this.resized = new ResizeObserver(this.page.later);
     this.resized.observe(this.page.root);
     if (this.page.get("live")) this.model.send({ want: "hello" });
@@ -40,18 +55,18 @@ class Explorer {
 
   stop() {
     this.resized.disconnect();
-    this.know.stop();
+    this.cache.stop();
     this.page.stop();
-    for (const name of SHOWN) this.model.off(`change:${name}`, this.page.later);
-    for (const name of TOLD) this.model.off(`change:${name}`, this.told);
+    for (const name of FROM_PAGE) this.model.off(`change:${name}`, this.page.later);
+    for (const name of FROM_KERNEL) this.model.off(`change:${name}`, this.readTraits);
   }
 
-  told = () => {
-    this.know.read();
+  readTraits = () => {
+    this.cache.read();
     this.page.later();
   };
 
-  heard(message) {
+  receive(message) {
     const { page, dials } = this;
     if (message.kind === "refused") {
       page.notice = message.text;
@@ -96,23 +111,23 @@ class Explorer {
 
   // What is to be shown, and how far it is known. What lacks is asked for.
   wanted() {
-    const { page, know } = this;
+    const { page, cache } = this;
     const [tensor, view] = [page.get("tensor"), page.get("view")];
     const sides = SIDES.map((side) => this.sideOf(side, tensor));
     const recipes = sides.map((s) => s.name);
     const lacking = sides.some((s) => !s.stats || !s.entry);
     const { skipped } = page.get("catalog").tensors.find((t) => t.name === tensor) || {};
     const id = `stats|${tensor}|${recipes.join("|")}`;
-    if (lacking && !skipped) know.ask(id, { want: "stats", tensor, recipes });
-    const busy = lacking && !know.refused.has(id) && !skipped;
+    if (lacking && !skipped) cache.ask(id, { want: "stats", tensor, recipes });
+    const busy = lacking && !cache.refused.has(id) && !skipped;
     const { done = 0, total = 0 } = page.get("progress");
-    return { tensor, view, sides, lacking, skipped, busy, refusal: know.refused.get(id), done, total };
+    return { tensor, view, sides, lacking, skipped, busy, refusal: cache.refused.get(id), done, total };
   }
 
   sideOf(side, tensor) {
     const name = this.page.get(`recipe_${side}`);
-    const entry = this.know.recipes.get(name);
-    return { side, name, entry, stats: this.know.stats.get(`${tensor}|${name}`) };
+    const entry = this.cache.recipes.get(name);
+    return { side, name, entry, stats: this.cache.stats.get(`${tensor}|${name}`) };
   }
 
   showState(now) {
@@ -138,9 +153,9 @@ class Explorer {
 
   // What the pictures are drawn from.
   contextOf({ tensor, sides }) {
-    const { page, know } = this;
+    const { page, cache } = this;
     const [sort, scale, span] = ["sort", "scale", "span"].map((name) => page.get(name));
-    const { version } = know;
+    const { version } = cache;
     return { ...this.list.ranking(), catalog: page.get("catalog"), sides, tensor, sort, scale, span, version };
   }
 
@@ -171,19 +186,19 @@ class Explorer {
   }
 
   drawWholeError(W) {
-    const { context: c, know } = this;
+    const { context: c, cache } = this;
     const recipes = c.sides.map((s) => s.name);
     const id = `attribution|${c.tensor}|${recipes.join("|")}`;
     if (this.page.get("live") && !c.sides.every((s) => s.stats.attribution))
-      know.ask(id, { want: "attribution", tensor: c.tensor, recipes });
-    c.parts = know.answers.get(id)?.shares;
+      cache.ask(id, { want: "attribution", tensor: c.tensor, recipes });
+    c.parts = cache.answers.get(id)?.shares;
     this.pictures.put("error", drawError(c, W, 460, true), W);
   }
 
   drawMicroscope(W) {
     const { context: c, microscope } = this;
     const recipes = c.sides.map((s) => s.name);
-    const look = microscope.closer(c.tensor, recipes);
+    const look = microscope.inspected(c.tensor, recipes);
     if (!look) return;
     this.pictures.put("microscope", drawBlock(c, W, look, microscope.column), W);
     this.page.root.dataset.block = [look.token, look.block];
@@ -193,8 +208,8 @@ class Explorer {
   askSweeps({ done, total }) {
     const { lacking } = this.context;
     if (!lacking.length || done < total || !this.page.get("live")) return;
-    this.page.restful("sweep", () => {
-      for (const recipe of lacking) this.know.ask(`sweep|${recipe}`, { want: "sweep", recipe });
+    this.page.debounce("sweep", () => {
+      for (const recipe of lacking) this.cache.ask(`sweep|${recipe}`, { want: "sweep", recipe });
     });
   }
 }

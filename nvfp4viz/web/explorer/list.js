@@ -1,31 +1,34 @@
 // The list of tensors and its order.
 
-class TensorList {
+import { SIDES } from "../lib/sides.js";
+import { clamp, esc, fixed, int, num } from "../lib/text.js";
+
+export class TensorList {
   ranked = null; // what depends on all tensors, and not on which is shown
   listed = ""; // what the list was made for
 
-  constructor(page, know) {
+  constructor(page, cache) {
     this.page = page;
-    this.know = know;
+    this.cache = cache;
   }
 
-  // Order, gains and what is lacking, made anew when recipes, order or knowledge change.
+  // Order, gains and what is lacking, made anew when recipes, order or the cache change.
   ranking() {
-    const { page, know } = this;
+    const { page, cache } = this;
     const [a, b] = SIDES.map((side) => page.get(`recipe_${side}`));
-    const key = [know.version, a, b, page.get("sort")].join();
+    const key = [cache.version, a, b, page.get("sort")].join();
     if (this.ranked?.key !== key)
-      this.ranked = { key, ...rank(page.get("catalog").tensors, know, a, b, page.get("sort")) };
+      this.ranked = { key, ...rank(page.get("catalog").tensors, cache, a, b, page.get("sort")) };
     return this.ranked;
   }
 
   // Make the list anew if it changed, and choose what is shown.
   show() {
-    const { page, know } = this;
+    const { page, cache } = this;
     const here = page.get("tensor");
     const filter = page.one(".filter").value;
     const recipes = SIDES.map((side) => page.get(`recipe_${side}`));
-    const key = [filter, page.get("sort"), ...recipes, know.version, filter && here].join();
+    const key = [filter, page.get("sort"), ...recipes, cache.version, filter && here].join();
     if (key !== this.listed) {
       this.listed = key;
       this.fill(filter, here);
@@ -51,7 +54,7 @@ class TensorList {
     const recipe = this.page.get("recipe_a");
     const skipped = new Map(this.page.get("catalog").tensors.map((t) => [t.name, t.skipped]));
     const one = (name) => {
-      const summary = this.know.summary.get(`${name}|${recipe}`);
+      const summary = this.cache.summary.get(`${name}|${recipe}`);
       let beside = summary ? ` · ${fixed(summary[0], 1)} dB` : "";
       if (skipped.get(name)) beside = " (skipped)";
       return `<option value="${esc(name)}">${esc(name)}${beside}</option>`;
@@ -60,8 +63,8 @@ class TensorList {
   }
 }
 
-function rank(tensors, know, a, b, sort) {
-  const summaryOf = (tensor, recipe) => know.summary.get(`${tensor}|${recipe}`);
+function rank(tensors, cache, a, b, sort) {
+  const summaryOf = (tensor, recipe) => cache.summary.get(`${tensor}|${recipe}`);
   const db = (tensor, recipe) => num(summaryOf(tensor, recipe)?.[0]);
   const gain = (tensor) => db(tensor, b) - db(tensor, a);
   const names = tensors.map((t) => t.name);

@@ -1,15 +1,17 @@
 // The microscope: which block lies under it, and one value of it that can be changed.
 
-class Microscope {
+import { int, num, short } from "../lib/text.js";
+
+export class Microscope {
   column = 0; // the value that is chosen
   values = null; // the block's 16, when one was changed
   of = ""; // the block that they belong to
   asked = ""; // the last question about changed values
   look = null; // what was drawn last
 
-  constructor(page, know) {
+  constructor(page, cache) {
     this.page = page;
-    this.know = know;
+    this.cache = cache;
   }
 
   // Blocks worth a look, by the rule that was chosen
@@ -19,13 +21,13 @@ class Microscope {
   }
 
   picks() {
-    return this.know.answers.get(this.picksId());
+    return this.cache.answers.get(this.picksId());
   }
 
   askPicks() {
     const { page } = this;
     const recipe = page.get(`recipe_${page.get("under")}`);
-    this.know.ask(this.picksId(), { want: "picks", tensor: page.get("tensor"), recipe, rule: page.get("rule") });
+    this.cache.ask(this.picksId(), { want: "picks", tensor: page.get("tensor"), recipe, rule: page.get("rule") });
   }
 
   // [token, block]: the one that was chosen, else the first pick.
@@ -74,17 +76,17 @@ class Microscope {
   }
 
   // What to draw: the block under both recipes, or null while it is awaited.
-  closer(tensor, recipes) {
+  inspected(tensor, recipes) {
     this.pick();
     const at = this.here();
     this.showPicked();
     if (!at) return null;
     const [token, block] = at;
-    const found = this.inspect(tensor, at, recipes);
-    if (!found || !recipes.every((name) => found.inspections[name])) return null;
-    this.showValue(found, recipes, block);
-    this.showPlace(found, token, block);
-    this.look = { ...found, token, block };
+    const answer = this.inspect(tensor, at, recipes);
+    if (!answer || !recipes.every((name) => answer.inspections[name])) return null;
+    this.showValue(answer, recipes, block);
+    this.showPlace(answer, token, block);
+    this.look = { ...answer, token, block };
     return this.look;
   }
 
@@ -95,41 +97,41 @@ class Microscope {
     const pinned = this.page.get("block").length > 0;
     if (!pinned && first) this.page.set({ block: [first.token, first.block] });
     if (picks) return;
-    if (pinned) this.page.restful("picks", () => this.askPicks());
+    if (pinned) this.page.debounce("picks", () => this.askPicks());
     else this.askPicks();
   }
 
   // The block as stored, or with the changed values as far as they were answered
   inspect(tensor, at, recipes) {
-    const { know } = this;
+    const { cache } = this;
     const of = `block|${tensor}|${at.join()}`;
     if (this.of !== of) Object.assign(this, { of, values: null });
     const id = `${of}|${recipes.join("|")}`;
     const message = { want: "block", tensor, block: at, recipes };
-    const kept = know.answers.get(id);
-    if (!kept) know.ask(id, message);
-    const found = this.values ? this.edited(`${id}|${this.values.join()}`, message) : kept;
-    return found && { ...found, stored: (kept || found).stored };
+    const stored = cache.answers.get(id);
+    if (!stored) cache.ask(id, message);
+    const answer = this.values ? this.edited(`${id}|${this.values.join()}`, message) : stored;
+    return answer && { ...answer, stored: (stored || answer).stored };
   }
 
   // Asked one at a time; the last value wins.
   edited(id, message) {
-    const { know, values } = this;
-    const found = know.answers.get(id);
-    if (found) return found;
-    if (!know.waiting.has(this.asked)) {
-      know.answers.delete(this.asked);
+    const { cache, values } = this;
+    const answer = cache.answers.get(id);
+    if (answer) return answer;
+    if (!cache.waiting.has(this.asked)) {
+      cache.answers.delete(this.asked);
       this.asked = id;
-      know.ask(id, { ...message, values });
+      cache.ask(id, { ...message, values });
     }
     return this.look;
   }
 
   showPicked() {
-    this.page.write(".picked", this.pickedSaid());
+    this.page.write(".picked", this.pickedText());
   }
 
-  pickedSaid() {
+  pickedText() {
     const picks = this.picks();
     if (!picks) return "looking …";
     const { blocks, note } = picks;

@@ -1,6 +1,8 @@
 // The explorer in a page without Python: mount(el, state, answer). `state` holds the traits (catalog, summary,
 // statistics, tensor, recipe_a, ...); `answer` replies to {want, ...}, or gives null for what cannot be had.
 
+import { render } from "./explorer.js";
+
 const RECORDED_ONLY = "This page holds recorded results only: that needs a notebook, nvfp4viz.explore(activations).";
 const FIRST_SHOWN = {
   view: "overview",
@@ -23,7 +25,7 @@ export function mount(el, state, answer = () => null) {
 
 // As much of a widget's model as the explorer needs
 class Model {
-  heard = new Map(); // event -> who hears of it
+  listeners = new Map(); // event -> functions
 
   constructor(traits, answer) {
     this.traits = traits;
@@ -37,30 +39,28 @@ class Model {
   set(name, value) {
     if (this.traits[name] === value) return;
     this.traits[name] = value;
-    this.tell(`change:${name}`, value);
+    this.emit(`change:${name}`, value);
   }
 
   save_changes() {}
 
-  on(event, hear) {
-    this.heard.set(event, [...(this.heard.get(event) || []), hear]);
+  on(event, listener) {
+    this.listeners.set(event, [...(this.listeners.get(event) || []), listener]);
   }
 
-  off(event, hear) {
-    const others = (this.heard.get(event) || []).filter((other) => other !== hear);
-    this.heard.set(event, others);
+  off(event, listener) {
+    const others = (this.listeners.get(event) || []).filter((other) => other !== listener);
+    this.listeners.set(event, others);
   }
 
-  tell(event, value) {
-    for (const hear of this.heard.get(event) || []) hear(value);
+  emit(event, value) {
+    for (const listener of this.listeners.get(event) || []) listener(value);
   }
 
   send(message) {
     queueMicrotask(() => {
       const reply = this.reply(message) || { kind: "refused", text: RECORDED_ONLY };
-      this.tell("msg:custom", { id: message.id, ...reply });
+      this.emit("msg:custom", { id: message.id, ...reply });
     });
   }
 }
-
-export default { render };

@@ -1,11 +1,13 @@
 // What the parts of one explorer share: its element, its traits, and when it draws.
 
+import { skeleton } from "./skeleton.js";
+
 const PATIENCE_MS = 120; // an answer that comes sooner is drawn at once: a picture of waiting would only delay it
 const REST_MS = 400;
 
 let instances = 0;
 
-class Page {
+export class Page {
   notice = ""; // what stands under the dials
   queued = false; // whether a drawing is due
   since = null; // when it began to wait for statistics
@@ -40,8 +42,8 @@ class Page {
     return [...this.root.querySelectorAll(selector)];
   }
 
-  write(selector, said) {
-    this.one(selector).textContent = said;
+  write(selector, content) {
+    this.one(selector).textContent = content;
   }
 
   // Draw once, after all that changes now.
@@ -69,7 +71,7 @@ class Page {
   }
 
   // Act once the dials rest.
-  restful(what, act) {
+  debounce(what, act) {
     clearTimeout(this.rests[what]);
     this.rests[what] = setTimeout(act, REST_MS);
   }

@@ -3,9 +3,11 @@
 // A picture is {out, H, label, at}: SVG, its height, words for those who do not see it, and what is at a place. Those
 // with `stops` and point(stop) are read with a cursor. One with a `key` is not drawn again while that stays the same.
 
+import { clamp } from "../lib/text.js";
+
 const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
 
-class Pictures {
+export class Pictures {
   drawn = {}; // by the svg's name
   cursors = {}; // name -> the stop that its cursor is at
 
@@ -42,11 +44,11 @@ class Pictures {
     const cursor = svg.querySelector(".cursor");
     if (!picture?.point || !cursor) return;
     this.cursors[name] = stop;
-    const found = stop === undefined ? null : picture.point(stop);
-    cursor.innerHTML = found ? found.svg : "";
+    const pointed = stop === undefined ? null : picture.point(stop);
+    cursor.innerHTML = pointed ? pointed.svg : "";
     for (const row of svg.querySelectorAll("[data-row]"))
-      row.classList.toggle("on", found?.row !== undefined && row.dataset.row === String(found.row));
-    if (aloud && found) this.page.write(".said", found.said);
+      row.classList.toggle("on", pointed?.row !== undefined && row.dataset.row === String(pointed.row));
+    if (aloud && pointed) this.page.write(".said", pointed.label);
   }
 
   listen(svg, name) {

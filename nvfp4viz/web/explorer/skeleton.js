@@ -1,6 +1,9 @@
 // What stands on the page: controls, and the figures that are drawn into.
 
-const VIEWS = {
+import { SIDES } from "../lib/sides.js";
+import { esc } from "../lib/text.js";
+
+export const VIEWS = {
   overview: "Overview",
   scales: "Block scales",
   clipping: "Clipping",
@@ -17,7 +20,7 @@ const DIALS = [
   ["FP32 scale per", "per_token", [true, "token"], [false, "tensor"]],
   ["arithmetic", "fast_math", [false, "strict"], [true, "fast"]],
 ];
-const ONLY_4OVER6 = ["err_mode", "err_use_fast_math"]; // they say nothing under standard
+export const ONLY_4OVER6 = ["err_mode", "err_use_fast_math"]; // they say nothing under standard
 const ORDERS = { layer: "by layer", error: "by error", gain: "by B − A" };
 const AXES = { linear: "linear", log: "log" };
 const SPANS = { full: "all of E4M3", data: "in use" };
@@ -55,7 +58,7 @@ const marked = (name) => `<i class="here"></i>${canvas(name)}`; // with a band b
 const caption = (title, legend, extra = "") =>
   `<figcaption><b>${title}</b> <span class="soft">${legend}</span>${extra}</figcaption>`;
 
-function skeleton(uid, catalog) {
+export function skeleton(uid, catalog) {
   const heads = DIALS.map(([name]) => `<th scope="col">${name}</th>`).join("");
   const tabs = Object.entries(VIEWS).map(([view, shown]) => `<button role="tab" data-view="${view}">${shown}</button>`);
   const axis = radios(`${uid}-scale`, "count axis", Object.entries(AXES), 'data-trait="scale"');

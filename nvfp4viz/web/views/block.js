@@ -1,6 +1,10 @@
 // One block under A and under B: the 16 values between the grid of scale 6 above and of scale 4 below.
 
-const BLOCK_NARROWEST = 400;
+import { SIDES } from "../lib/sides.js";
+import { line, rect, tag, text } from "../lib/svg.js";
+import { clamp, fixed, hex, minus, nearest, num, percent, short, tenTo } from "../lib/text.js";
+
+export const BLOCK_NARROWEST = 400;
 // Where things stand in one recipe's part, `each` high: the values, and the rails they fall on; and the table's cells.
 const BLOCK_WIDE = { left: 176, right: 128, each: 158, rails: [22, 122], middle: 72, columns: 16, cells: 112 };
 // The same with the texts above and below the rails, and the table in two parts
@@ -8,23 +12,23 @@ const BLOCK_NARROW = { left: 22, right: 8, each: 216, rails: [66, 166], middle: 
 const LABELLED = [0, 1, 2, 3, 4, 6]; // of E2M1's values; 0.5 and 1.5 have no room
 const CELL_ROW = 18;
 
-function drawBlock(c, W, look, chosen) {
-  const found = c.sides.map((s) => look.inspections[s.name]);
-  const { values } = found[0];
+export function drawBlock(c, W, look, chosen) {
+  const inspections = c.sides.map((s) => look.inspections[s.name]);
+  const { values } = inspections[0];
   const place = W < 760 ? BLOCK_NARROW : BLOCK_WIDE;
-  const X = valueAxis(found, W, place);
+  const X = valueAxis(inspections, W, place);
   const plot = { catalog: c.catalog, W, X, chosen, place };
-  const tried = found.map((one, i) => blockPart({ ...plot, side: SIDES[i], top: i * place.each }, one));
+  const tried = inspections.map((one, i) => blockPart({ ...plot, side: SIDES[i], top: i * place.each }, one));
   const columns = [...values.keys()];
   const tables = []; // one below the other
   for (let first = 0; first < columns.length; first += place.columns) {
     const y = (tables.at(-1)?.bottom ?? 2 * place.each) + 22;
-    tables.push(blockTable(plot, look, found, y, columns.slice(first, first + place.columns)));
+    tables.push(blockTable(plot, look, inspections, y, columns.slice(first, first + place.columns)));
   }
   return {
     out: tried.join("") + tables.map((table) => table.out).join(""),
     H: tables.at(-1).bottom,
-    label: blockSaid(look, found),
+    label: blockLabel(look, inspections),
     at: (x, y) => {
       const table = tables.findLast((one) => y > one.top);
       return table ? table.at(x) : nearest(columns, (t) => Math.abs(X(values[t]) - x));
@@ -32,8 +36,8 @@ function drawBlock(c, W, look, chosen) {
   };
 }
 
-function blockSaid({ token, block }, found) {
-  const chose = found.map((f, i) => `${SIDES[i].toUpperCase()} chose ${f.choice}, byte ${hex(f.byte)}`).join("; ");
+function blockLabel({ token, block }, inspections) {
+  const chose = inspections.map((f, i) => `${SIDES[i].toUpperCase()} chose ${f.choice}, byte ${hex(f.byte)}`).join("; ");
   return (
     `Block of token ${token}, columns ${block * 16} to ${block * 16 + 15}: ${chose}. ` +
     "Left and right choose a value."
@@ -41,46 +45,46 @@ function blockSaid({ token, block }, found) {
 }
 
 // Room for the largest that a candidate can hold, and for the values
-function valueAxis(found, W, place) {
-  const largest = found.flatMap((f) => f.candidates.map((k) => 6 * num(k.step)));
-  const reach = Math.max(...largest, ...found[0].values.map(Math.abs)) || 1;
+function valueAxis(inspections, W, place) {
+  const largest = inspections.flatMap((f) => f.candidates.map((k) => 6 * num(k.step)));
+  const reach = Math.max(...largest, ...inspections[0].values.map(Math.abs)) || 1;
   const from = place.left;
   const to = W - place.right;
   return (v) => (from + to) / 2 + (clamp(v / reach, -1.02, 1.02) * (to - from - 16)) / 2;
 }
 
 // One recipe: the candidates it tried round the line of values.
-function blockPart(plot, found) {
+function blockPart(plot, inspection) {
   const { W, X, place, side, chosen, top } = plot;
-  const { candidates } = found;
+  const { candidates } = inspection;
   const middle = top + place.middle;
-  const at = { "data-side": side, "data-choice": found.choice, "data-byte": found.byte };
-  const chose = candidates.length > 1 ? `chose ${found.choice}` : "always 6";
-  const won = candidates.length > 1 ? wonBy(found) : "";
+  const at = { "data-side": side, "data-choice": inspection.choice, "data-byte": inspection.byte };
+  const chose = candidates.length > 1 ? `chose ${inspection.choice}` : "always 6";
+  const won = candidates.length > 1 ? wonBy(inspection) : "";
   const value = (v, t) => {
     const [r, cls] = t === chosen ? [5, "value chosen"] : [3.2, "value "];
     return tag("circle", { cx: X(v), cy: middle, r, class: cls, "data-column": t });
   };
   const named =
     place === BLOCK_NARROW
-      ? text(place.left, top + 16, found.recipe, `strong ${side}-ink`, at) +
+      ? text(place.left, top + 16, inspection.recipe, `strong ${side}-ink`, at) +
         text(W, top + 16, won || chose, `end ${side}-ink strong`)
-      : text(22, middle - 8, found.recipe, `strong ${side}-ink`, at) +
+      : text(22, middle - 8, inspection.recipe, `strong ${side}-ink`, at) +
         text(22, middle + 9, chose, "") +
         (won && text(W, middle + 4, won, `end ${side}-ink strong`));
   return (
     text(0, middle - 5, side.toUpperCase(), `letter ${side}-ink`) +
     named +
     line(place.left, middle, W - place.right, middle, "grid") +
-    candidates.map((k, j) => candidate(plot, found, k, j, top + place.rails[j], middle)).join("") +
-    found.values.map(value).join("")
+    candidates.map((k, j) => candidate(plot, inspection, k, j, top + place.rails[j], middle)).join("") +
+    inspection.values.map(value).join("")
   );
 }
 
 // One scale that was tried: its grid as a rail at y, and how each value falls on it. The first is above the values.
-function candidate(plot, found, k, j, y, middle) {
+function candidate(plot, inspection, k, j, y, middle) {
   const { X, side, chosen } = plot;
-  const wins = k.to === found.choice;
+  const wins = k.to === inspection.choice;
   const cls = wins ? side : "lost";
   const fall = (v, t) => {
     const at = { "data-side": side, "data-to": k.to, "data-column": t };
@@ -91,16 +95,16 @@ function candidate(plot, found, k, j, y, middle) {
   return (
     line(X(-6 * k.step), y, X(6 * k.step), y, `rail ${cls}`) +
     railTicks(plot, k, y, j ? y + 16 : y - 8, cls, wins) +
-    found.values.map(fall).join("") +
-    candidateSaid(plot, found, k, j, y, wins)
+    inspection.values.map(fall).join("") +
+    candidateText(plot, inspection, k, j, y, wins)
   );
 }
 
 // Scale and score: beside the rail, or on a line of their own where that is narrow.
-function candidateSaid({ W, place, side }, found, k, j, y, wins) {
+function candidateText({ W, place, side }, inspection, k, j, y, wins) {
   const scale = `to ${k.to}:  ${hex(k.byte)} = ${short(k.block_scale)}`;
   const unfit = k.saturated ? `${short(k.h)} does not fit` : "";
-  const what = found.err_mode === "MAE" ? "sum |error|" : "sum error²";
+  const what = inspection.err_mode === "MAE" ? "sum |error|" : "sum error²";
   const at = { "data-side": side, "data-to": k.to, "data-score": k.score };
   const loud = wins ? "strong" : "soft";
   if (place === BLOCK_NARROW) {
@@ -140,11 +144,11 @@ function wonBy({ choice, candidates }) {
 }
 
 // Some of the 16 values, and what A and B make of them
-function blockTable({ W, place, chosen }, look, found, y, columns) {
+function blockTable({ W, place, chosen }, look, inspections, y, columns) {
   const cell = (W - place.cells) / columns.length;
   const right = (t) => place.cells + (t - columns[0] + 1) * cell - 4;
-  const rows = tableRows(found);
-  const size = powerOf(found[0].values); // errors get the values' decimals
+  const rows = tableRows(inspections);
+  const size = powerOf(inspections[0].values); // errors get the values' decimals
   const heads = columns.map((t) => text(right(t), y - 2, look.block * 16 + t, "soft end"));
   const drawn = rows.map((row, r) => tableRow(row, y + 17 + r * CELL_ROW, right, size, columns));
   const height = rows.length * CELL_ROW;
@@ -158,8 +162,8 @@ function blockTable({ W, place, chosen }, look, found, y, columns) {
   };
 }
 
-function tableRows(found) {
-  const bySide = found.flatMap((f, i) => {
+function tableRows(inspections) {
+  const bySide = inspections.flatMap((f, i) => {
     const { decoded, errors } = f.candidates.find((k) => k.to === f.choice);
     const ink = `${SIDES[i]}-ink`;
     const letter = SIDES[i].toUpperCase();
@@ -168,7 +172,7 @@ function tableRows(found) {
       { label: `${letter} error`, stored: errors, ink, cls: "soft" },
     ];
   });
-  return [{ label: "value", stored: found[0].values, ink: "label", cls: "" }, ...bySide];
+  return [{ label: "value", stored: inspections[0].values, ink: "label", cls: "" }, ...bySide];
 }
 
 // A row of very small or very large values has a power of ten in front of it.

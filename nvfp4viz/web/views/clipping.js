@@ -1,5 +1,8 @@
 // Rates on a logarithmic axis, A and B joined; the definition below gives way to the counts under the pointer.
 
+import { CURSOR, dot, line, sideColumn, sideHeads, tag, text } from "../lib/svg.js";
+import { clamp, int, percent, words } from "../lib/text.js";
+
 const RATE_ROW = 37; // the height of one
 const RATES_TOP = 24;
 const RATE_MARKS = [
@@ -12,16 +15,16 @@ const RATE_MARKS = [
 ];
 const SPARSE_MARKS = [0, 1e-2, 1]; // where there is no room for all
 
-function drawClipping(c, W) {
+export function drawClipping(c, W) {
   const rates = Object.entries(c.catalog.rates);
   const X = rateAxis(W);
   const rows = rates.map(([name, meaning], i) => rateRow(c, W, X, i, name, meaning));
   return {
     out: rateHead(W, X) + rows.join("") + CURSOR,
     H: RATES_TOP + rates.length * RATE_ROW,
-    label: `Clipping rates of ${c.tensor}: ${rates.map(([name]) => ratesSaid(c, name)).join("; ")}`,
+    label: `Clipping rates of ${c.tensor}: ${rates.map(([name]) => ratesText(c, name)).join("; ")}`,
     stops: rates.map((_, i) => i),
-    point: (i) => ({ said: rates[i][0], row: i, svg: "" }),
+    point: (i) => ({ label: rates[i][0], row: i, svg: "" }),
     at: (_, y) => clamp(Math.floor((y - RATES_TOP) / RATE_ROW), 0, rates.length - 1),
   };
 }
@@ -68,7 +71,7 @@ function whatCounts(name) {
   return name.startsWith("element") ? "non-zero elements" : "non-zero blocks";
 }
 
-function ratesSaid(c, name) {
+function ratesText(c, name) {
   const [a, b] = c.sides.map((s) => percent(s.stats.rates[name][0]));
   return `${words(name)} A ${a}, B ${b}`;
 }

@@ -1,5 +1,9 @@
 // Error: numbers, then how tokens (and blocks) spread round them. Attribution is drawn where the statistics have it.
 
+import { SIDES } from "../lib/sides.js";
+import { CURSOR, line, rect, sideColumn, sideHeads, tag, text, tip } from "../lib/svg.js";
+import { clamp, counts, fixed, int, minus, nearest, num, short, signed, ticks } from "../lib/text.js";
+
 const ERROR_NUMBERS = {
   sqnr_db: "SQNR, dB",
   nmse: "NMSE",
@@ -15,7 +19,7 @@ const SPREADS = [
 ];
 
 // `whole`: on its own, with the blocks and the attribution; else beside another figure, H high.
-function drawError(c, W, H, whole) {
+export function drawError(c, W, H, whole) {
   const columns = [Math.min(W * 0.52, 250), Math.min(W * 0.76, 370), Math.min(W, 490)];
   const wide = W >= 800; // room for the attribution beside the numbers
   const shares = whole && sharesOf(c);
@@ -33,7 +37,7 @@ function drawError(c, W, H, whole) {
   return {
     out: out + plots.map((plot) => plot.out).join("") + CURSOR,
     H: whole ? y + kinds.length * each : H,
-    label: `Error on ${c.tensor}: ` + c.sides.map(sqnrSaid).join(", "),
+    label: `Error on ${c.tensor}: ` + c.sides.map(sqnrText).join(", "),
     stops: everywhere,
     point: (i) => stops[i]?.tip(),
     at: (x, py) => {
@@ -44,7 +48,7 @@ function drawError(c, W, H, whole) {
   };
 }
 
-const sqnrSaid = ({ side, stats }) => `${side.toUpperCase()} ${fixed(stats.sqnr_db)} dB`;
+const sqnrText = ({ side, stats }) => `${side.toUpperCase()} ${fixed(stats.sqnr_db)} dB`;
 
 // The attribution of A's and B's error, if both are known
 function sharesOf(c) {
@@ -173,11 +177,11 @@ function spreadSteps({ W, y, base, field, edges, bins, X, Y }, { side, stats, bi
 
 function spreadTip({ W, y, base, what, edges, rows }, bin, x) {
   const counted = rows.map((r) => `${r.side.toUpperCase()} ${int(r.bins.get(bin) || 0)}`).join(",  ");
-  const said = `${fixed(edges[bin + 1], 1)} to ${fixed(edges[bin], 1)} dB:  ${counted} ${what}`;
-  const width = 12 + said.length * 6;
+  const label = `${fixed(edges[bin + 1], 1)} to ${fixed(edges[bin], 1)} dB:  ${counted} ${what}`;
+  const width = 12 + label.length * 6;
   const left = clamp(x - width / 2, 0, W - width);
   return {
-    said,
-    svg: line(x, y + 8, x, base, "hair") + tip(left, y - 16, width, 20, text(left + 7, y - 2, said)),
+    label,
+    svg: line(x, y + 8, x, base, "hair") + tip(left, y - 16, width, 20, text(left + 7, y - 2, label)),
   };
 }

@@ -1,9 +1,13 @@
 // A against B on an axis of block scales, the codes of E4M3. A above, B below; solid chose 6, hollow chose 4.
 
+import { SIDES } from "../lib/sides.js";
+import { CURSOR, line, rect, tag, text, tip } from "../lib/svg.js";
+import { counts, fixed, hex, int, nearest, short, ticks } from "../lib/text.js";
+
 const SCALE_BOX = { left: 52, right: 14, top: 42, band: 22 }; // margins, and the band between A and B for the axis
 const DECADES = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
 
-function drawScales(c, W, H) {
+export function drawScales(c, W, H) {
   const plot = scalePlot(c, W, H);
   const { rows, used, edges } = plot;
   const middleOf = (byte) => (edges[byte][0] + edges[byte][1]) / 2;
@@ -194,7 +198,7 @@ function scaleTip({ catalog, rows, W, H }, byte, x) {
   const y = top - 6;
   const written = lines.map((l, i) => text(left + 7, y + 15 + i * 16, l, i ? `${SIDES[i - 1]}-ink` : "strong"));
   return {
-    said: lines.join("; "),
+    label: lines.join("; "),
     svg: line(x, top - 8, x, H - top + 8, "hair") + tip(left, y, width, 54, written.join("")),
   };
 }

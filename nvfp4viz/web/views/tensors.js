@@ -1,7 +1,11 @@
 // All tensors, one column each: a lane for each number. Clicking goes there.
 
+import { SIDES } from "../lib/sides.js";
+import { CURSOR, dot, line, rect, tag, text, tip } from "../lib/svg.js";
+import { clamp, fixed, num, signed } from "../lib/text.js";
+
 // heading, and what the number is multiplied by
-const LANES = {
+export const LANES = {
   sqnr_db: ["SQNR, dB", 1],
   gain: ["B − A, dB", 1],
   four_rate: ["chose 4, %", 100],
@@ -13,13 +17,13 @@ const LANES = {
 const LANE_GAP = 18;
 const LANES_LEFT = 128; // room for headings and numbers
 const LANES_RIGHT = 12;
-const ORDER_SAID = {
+const ORDER_TEXT = {
   error: "ordered by A's SQNR, the worst first",
   gain: "ordered by B − A, B's greatest loss first",
 };
 
 // `previous` is what this gave before: it is kept when no more than another tensor was chosen.
-function drawTensors(c, W, lanes, height, previous) {
+export function drawTensors(c, W, lanes, height, previous) {
   const plot = tensorPlot(c, W, lanes, height);
   const { names, X, step, H } = plot;
   const wide = Math.max(step, 5);
@@ -134,7 +138,7 @@ function sidesMark({ step }, lane, { Y }, name, x, values) {
   return out;
 }
 
-const orderLabel = ({ c, H }) => text(LANES_LEFT, H - 4, ORDER_SAID[c.sort], "soft");
+const orderLabel = ({ c, H }) => text(LANES_LEFT, H - 4, ORDER_TEXT[c.sort], "soft");
 
 // Layers are numbered below, as many as fit. What has no layer goes by its name, where there is room.
 function layerLabels({ c, W, names, step, X, H }) {
@@ -164,13 +168,13 @@ function groupLabel(of, group, room) {
 }
 
 function groups(list, key) {
-  const found = new Map();
+  const grouped = new Map();
   for (const v of list) {
     const k = key(v);
-    if (found.has(k)) found.get(k).push(v);
-    else found.set(k, [v]);
+    if (grouped.has(k)) grouped.get(k).push(v);
+    else grouped.set(k, [v]);
   }
-  return found;
+  return grouped;
 }
 
 function tensorTip({ c, W, names, X, H }, i) {
@@ -178,11 +182,11 @@ function tensorTip({ c, W, names, X, H }, i) {
     const db = c.summaryOf(names[i], name)?.[0];
     return db === undefined ? "" : `   ${side.toUpperCase()} ${fixed(db)} dB`;
   });
-  const said = names[i] + shown.join("");
-  const width = 14 + said.length * 6.2;
+  const label = names[i] + shown.join("");
+  const width = 14 + label.length * 6.2;
   const left = clamp(X(i) - width / 2, 0, W - width);
   return {
-    said,
-    svg: line(X(i), 0, X(i), H - 18, "hair") + tip(left, H - 19, width, 19, text(left + 7, H - 5, said)),
+    label,
+    svg: line(X(i), 0, X(i), H - 18, "hair") + tip(left, H - 19, width, 19, text(left + 7, H - 5, label)),
   };
 }

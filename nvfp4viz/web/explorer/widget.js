@@ -1,0 +1,5 @@
+// What anywidget runs.
+
+import { render } from "./explorer.js";
+
+export default { render };

@@ -1,0 +1,3 @@
+// The two recipes that are compared; wherever both are listed, A comes first.
+
+export const SIDES = ["a", "b"];

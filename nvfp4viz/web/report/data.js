@@ -1,0 +1,75 @@
+// The data that a page holds, unfolded, and the answers that it has in a kernel's place. Numbers are Python's; only
+// decoded values are multiplied out, as `inspect_block` does.
+
+import { num } from "../lib/text.js";
+
+// JSON, gzipped, in base64
+export async function dataOf(id) {
+  const text = document.getElementById(id).textContent;
+  const packed = Uint8Array.fromBase64
+    ? Uint8Array.fromBase64(text)
+    : Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(unpacked).text());
+}
+
+// What microscope.inspect_block gives, from [amax, encode scale, decode scale, choice, candidate...]
+function unfold([amax, _encode, decode, choice, ...tried], values, recipe, catalog) {
+  const scale = Math.fround(num(decode));
+  const candidates = tried.map((one, i) => unfoldCandidate(one, i ? 4 : 6, values, scale, catalog));
+  return {
+    recipe: recipe.name,
+    err_mode: recipe.settings.err_mode,
+    values,
+    amax: Math.fround(num(amax)),
+    choice,
+    byte: candidates[choice === 4 ? 1 : 0].byte,
+    candidates,
+  };
+}
+
+// A candidate is [h, byte, saturated, score, codes]. Values are rounded once, as in float32.
+function unfoldCandidate([h, byte, saturated, score, digits], to, values, scale, { e4m3, e2m1 }) {
+  const codes = [...digits].map((d) => parseInt(d, 16));
+  const decoded = codes.map((c) => Math.fround((c & 8 ? -1 : 1) * e2m1[c & 7] * e4m3[byte] * scale));
+  return {
+    to,
+    h: Math.fround(num(h)),
+    byte,
+    block_scale: e4m3[byte],
+    saturated: saturated === 1,
+    step: Math.fround(e4m3[byte] * scale),
+    codes,
+    decoded,
+    errors: decoded.map((v, k) => v - values[k]),
+    score: Math.fround(num(score)),
+  };
+}
+
+// What a kernel would answer, as far as the page holds it
+export function answers(data) {
+  const wanted = { stats: statsAnswer, picks: picksAnswer, block: blockAnswer };
+  return (message) => wanted[message.want]?.(data, message) || null;
+}
+
+function statsAnswer({ stats }, { tensor, recipes }) {
+  const row = stats[tensor];
+  return row && recipes.every((name) => row[name]) && { kind: "stats", stats: { [tensor]: row } };
+}
+
+function picksAnswer({ blocks }, { tensor, recipe, rule }) {
+  const picks = blocks[tensor]?.picks[`${recipe}|${rule}`];
+  return picks && { kind: "picks", ...picks };
+}
+
+function blockAnswer({ catalog, blocks, inspections }, { tensor, recipes, block, values }) {
+  const kept = blocks[tensor]?.blocks;
+  const at = kept && !values ? Object.keys(kept).indexOf(block.join()) : -1;
+  if (at < 0) return null;
+  const { values: stored, token_text } = kept[block.join()];
+  const packed = inspections[tensor][at];
+  if (!recipes.every((name) => packed[name])) return null;
+  const byName = (name) => catalog.recipes.find((r) => r.name === name);
+  const seen = recipes.map((name) => [name, unfold(packed[name], stored, byName(name), catalog)]);
+  return { kind: "block", stored, token_text, inspections: Object.fromEntries(seen) };
+}
