@@ -8,8 +8,8 @@ from pathlib import Path
 from ..analysis import Pair, Sweep, db, finite, pairs, sentence
 from ..plots import GAINS_CAPTION, gains
 from . import packing
-from .document import document, figure, table, text
-from .report import headline, write
+from .document import document, fill, picture
+from .report import write
 
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
     "tensor": ("tensor", "text"), "recipe": ("recipe", "text"), "gain_db": ("B − A (dB)", "gain"),
@@ -35,22 +35,15 @@ def render(a: Sweep, b: Sweep, names: tuple[str, str] = ("A", "B")) -> str:
     """The page as a string."""
     found = pairs(a, b)
     sides = [_described(side, name, sweep) for side, name, sweep in zip("AB", names, (a, b), strict=True)]
-    head = "".join(f"<th scope=col>{text(s['side'])}</th>" for s in sides)
-    rows = "".join(
-        f'<tr><th scope="row">{text(key)}</th>' + "".join(f"<td>{text(s[key])}</td>" for s in sides) + "</tr>"
-        for key in sides[0]
-        if key != "side"
-    )
-    ax = gains(found)
-    sections = [
-        f"<header>{headline(*sentence(found).split(': ', 1))}</header>",
-        f'<table class="sides"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>',
-        "<section><h2>What got worse</h2>\n" + _worse(found) + "</section>",
-        f"<section><h2>Differences</h2>\n{figure(ax, GAINS_CAPTION)}</section>",
-        f'<section class="every"><h2>Every tensor, every recipe</h2>\n{table(COLUMNS)}</section>',
-        packing.script(finite([_row(p) for p in found]), "rows"),
-    ]
-    return document(f"NVFP4 comparison: {names[0][-40:]} and {names[1][-40:]}", "\n".join(sections))
+    worse = sorted((p for p in found if p.gain_db < 0), key=lambda p: p.gain_db)
+    body = fill(
+        "comparison.html",
+        sentence=sentence(found).partition(": "), sides={key: [s[key] for s in sides] for key in sides[0]},
+        worse=[_worse(p) for p in worse[:WORST]], more=f"{len(worse) - WORST:,}" if len(worse) > WORST else "",
+        picture=picture(gains(found), GAINS_CAPTION), columns=COLUMNS,
+        data=packing.script(finite([_row(p) for p in found]), "rows"),
+    )  # fmt: skip
+    return document(f"NVFP4 comparison: {names[0][-40:]} and {names[1][-40:]}", body)
 
 
 def _described(side: str, name: str, sweep: Sweep) -> dict[str, str]:
@@ -58,29 +51,20 @@ def _described(side: str, name: str, sweep: Sweep) -> dict[str, str]:
     versions = sweep.provenance.get("versions", {})
     sources = [s.get("path", "") for s in sweep.provenance.get("sources", [])]
     return {
-        "side": f"{side}: {name}",
+        "name": f"{side}: {name}",
         "tensors": f"{len(sweep.stats):,}",
         "recipes": ", ".join(sweep.recipes),
         "engine": ", ".join(sweep.engines),
         "versions": ", ".join(f"{k} {v}" for k, v in versions.items() if v and k != "platform"),
         "platform": str(versions.get("platform", "unknown")),
-        "activations": ", ".join(sources) or "not told",
+        "activations": ", ".join(sources) or "unknown",
     }
 
 
-def _worse(found: list[Pair]) -> str:
-    worse = sorted((p for p in found if p.gain_db < 0), key=lambda p: p.gain_db)
-    if not worse:
-        return "<p>Nothing.</p>"
-    items = []
-    for p in worse[:WORST]:
-        sure = ", 95 % interval {} to {}".format(*map(db, p.interval_db)) if p.interval_db else ""
-        items.append(
-            f"<li><b>{db(p.gain_db)} dB</b>{sure}: {text(p.tensor)} under {text(p.recipe)}, "
-            f"{p.a.sqnr_db:.3f} to {p.b.sqnr_db:.3f} dB</li>"
-        )
-    more = f'<p class="note">and {len(worse) - WORST:,} more, in the table</p>' if len(worse) > WORST else ""
-    return f'<ol class="worse">{"".join(items)}</ol>{more}'
+def _worse(p: Pair) -> dict[str, str]:
+    sure = ", 95 % interval {} to {}".format(*map(db, p.interval_db)) if p.interval_db else ""
+    sqnr = {"before": f"{p.a.sqnr_db:.3f}", "after": f"{p.b.sqnr_db:.3f}"}
+    return {"gain": db(p.gain_db), "sure": sure, "tensor": p.tensor, "recipe": p.recipe, **sqnr}
 
 
 def _row(pair: Pair) -> dict:

@@ -11,18 +11,18 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from html import escape
 from pathlib import Path
+
+from markupsafe import Markup
 
 from ..analysis import Sweep, keep, token_texts
 from ..web import asset
-from .document import NEEDS_SCRIPT, document, text
+from .document import document, fill
 from .packing import pack, script
 from .report import write
 
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")
-NEEDS_KERNEL = "Not in this page, since it needs a running kernel, as in JupyterLab"
 TIMEOUT = 600  # seconds a cell may take
 
 
@@ -56,7 +56,8 @@ def page(path: Path) -> str:
     exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True, embed_images=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent)}})
     title = next((line.lstrip("# ") for c in notebook.cells for line in c.source.splitlines()[:1]), path.stem)
-    return document(title, f'<article class="notebook">{body}</article>\n' + "\n".join(blocks.values()), css=_css())
+    filled = fill("notebook.html", body=Markup(body), blocks=Markup("\n").join(blocks.values()))
+    return document(title, filled, css=_css())
 
 
 def run(path: Path) -> tuple:
@@ -114,24 +115,26 @@ def _views(model: str, state: dict, explorers: dict, blocks: dict[str, str]) -> 
     """HTML for a widget and those in it."""
     if model in explorers:
         blocks[model] = script(explorers[model]["data"], f"sweep-{model}")
-        shown = escape(json.dumps(explorers[model]["shown"]))
-        yield f'<div data-sweep="sweep-{model}" data-shown="{shown}"></div>{NEEDS_SCRIPT}'
+        yield _widget(explorer={"data": f"sweep-{model}", "shown": explorers[model]["shown"]})
         return
     values = state.get(model, {}).get("state", {})
     name = state.get(model, {}).get("model_name", "widget").removesuffix("Model")
     children = [c.removeprefix("IPY_MODEL_") for c in values.get("children", [])]
     if name in ("HTML", "HTMLMath", "Label"):
-        yield f"<div>{values['value'] if name == 'HTML' else text(values.get('value', ''))}</div>"
+        yield _widget(content=Markup(values["value"]) if name == "HTML" else values.get("value", ""))
     elif children:
         dials = [c for c in children if _is_dial(c, state, explorers)]
         if dials:
-            told = ", ".join(state[d]["state"].get("description") or "one more" for d in dials)
-            yield f'<p class="kernel">{NEEDS_KERNEL}: {text(told)}.</p>'
+            yield _widget(controls=", ".join(state[d]["state"].get("description") or "one more" for d in dials))
         for child in children:
             if child not in dials:
                 yield from _views(child, state, explorers, blocks)
     else:
-        yield f'<p class="kernel">{NEEDS_KERNEL}: {text(name)}.</p>'
+        yield _widget(controls=name)
+
+
+def _widget(**what) -> Markup:
+    return fill("widget.html", **{"explorer": None, "content": None, "controls": ""} | what)
 
 
 def _is_dial(model: str, state: dict, explorers: dict) -> bool:
