@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from markupsafe import Markup
+
 from ..analysis import Pair, Sweep, db, finite, pairs, sentence
 from ..plots import GAINS_CAPTION, gains
 from . import packing
@@ -41,7 +43,7 @@ def render(a: Sweep, b: Sweep, names: tuple[str, str] = ("A", "B")) -> str:
         sentence=sentence(found).partition(": "), sides={key: [s[key] for s in sides] for key in sides[0]},
         worse=[_worse(p) for p in worse[:WORST]], more=f"{len(worse) - WORST:,}" if len(worse) > WORST else "",
         picture=picture(gains(found), GAINS_CAPTION), columns=COLUMNS,
-        data=packing.script(finite([_row(p) for p in found]), "rows"),
+        data=Markup(packing.script(finite([_row(p) for p in found]), "rows")),
     )  # fmt: skip
     return document(f"NVFP4 comparison: {names[0][-40:]} and {names[1][-40:]}", body)
 

@@ -45,7 +45,7 @@ def page(path: Path) -> str:
 
     notebook, explorers = run(path)
     state = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
-    blocks: dict[str, str] = {}
+    blocks: dict[str, Markup] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
@@ -111,10 +111,10 @@ def _sweep(explorer) -> Sweep:
     return Sweep(stats, recipes, {"versions": store.versions}, store.skipped, {}, blocks)
 
 
-def _views(model: str, state: dict, explorers: dict, blocks: dict[str, str]) -> Iterator[str]:
+def _views(model: str, state: dict, explorers: dict, blocks: dict[str, Markup]) -> Iterator[str]:
     """HTML for a widget and those in it."""
     if model in explorers:
-        blocks[model] = script(explorers[model]["data"], f"sweep-{model}")
+        blocks[model] = Markup(script(explorers[model]["data"], f"sweep-{model}"))
         yield _widget(explorer={"data": f"sweep-{model}", "shown": explorers[model]["shown"]})
         return
     values = state.get(model, {}).get("state", {})

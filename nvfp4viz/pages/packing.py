@@ -14,7 +14,6 @@ import zlib
 from dataclasses import fields
 
 import numpy as np
-from markupsafe import Markup
 
 from ..analysis import Attribution, Sweep, block_inspections
 from ..explorer import COUNTS, compact, page_catalog, recipe_entry, summary
@@ -113,10 +112,10 @@ _SIGNATURE = re.compile(r'<meta name="nvfp4viz-sha256" content="([0-9a-f]{64})">
 _BLOCK = re.compile(r'<script type="application/gzip" id="sweep">([A-Za-z0-9+/=]+)</script>')
 
 
-def script(value, name: str = "sweep") -> Markup:
+def script(value, name: str = "sweep") -> str:
     """A JSON value as a compressed data block of a page."""
     packed = gzip.compress(json.dumps(value, allow_nan=False, separators=(",", ":")).encode(), 9, mtime=0)
-    return Markup(f'<script type="application/gzip" id="{name}">{base64.b64encode(packed).decode()}</script>')
+    return f'<script type="application/gzip" id="{name}">{base64.b64encode(packed).decode()}</script>'
 
 
 def sign(html: str) -> str:

@@ -7,6 +7,8 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from markupsafe import Markup
+
 from .. import plots
 from ..analysis import Comparison, Sweep, Verdict, recommend
 from ..catalog import style
@@ -72,7 +74,7 @@ def render(sweep: Sweep) -> str:
         margins=_margins(sweep, verdict.comparisons) if verdict else [],
         settings=_settings(recipe) if verdict else None,
         figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=COLUMNS,
-        provenance=_provenance(sweep), recipes=sweep.recipes, data=packing.script(packing.pack(sweep)),
+        provenance=_provenance(sweep), recipes=sweep.recipes, data=Markup(packing.script(packing.pack(sweep))),
     )  # fmt: skip
     return document(f"NVFP4 report: {', '.join(sweep.tensors)[:80]}", body)
 
