@@ -1,4 +1,5 @@
 """Where activations come from: files, dumps of serving engines, synthetic ones."""
 
-from .load import SYNTHETIC, load, synthetic
-from .readers import INDEX, natural
+from .guards import QuantizedCheckpointError
+from .load import INDEX, as_activations, as_tensor, load, natural
+from .synthetic import SYNTHETIC, synthetic

@@ -1,98 +1,139 @@
-"""Which files of a folder hold activations, and the files that inference engines write one a step.
-
-SGLang's dumper writes {dir}/{experiment}/{tags}.pt, each {"value": tensor, "meta": {...}}; its
-`--debug-tensor-dump-output-folder` writes {dir}/TP0_PP0_Rank0_pid1/Pass00000.pt, each a dict of module outputs. The
-steps of one tensor are joined along its tokens. Checked against sglang 0.5.23.
-"""
+"""How each format is read, as data only: which tensors of it are activations, and why the others are not."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import said
-
-INDEX = ".safetensors.index.json"  # Hugging Face's list of shards
-
-
-def expand(path: Path, suffixes: Iterable[str]) -> list[Path]:
-    """The files to read: of a folder, of a list of shards, or the file itself.
-
-    A folder without such a file stands for all in the folders below it. Files come in natural order (step 2 before 10);
-    hidden ones, which a writer may have left unfinished, are passed over.
-    """
-    if path.name.endswith(INDEX):
-        return _shards(path)
-    if path.is_dir():
-        indices = sorted(path.glob("*" + INDEX))
-        for index in indices:
-            _shards(index)  # all there
-        found = _wanted(path.iterdir(), suffixes) or _wanted(path.rglob("*"), suffixes)
-        if not found:
-            raise ValueError(f"folder {str(path)!r} holds no {', '.join(suffixes)} file")
-        return found
-    if not path.exists():
-        raise FileNotFoundError(f"no file or folder {str(path)!r}")
-    if path.suffix.lower() not in suffixes:
-        raise ValueError(f"cannot read {str(path)!r}: known formats are {', '.join(suffixes)}")
-    return [path]
+from .dumps import Steps, sglang
+from .guards import check_growth, check_magic, check_pickle, check_tensor, described, refuse_checkpoint, walk, why_not
 
 
-def _wanted(paths: Iterable[Path], suffixes) -> list[Path]:
-    found = [p for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()]
-    return sorted(found, key=lambda p: natural(str(p)))
+@dataclass(frozen=True)
+class Contents:
+    """What one file holds."""
+
+    readers: dict[str, Callable[[], Tensor]] = field(default_factory=dict)  # name -> reads its activations
+    left_out: dict[str, str] = field(default_factory=dict)  # name -> dtype and why it is not taken
+    metadata: dict = field(default_factory=dict)
 
 
-def natural(name: str) -> tuple:
-    """Sorts layers.2 before layers.10, and what is in no layer (lm_head) last."""
-    parts = re.split(r"(\d+)", name)
-    return len(parts) == 1, [(0, int(p), "") if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
+def _sorted(found: Mapping[str, tuple[str, int, Callable[[], Tensor]]], metadata=None) -> Contents:
+    """Contents from name -> (dtype, number of axes, reader)."""
+    reasons = {name: why_not(dtype, ndim) for name, (dtype, ndim, _) in found.items()}
+    taken = {name: read for name, (_, _, read) in found.items() if reasons[name] is None}
+    return Contents(taken, {name: why for name, why in reasons.items() if why is not None}, metadata or {})
 
 
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        shards = [index.parent / name for name in names]
-        missing = [s.name[:100] for s in shards if not s.is_file()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        why = f"{type(error).__name__}: {said(error)}"
-        raise ValueError(f"cannot read {str(index)!r}: not a list of shards ({why})") from error
-    if missing:
-        names = ", ".join(missing[:5] if all(m.isprintable() for m in missing) else map(repr, missing[:5]))
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise FileNotFoundError(f"{str(index)!r} lists {names}{more}, which the folder lacks: copy all shards")
-    return shards
+def safetensors(path: Path) -> Contents:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as f:
+        metadata = dict(f.metadata() or {})
+        slices = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
+        types = {name: (str(s.get_dtype()), len(s.get_shape())) for name, s in slices.items()}
+    refuse_checkpoint(path, {name: dtype for name, (dtype, _) in types.items()})
+
+    def reader(name):
+        def read():
+            with safe_open(path, "pt") as f:
+                return activation(f.get_tensor(name))
+
+        return read
+
+    return _sorted({name: (*kind, reader(name)) for name, kind in types.items()}, metadata)
 
 
-class Steps:
-    """Reads one tensor that was written in several files, its tokens one after another: [tokens, K]."""
-
-    def __init__(self, *reads):
-        self.reads = list(reads)
-
-    def __call__(self) -> Tensor:
-        parts = [read() for read in self.reads]
-        if len({p.shape[-1] for p in parts}) > 1:
-            raise ValueError(f"its features differ between steps: {sorted({p.shape[-1] for p in parts})}")
-        return torch.cat([p.flatten(0, -2) if p.ndim > 1 else p[None] for p in parts])
+def npy(path: Path) -> Contents:
+    check_magic(path, b"\x93NUMPY")
+    with open(path, "rb") as f:
+        shape, dtype = described(f, path.stat().st_size)
+    if why_not(dtype.str, len(shape)):
+        return _sorted({path.stem: (dtype.str, len(shape), None)})
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return _sorted({path.stem: (dtype.str, len(shape), lambda: activation(torch.from_numpy(native(array))))})
 
 
-def sglang(path: Path, value) -> dict[str, Tensor] | None:
-    """Tensors by name of a file that SGLang's dumper or tensor dump wrote; None where it is another file."""
-    if isinstance(value, dict) and set(value) == {"value", "meta"} and isinstance(value["meta"], dict):
-        meta = value["meta"]
-        name = str(meta.get("name", path.stem)).removeprefix("non_intrusive__")
-        found, rank = {name: value["value"]}, meta.get("rank", 0)
-    elif isinstance(value, dict) and re.fullmatch(r"Pass\d+\.pt", path.name):
-        found, rank = {}, int((re.search(r"_Rank(\d+)_", path.parent.name) or [0, 0])[1])
-        for name, tensors in value.items():
-            several = isinstance(tensors, (list, tuple))
-            found |= {f"{name}.{i}": t for i, t in enumerate(tensors)} if several else {str(name): tensors}
-    else:
-        return None
-    return {f"{name} [rank {rank}]" if rank else name: t for name, t in found.items() if isinstance(t, Tensor)}
+def npz(path: Path) -> Contents:
+    check_magic(path, b"PK")
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        check_growth(sum(i.file_size for i in archive.infolist()), path.stat().st_size)
+        for info in archive.infolist():
+            with archive.open(info) as f:
+                shape, dtype = described(f, info.file_size)
+            found[info.filename.removesuffix(".npy")] = (dtype.str, len(shape), _member(path, info.filename))
+    refuse_checkpoint(path, {name: dtype for name, (dtype, _, _) in found.items()})
+    return _sorted(found)
+
+
+def _member(path: Path, name: str):
+    """Reads one array of an archive when it is asked for."""
+
+    def read():
+        with np.load(path, allow_pickle=False) as arrays:
+            return activation(torch.from_numpy(native(arrays[name])))
+
+    return read
+
+
+def pt(path: Path) -> Contents:
+    check_magic(path, b"PK", b"\x80")
+    mapped = zipfile.is_zipfile(path)  # the old format cannot be memory-mapped
+    check_pickle(path, mapped)
+    value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    steps = sglang(path, value)
+    if steps is not None:
+        return _sorted({name: (kind(x), x.ndim, Steps(_again(path, name))) for name, x in steps.items()})
+    named: dict[str, Tensor] = {}
+    for name, tensor in walk(value, "", [path.stat().st_size]):  # {"a": {"b": x}, "a.b": y} has one name twice
+        named[free(name or path.stem, path, named)] = tensor
+    refuse_checkpoint(path, {name: kind(x) for name, x in named.items()})
+    return _sorted({name: (kind(x), x.ndim, lambda x=x: activation(x)) for name, x in named.items()})
+
+
+def kind(x: Tensor) -> str:
+    """A tensor's dtype, or its layout where that is what matters."""
+    if x.is_nested:
+        return "nested"
+    return str(x.dtype) if x.layout == torch.strided else str(x.layout).removeprefix("torch.")
+
+
+def _again(path: Path, name: str):
+    """Reads one tensor of a step when it is asked for: thousands of files cannot all stay mapped."""
+    return lambda: activation(sglang(path, torch.load(path, map_location="cpu", weights_only=True))[name])
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """A copy in this machine's byte order, longdouble as float64."""
+    return array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="))
+
+
+def activation(x: Tensor) -> Tensor:
+    """A tensor of a file as `load` gives it: float64 as float32."""
+    check_tensor(x)
+    return x.float() if x.dtype == torch.float64 else x
+
+
+def free(name: str, path: Path, taken: Mapping) -> str:
+    """The name, or one that no other tensor has: stem/name, folder/stem/name, ..., at last with a number."""
+    if name not in taken:
+        return name
+    parts = path.with_suffix("").parts
+    for n in range(1, len(parts) + 1):
+        longer = "/".join([*parts[-n:], name])
+        if longer not in taken:
+            return longer
+    n = 2
+    while f"{name} ({n})" in taken:
+        n += 1
+    return f"{name} ({n})"
+
+
+FORMATS = {".safetensors": safetensors, ".npy": npy, ".npz": npz, ".pt": pt, ".pth": pt, ".bin": pt}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..nvfp4 import Recipe
 
-PACKAGED = Path(__file__).parent / "data" / "golden.safetensors.xz"
+PACKAGED = Path(__file__).parents[1] / "data" / "golden.safetensors.xz"
 
 
 class Golden(NamedTuple):

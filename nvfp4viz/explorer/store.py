@@ -27,7 +27,7 @@ class Store:
         self.activations, self.engine = None if ready else source, engine
         chosen = recipes if recipes is not None else ready.recipes if ready else RECIPES
         self.recipes = {r.name: r for r in as_recipes(chosen).values()}
-        self.skipped = dict(ready.skipped) if ready else {}  # tensor -> why it has no statistics
+        self.skipped = dict(ready.skipped if ready else getattr(source, "left_out", {}))  # tensor -> why no statistics
         self.blocks = ready.blocks if ready else {}  # kept by the sweep, for a page without Python
         self.versions = ready.provenance.get("versions", {}) if ready else versions()["versions"]
         tensors = messages.layer_order(ready.stats if ready else source)

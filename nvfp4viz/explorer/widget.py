@@ -9,14 +9,13 @@ from __future__ import annotations
 import difflib
 import os
 import threading
-from collections.abc import Mapping
 
 import anywidget
 import traitlets
 from torch import Tensor
 from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
-from ..activations import load
+from ..activations import as_activations
 from ..analysis import RULES, Sweep, is_saved
 from ..engine import engine_module
 from ..nvfp4 import as_recipe
@@ -35,7 +34,8 @@ def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
     """A widget that shows what recipes do to activations.
 
     Args:
-        source:  activations (names to [..., K], as `load` gives them, or one tensor), a Sweep, or the path of either.
+        source:  activations as `load` gives them, a mapping of any names to tensors or NumPy arrays, or one of those; a
+                 Sweep; or the path of either.
         recipes: recipes or their short names; where it is None those of the Sweep, or RECIPES.
         engine:  "auto", or one that `engines()` lists.
         shown:   what to show first: tensor, recipe_a, recipe_b, view, scale, span, sort, rule, under, block.
@@ -43,14 +43,10 @@ def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
     Jupyter, `report(sweep(activations), "report.html")` writes a page that holds the same explorer.
     Raises TypeError or ValueError for what cannot be explored, traitlets' TraitError for a wrong value of `shown`.
     """
-    if isinstance(source, (str, os.PathLike)):
-        source = Sweep.load(source) if is_saved(source) else load(source)
-    if isinstance(source, Tensor):
-        source = {"activations": source}
-    if not isinstance(source, (Sweep, Mapping)):
-        raise TypeError(
-            f"cannot explore a {type(source).__name__}: give a tensor, a mapping of name -> tensor, a Sweep or a path"
-        )
+    if isinstance(source, (str, os.PathLike)) and is_saved(source):
+        source = Sweep.load(source)
+    if not isinstance(source, Sweep):
+        source = as_activations(source)
     if not (source.stats if isinstance(source, Sweep) else source):
         raise ValueError("nothing to explore: there is no tensor")
     if engine != "auto":

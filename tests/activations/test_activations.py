@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from nvfp4viz import load, sweep, synthetic
-from nvfp4viz.activations import SYNTHETIC
+from nvfp4viz.activations import SYNTHETIC, QuantizedCheckpointError, as_activations
 
 X = synthetic("lognormal", 6, 32)
 
@@ -38,7 +38,8 @@ def test_safetensors(dtype):
     (source,) = found.sources
     assert source["metadata"] == {"model": "m"} and source["bytes"] == os.path.getsize("x.safetensors")
     assert len(source["sha256"]) == 64 and source["path"] == "x.safetensors"
-    assert repr(found) == "Activations(2 tensors from x.safetensors)"
+    assert found.left_out == {"ids": "I64: integers, such as token ids: no activations"}
+    assert repr(found) == "Activations(2 tensors from x.safetensors; 1 left out: see .left_out)"
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8", "g"])
@@ -292,7 +293,7 @@ def test_an_archive_is_read_when_asked_for():
 
 
 def test_compressed_zeros_do_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr("nvfp4viz.activations.EXPANDED", 1 << 20)
+    monkeypatch.setattr("nvfp4viz.activations.guards.EXPANDED", 1 << 20)
     np.savez_compressed("x.npz", a=np.zeros((1 << 12, 1 << 10), np.float16))
     with pytest.raises(ValueError, match=r"bytes that would grow to 8,388,\d+: hardly activations"):
         load("x.npz")
@@ -375,3 +376,95 @@ def test_what_an_error_quotes_is_safe_to_print():
     with pytest.raises(ValueError) as error:
         load("x.safetensors")
     assert str(error.value).isprintable()
+
+
+# What is not taken is told, with dtype and reason, whatever the format
+
+
+def _fp4():
+    return torch.zeros(4, 16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+
+
+@pytest.mark.parametrize("file", ["x.safetensors", "x.pt", "x.npz"])
+def test_what_is_not_taken_is_told_from_every_format(file):
+    values = {"x": X.float(), "ids": torch.arange(4), "flag": torch.ones(2, dtype=torch.bool), "one": torch.tensor(2.0)}
+    if file == "x.npz":
+        np.savez(file, **{name: t.numpy() for name, t in values.items()}, bf16=np.zeros((2, 16), "V2"),
+                 wave=np.zeros(16, np.complex64), record=np.zeros(4, "f4,i4"))  # fmt: skip
+        reasons = {"bf16": "ml_dtypes.bfloat16", "wave": "complex", "record": "record"}
+    else:
+        values |= {"fp8": X.to(torch.float8_e4m3fn), "e5": X.to(torch.float8_e5m2), "wave": torch.zeros(2, 16) * 1j}
+        values |= {"fp4": _fp4()} if file == "x.pt" else {}
+        (torch.save if file == "x.pt" else save_file)(values, file)
+        reasons = {"fp8": "FP8 is quantized already", "e5": "FP8", "wave": "complex", "fp4": "from_flashinfer"}
+    found = load(file)
+    assert list(found) == ["x"] and set(found.left_out) == {"ids", "flag", "one", *(n for n in reasons if n in values
+                                                            or file == "x.npz")}  # fmt: skip
+    for name, words in {"ids": "integers", "flag": "integers", "one": "one number", **reasons}.items():
+        assert name not in found.left_out or words in found.left_out[name], name
+
+
+def test_sparse_and_nested_tensors_are_told_with_the_way_out():
+    torch.save({"x": X, "s": torch.eye(16).to_sparse()}, "x.pt")
+    assert "to_dense" in load("x.pt").left_out["s"]
+
+
+def test_a_foreign_file_of_a_folder_costs_nothing_but_itself():
+    Path("f").mkdir()
+    save_file({"a": X}, "f/acts.safetensors")
+    PICKLED["pickled.pt"]("f/training_args.bin")
+    BAD["cut.npy"]("f/cut.npy")
+    found = load("f")
+    assert list(found) == ["a"] and set(found.left_out) == {"f/training_args.bin", "f/cut.npy"}
+    assert "pickled objects" in found.left_out["f/training_args.bin"] and "truncated" in found.left_out["f/cut.npy"]
+    assert "2 left out" in repr(found) and len(found.sources) == 1
+    os.unlink("f/acts.safetensors")
+    with pytest.raises(ValueError, match="cannot read"):  # nothing is left of it
+        load("f")
+
+
+Q = torch.zeros(32, 32, dtype=torch.uint8)
+S = torch.ones(32, 4).to(torch.float8_e4m3fn)
+CHECKPOINTS = {
+    "compressed-tensors": {"weight_packed": Q, "weight_scale": S, "weight_global_scale": torch.ones(1)},
+    "modelopt": {"weight": Q, "weight_scale": S, "weight_scale_2": torch.tensor(1.0), "input_scale": torch.tensor(1.0)},
+    "fp8": {"weight": X.to(torch.float8_e4m3fn), "weight_scale_inv": torch.ones(1, 1)},
+    "gptq": {"qweight": Q.int(), "qzeros": Q.int(), "scales": torch.ones(2, 32).half(), "g_idx": torch.arange(4)},
+    "bitsandbytes": {"weight": Q, "weight.absmax": torch.ones(4), "weight.quant_map": torch.ones(16)},
+    "mxfp4": {"gate_up_proj_blocks": Q, "gate_up_proj_scales": Q},
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("file", ["x.safetensors", "x.bin"])
+def test_a_quantized_checkpoint_is_no_activations(kind, file):
+    named = {f"model.layers.0.mlp.down_proj.{name}": t.clone() for name, t in CHECKPOINTS[kind].items()}
+    named |= {"model.norm.weight": torch.ones(64).bfloat16(), "lm_head.weight": torch.randn(100, 64).bfloat16()}
+    (torch.save if file == "x.bin" else save_file)(named, file)
+    with pytest.raises(QuantizedCheckpointError, match=r"a quantized checkpoint, not activations.*nvfp4viz.checkpoint"):
+        load(file)
+
+
+@pytest.mark.parametrize("source", [
+    {0: X, 1: X}, {(0, "down"): X}, {"a": X.float().numpy()}, {"a\ud800": X}, X, X.float().numpy(),
+    {"a": X.float().numpy().astype(">f4")}, {np.int64(3): X.numpy(force=True) if X.dtype != torch.bfloat16 else X},
+], ids=range(8))  # fmt: skip
+def test_whatever_people_have_becomes_names_and_tensors(source):
+    found = as_activations(source)
+    assert all(isinstance(n, str) and isinstance(x, torch.Tensor) for n, x in found.items())
+    assert all(torch.equal(x.float(), X.float()) for x in found.values())
+
+
+def test_paths_are_loaded_and_bfloat16_arrays_are_taken():
+    import ml_dtypes
+
+    save_file({"a": X}, "x.safetensors")
+    assert list(as_activations("x.safetensors")) == list(as_activations([Path("x.safetensors")])) == ["a"]
+    array = X.float().numpy().astype(ml_dtypes.bfloat16)
+    assert torch.equal(as_activations({1: array})["1"], X)
+    with pytest.raises(TypeError, match=r"activations is a int: give one tensor or array"):
+        as_activations(3)
+    with pytest.raises(ValueError, match="two tensors are called '1'"):
+        as_activations({1: X, "1": X})
+    with pytest.raises(TypeError, match=r"ml_dtypes\.bfloat16"):
+        as_activations({"a": np.zeros((2, 16), "V2")})["a"]

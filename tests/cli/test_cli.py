@@ -216,7 +216,7 @@ def test_the_bundled_data_are_the_default(run, bundled, monkeypatch):
     monkeypatch.setattr("nvfp4viz.activations.load", lambda *paths: read.extend(paths) or {"x": X})
     assert run("sweep", "-o", "s.json", "--recipes", "standard", *FAST)[0] == 0
     assert [p.resolve() for p in read] == [bundled]
-    monkeypatch.setattr(cli, "BUNDLED", "none.safetensors")
+    monkeypatch.setattr("nvfp4viz.cli.sweep.BUNDLED", "none.safetensors")
     code, _, err = run("sweep", "-o", "s.json")
     assert code == 2 and "no FILE given, and the bundled activations come only with the repository" in err
 
@@ -273,3 +273,12 @@ def test_doctor_tells_of_every_engine(run):
     found = json.loads(out)
     assert code in (0, 1)
     assert all(row["name"] in json.dumps(found) for row in nvfp4viz.engines())
+
+
+def test_a_console_that_is_not_utf_8_costs_no_result(tmp_path):
+    save_file({"层": X}, tmp_path / "x.safetensors")
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "nvfp4viz.cli", "sweep", "x.safetensors", "--engine", "reference"]
+    command += ["-o", "层.json"]
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and r"\u5c42.json" in run.stdout and (tmp_path / "层.json").exists()

@@ -110,7 +110,7 @@ def test_sources_may_be_a_tensor_a_file_or_a_sweep(open_page, activations, tmp_p
     w, _ = open_page(str(tmp_path / "x.json"))
     assert not w.live and list(w.statistics["layers.2.q_proj"]) == PAIR
     for wrong, error, message in [
-        (3, TypeError, "a int"),
+        (3, TypeError, "activations is a int: give one tensor"),
         ({}, ValueError, "no tensor"),
         ("gone.npy", OSError, "gone.npy"),
     ]:
