@@ -1,8 +1,71 @@
-"""What every number and recipe is called, and how it looks: one home for tables, figures and pages."""
+"""What every number and recipe is called, and how it looks: one home for tables, figures, pages and their script."""
 
 from __future__ import annotations
 
-from .nvfp4 import Recipe
+from dataclasses import asdict, dataclass
+
+from .nvfp4 import FOUR_LIMIT, Recipe
+from .stats import Stats
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of `Stats`, by its property's name."""
+
+    name: str
+    heading: str  # short, over a column
+    kind: str  # how a page writes it: "db", "short", "unit", "count", "text" or "share"
+
+
+@dataclass(frozen=True)
+class Rate(Number):
+    """A share of blocks or elements; `Stats` holds its count and that of which it is a share."""
+
+    label: str  # in figures
+    definition: str  # in one line
+    of: str  # what it is a share of, in words
+
+    @property
+    def count(self) -> str:
+        """The field of `Stats` that counts it."""
+        return getattr(Stats, self.name).count
+
+    @property
+    def whole(self) -> str:
+        """The field of `Stats` that counts what it is a share of."""
+        return getattr(Stats, self.name).whole
+
+    def to_dict(self) -> dict:
+        """JSON-ready, for the page's script."""
+        return asdict(self) | {"count": self.count, "whole": self.whole}
+
+
+def _by_name(*numbers):
+    return {n.name: n for n in numbers}
+
+
+def _rate(name: str, heading: str, label: str, definition: str, of: str = "blocks") -> Rate:
+    return Rate(name, heading, "share", label, definition, of)
+
+
+SIZES = _by_name(Number("tokens", "tokens", "count"), Number("features", "features", "count"))
+ERRORS = _by_name(
+    Number("sqnr_db", "SQNR (dB)", "db"), Number("nmse", "NMSE", "short"), Number("mse", "MSE", "short"),
+    Number("mae", "MAE", "short"), Number("max_error", "max error", "short"), Number("cosine", "cosine", "unit"),
+)  # fmt: skip
+RATES = _by_name(
+    _rate("four_rate", "chose 4", "chose 4", "blocks that map their amax to 4"),
+    _rate("four_saturated", "4 saturates", "4 would saturate", "blocks whose candidate for 4 exceeds 448"),
+    _rate("scale_saturated", "scale saturated", "scale above 448", "blocks whose own scale exceeds 448"),
+    _rate("scale_subnormal", "scale subnormal", "scale subnormal",
+          "blocks with a scale below 2⁻⁶, of fewer than 4 bits"),
+    _rate("scale_zero", "scale 0", "scale rounds to 0", "blocks whose scale rounds to 0: 16 values lost"),
+    _rate("element_clipped", "clipped at 6", "clipped at 6", "elements scaled above 6, the largest E2M1", "elements"),
+    _rate("element_flushed", "decoded to 0", "decoded to 0", "non-zero elements that decode to 0",
+          "non-zero elements"),
+)  # fmt: skip
+COLUMNS = {**ERRORS, **RATES}  # of tables, in order
+SUMMARY = ("sqnr_db", "four_rate", "four_saturated", "scale_subnormal", "element_clipped", "element_flushed")
 
 # Okabe-Ito where a contrast of 3 holds on white and on #111; marker and dash tell recipes apart without colour
 STYLES: dict[str, dict[str, str]] = {
@@ -18,4 +81,4 @@ def style(recipe: Recipe) -> dict[str, str]:
     """Colour, marker and dash of a recipe: that of the named recipe with its ceiling side and error mode."""
     if not recipe.four_over_six:
         return STYLES["standard"]
-    return STYLES[f"4/6-{recipe.err_mode.lower()}-{448 if recipe.e4m3_max > 298 else 256}"]
+    return STYLES[f"4/6-{recipe.err_mode.lower()}-{448 if recipe.e4m3_max > FOUR_LIMIT else 256}"]

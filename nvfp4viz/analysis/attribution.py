@@ -28,19 +28,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine import cpu_engine as cpu
-from ..engine import given_encode_scale, run_tasks
+from ..engine import find_engine, given_encode_scale, run_tasks
 from ..nvfp4 import (
     BLOCK,
     E2M1_MAGNITUDES,
     E2M1_MAX,
     Recipe,
+    Tokens,
     as_recipe,
-    as_tokens,
     block_candidates,
     blocks,
     candidate_error,
-    check_finite,
     e2m1_decode,
     e2m1_encode,
     e4m3_encode,
@@ -128,16 +126,16 @@ def attribute_all(
 
     `first_token` is x's place in a longer stream: it seeds the sample.
     """
-    x = as_tokens(x)
-    check_finite(x)
-    given = encode_scales or [None] * len(recipes)
-    encode_scales = [given_encode_scale(x, r, scale, cpu) for r, scale in zip(recipes, given, strict=True)]
+    tokens = Tokens.of(x, first_token)
+    _ = tokens.amax  # refuses what is not finite
+    given, cpu = encode_scales or [None] * len(recipes), torch.device("cpu")
+    encode_scales = [given_encode_scale(tokens, r, scale, cpu) for r, scale in zip(recipes, given, strict=True)]
     compute = implementation()
     plan = compute.plan(recipes, encode_scales)
-    counts, totals, step = np.zeros(2, np.int64), np.zeros((len(recipes), 17)), max(1, CHUNK // x.shape[1])
-    for i in range(0, x.shape[0], step):
-        chunk = x[i : i + step].cpu()
-        sampled = _sampled(first_token + i, len(chunk), x.shape[1] // BLOCK, sample)
+    counts, totals = np.zeros(2, np.int64), np.zeros((len(recipes), 17))
+    for part in tokens.chunks(CHUNK):
+        chunk = part.x.cpu()
+        sampled = _sampled(part.first, len(chunk), part.shape[1] // BLOCK, sample)
 
         def task(rows: slice, chunk=chunk, sampled=sampled):
             return compute.sums(chunk[rows], plan, sampled[rows])
@@ -295,7 +293,7 @@ _PLAIN = SimpleNamespace(
 
 def implementation():
     """What computes: compiled where numba is installed, else plain torch."""
-    if cpu.why_not():
+    if find_engine("cpu").why_not():
         return _PLAIN
     from ..engine import block_errors
 

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from ..engine import analyze, analyze_all
-from ..nvfp4 import E2M1_MAX, E4M3_MAX, Recipe, as_recipe, as_recipes, as_tokens, block_amax, token_amax
-from ..nvfp4 import tensor_amax as largest
+from ..nvfp4 import E2M1_MAX, E4M3_MAX, E4M3_VALUES, Recipe, Tokens, as_recipe, as_recipes, block_amax
 from ..stats import Additive, rate, summed, summed_array
 from .attribution import PARTS, attribute_all
 
-E4M3_VALUES = tuple(torch.arange(1, 127, dtype=torch.uint8).view(torch.float8_e4m3fn).float().tolist())  # in (0, 448]
+CEILINGS = E4M3_VALUES[1:]  # in (0, 448]
 OCTAVES, PER_OCTAVE = 24, 8  # of the ratio histograms, from 1; 8 an octave, so that every E4M3 window ends at an edge
 FACTORS = tuple(2.0 ** (k / 4) for k in range(-16, 17))  # of the true amax: 1/16 to 16
 FAMILIES = tuple(Recipe(four_over_six=four, per_token=token) for token in (True, False) for four in (False, True))
@@ -40,7 +39,7 @@ def ceilings():
     """
     import pandas as pd
 
-    values = np.array(E4M3_VALUES[::-1])
+    values = np.array(CEILINGS[::-1])
     return pd.DataFrame({
         "e4m3_max": values,
         "four_scale": 1.5 * values,
@@ -99,7 +98,7 @@ class CeilingDial(Additive):
         ])  # fmt: skip
 
 
-def ceiling_dial(x: Tensor, recipes=FAMILIES, *, values=E4M3_VALUES, engine: str = "auto") -> CeilingDial:
+def ceiling_dial(x: Tensor, recipes=FAMILIES, *, values=CEILINGS, engine: str = "auto") -> CeilingDial:
     """Error, saturation and underflow of x under each ceiling.
 
     Args:
@@ -108,7 +107,7 @@ def ceiling_dial(x: Tensor, recipes=FAMILIES, *, values=E4M3_VALUES, engine: str
         values:  ceilings in (0, 448]; all 126 E4M3 values if not given.
     Returns: CeilingDial; `.table()` and `.best(family)` read it. Errors are those of `quantize`.
     """
-    x, families = as_tokens(x), [replace(r, e4m3_max=E4M3_MAX, scored_as=None) for r in as_recipes(recipes).values()]
+    x, families = Tokens.of(x), [replace(r, e4m3_max=E4M3_MAX, scored_as=None) for r in as_recipes(recipes).values()]
     values = tuple(map(float, values))
     stats = analyze_all(x, [replace(f, e4m3_max=v) for f in families for v in values], engine=engine)
     token, tensor = amax_ratios(x)
@@ -132,13 +131,12 @@ def ceiling_dial(x: Tensor, recipes=FAMILIES, *, values=E4M3_VALUES, engine: str
 
 def amax_ratios(x: Tensor, *, tensor_amax: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Non-zero blocks by token amax, and by tensor amax, over block amax; tensor_amax is given where x is a part."""
-    x = as_tokens(x)
+    tokens = Tokens.of(x)
     token, tensor = np.zeros((2, OCTAVES * PER_OCTAVE), np.int64)
-    if tensor_amax is None and x.shape[0]:
-        tensor_amax = largest(x).item()
-    step = max(1, (1 << 22) // x.shape[1])
-    for i in range(0, x.shape[0], step):
-        block, top = block_amax(x[i : i + step]).double(), token_amax(x[i : i + step]).double()
+    if tensor_amax is None:
+        tensor_amax = tokens.tensor_amax.item()
+    for part in tokens.chunks(1 << 22):
+        block, top = block_amax(part.x).double(), part.amax.double()
         there = block > 0
         token += _ratio_counts((top / block)[there])
         tensor += _ratio_counts((tensor_amax / block)[there])
@@ -198,9 +196,9 @@ def static_scale_curve(x: Tensor, recipe: Recipe | str = "4/6-mae-448", *, facto
         amax:    the true one, where x is a part of the tensor.
     Returns: StaticCurve; `.nmse`, `.regimes` by factor. Raises ValueError where x has only zeros, else as `quantize`.
     """
-    x, recipe = as_tokens(x), as_recipe(recipe)
+    x, recipe = Tokens.of(x), as_recipe(recipe)
     recipe, factors = replace(recipe, per_token=False), tuple(map(float, factors))
-    amax = float(largest(x) if amax is None else amax)
+    amax = float(x.tensor_amax if amax is None else amax)
     if not amax > 0:
         raise ValueError("amax is 0: a scale is calibrated to a largest magnitude, and x has only zeros")
     encode = [E2M1_MAX * recipe.e4m3_max / (amax * f) for f in factors]

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine import cpu_engine as cpu
 from ..engine import given_encode_scale
-from ..nvfp4 import E2M1_MAX, Recipe, as_recipe, as_tokens, blocks, check_finite
+from ..nvfp4 import E2M1_MAX, Recipe, Tokens, as_recipe, blocks
 from ..stats import Additive, rate, summed, summed_array
 from .attribution import exact_encode, implementation
 
@@ -202,13 +201,12 @@ def _choosing(recipe: Recipe) -> Recipe:
 
 def _chunks(x: Tensor, recipes):
     """Chunks of x [m, K], prepared, and for each recipe the candidates' errors, where it takes 4 and encode scales."""
-    x, compute = as_tokens(x), implementation()
-    check_finite(x)
-    given = [(r, given_encode_scale(x, r, scale, cpu)) for r, scale in recipes]
+    tokens, compute, cpu = Tokens.of(x), implementation(), torch.device("cpu")
+    _ = tokens.amax  # refuses what is not finite
+    given = [(r, given_encode_scale(tokens, r, scale, cpu)) for r, scale in recipes]
     rules = [compute.arithmetic(r, scale) for r, scale in given]
-    step = max(1, CHUNK // x.shape[1])
-    for i in range(0, x.shape[0], step):
-        tile = x[i : i + step].cpu()
+    for part in tokens.chunks(CHUNK):
+        tile = part.x.cpu()
         prepared = compute.prepare(tile)
         found = [
             (*compute.candidate_errors(prepared, rule), exact_encode(prepared.amax, r, scale))

@@ -1,4 +1,4 @@
-"""One block of 16 values seen closely: where each lands under 6 and under 4, and who wins; and rules to find blocks.
+"""One block of 16 values seen closely: where each lands under 6 and under 4, and who wins.
 
 The arithmetic is that of `arithmetic` and of the reference engine, so what is shown is what the kernels do.
 """
@@ -6,71 +6,27 @@ The arithmetic is that of `arithmetic` and of the reference engine, so what is s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ..nvfp4 import (
     BLOCK,
+    E4M3_MAX,
+    MARGIN,
     Recipe,
+    Tokens,
     as_recipe,
-    as_tokens,
-    block_candidates,
-    blocks,
-    candidate_error,
+    candidates,
     e2m1_decode,
-    e2m1_encode,
-    e4m3_encode,
     flush,
-    output_scale,
     quantize_blocks,
+    scales_of,
+    scores,
+    takes_four,
     tensor_amax,
-    tensor_scales,
-    token_amax,
-    token_scales,
 )
-from ..stats import MARGIN
-
-SAMPLE = 1 << 19  # elements that a rule looks at; a larger tensor is seen through some of its tokens
-
-RULES = {  # rule -> what it ranks by
-    "worst": "largest squared error",
-    "gained": "most error saved by mapping to 4",
-    "saturated": "candidate for 4 above 448",
-    "underflowed": "block scale subnormal or 0",
-    "random": "drawn at random",
-}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What one candidate scale makes of blocks: the amax goes to `to`."""
-
-    to: int  # 6 or 4
-    h: Tensor  # float32 [..., 1], the scale before E4M3 rounds it
-    block_scale: Tensor  # float8_e4m3fn [..., 1]
-    scaled: Tensor  # float32 [..., 16], what E2M1 rounds
-    codes: Tensor  # uint8 [..., 16]
-    score: Tensor  # float32 [..., 1], the error that the recipe compares
-
-
-def candidates(x: Tensor, encode: Tensor, amax: Tensor, recipe: Recipe) -> list[Candidate]:
-    """The scales that a recipe tries: 6, and 4 under 4over6. Arguments as in `reference.quantize_blocks`."""
-    bmax = x.abs().amax(-1, keepdim=True)
-    tried = []
-    for to, h in zip((6, 4) if recipe.four_over_six else (6,), block_candidates(bmax, encode, recipe), strict=False):
-        block_scale = e4m3_encode(h)
-        scaled = flush(x * output_scale(block_scale.float(), bmax, encode, recipe))
-        codes = e2m1_encode(scaled)
-        score = candidate_error(x, codes, block_scale.float(), encode, amax, recipe)
-        tried.append(Candidate(to, h, block_scale, scaled, codes, score))
-    return tried
-
-
-def scales(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Encode and decode scale, float32 [M, 1] or [1, 1], from amax [M, 1] of tokens, or [1, 1] of the tensor."""
-    return token_scales(amax, recipe) if recipe.per_token else tensor_scales(amax, recipe)
 
 
 def inspect_block(values, amax: float, recipe: Recipe | str) -> dict:
@@ -93,11 +49,11 @@ def inspect_block(values, amax: float, recipe: Recipe | str) -> dict:
     if not (isinstance(amax, (int, float)) and math.isfinite(amax)):
         raise ValueError(f"amax={amax!r} is not a finite number")
     amax = torch.maximum(torch.tensor([abs(float(amax))]), x.abs().amax().reshape(1))  # [1]
-    encode, decode = (s.reshape(1) for s in scales(amax.reshape(1, 1), recipe))
+    encode, decode = (s.reshape(1) for s in scales_of(amax.reshape(1, 1), recipe))
     codes, block_scale = quantize_blocks(x, encode, flush(amax), recipe)
     byte = int(block_scale.view(torch.uint8))
-    tried = []
-    for c in candidates(x, encode, flush(amax), recipe):
+    tried, candidate = [], candidates(x, encode, recipe)
+    for c, score in zip(candidate, scores(candidate, x, encode, flush(amax), recipe), strict=True):
         step = c.block_scale.float() * decode
         decoded = e2m1_decode(c.codes) * c.block_scale.float() * decode
         errors = decoded.double() - x.double()
@@ -106,14 +62,14 @@ def inspect_block(values, amax: float, recipe: Recipe | str) -> dict:
             "h": c.h.item(),
             "byte": int(c.block_scale.view(torch.uint8)),
             "block_scale": c.block_scale.float().item(),
-            "saturated": c.h.item() > 448 * MARGIN,
+            "saturated": c.h.item() > E4M3_MAX * MARGIN,
             "step": step.item(),
             "scaled": c.scaled.tolist(),
             "codes": c.codes.tolist(),
             "elements": e2m1_decode(c.codes).tolist(),
             "decoded": decoded.tolist(),
             "errors": errors.tolist(),
-            "score": c.score.item(),
+            "score": score.item(),
             "squared_error": float((errors * errors).sum()),
         })  # fmt: skip
     four = len(tried) == 2 and byte == tried[1]["byte"] != tried[0]["byte"]
@@ -133,75 +89,58 @@ def inspect_block(values, amax: float, recipe: Recipe | str) -> dict:
 
 def block_at(x: Tensor, token: int, block: int, recipe: Recipe) -> tuple[list[float], float]:
     """The 16 values of a block, and the amax that `inspect_block` takes with it. ValueError where there is none."""
-    x = as_tokens(x)
-    m, n = x.shape[0], x.shape[1] // BLOCK
+    tokens = Tokens.of(x)
+    m, n = tokens.shape[0], tokens.shape[1] // BLOCK
     if not (0 <= token < m and 0 <= block < n):
         raise ValueError(
             f"no block ({token}, {block}): this tensor has tokens 0 to {m - 1} and blocks 0 to {n - 1} in each"
         )
-    amax = tensor_amax(x[token : token + 1] if recipe.per_token else x).item()
-    return x[token, block * BLOCK : (block + 1) * BLOCK].float().tolist(), amax
+    amax = tensor_amax(tokens.x[token]).item() if recipe.per_token else tokens.tensor_amax.item()
+    return tokens.x[token, block * BLOCK : (block + 1) * BLOCK].float().tolist(), amax
 
 
-def pick(
-    x: Tensor, recipe: Recipe | str, rule: str = "worst", n: int = 12, *, seed: int = 0, limit: int = SAMPLE
-) -> dict:
-    """Blocks that a rule finds, the most striking first.
+def block_inspections(kept: dict, recipes: dict[str, Recipe]) -> list[dict[str, list]]:
+    """Each kept block of a tensor under each recipe, as short as `report.js` can unfold to `microscope.inspect_block`.
 
-    Args:
-        x:     [..., K] activations.
-        rule:  one of `RULES`.
-        limit: elements looked at; of a larger tensor, tokens drawn with `seed`, and `note` says so.
-    Returns: {"blocks": [{"token", "block", "value"}, ...], "note": str}; value is what the rule ranks by.
+    Args:    kept: "token,block" -> values and amax, as `keep` gives them.
+    Returns: of each block, recipe's name -> [amax, encode_scale, decode_scale, choice, [h, byte, saturated, score,
+        codes] for 6, and the same for 4 under 4over6]; codes are 16 hexadecimal digits.
     """
-    recipe, x = as_recipe(recipe), as_tokens(x)
-    if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r}: one of {', '.join(map(repr, RULES))}")
-    m, k = x.shape
-    g = torch.Generator().manual_seed(seed)
-    seen = max(1, limit // k)
-    tokens = torch.randperm(m, generator=g)[:seen].sort().values if m > seen else torch.arange(m)
-    note = f"among {seen:,} of {m:,} tokens, drawn with seed {seed}" if m > seen else ""
-    if not m:
-        return {"blocks": [], "note": "no tokens"}
-    rows = x[tokens.to(x.device)].cpu()
-    value, wanted = _rank(rows, x, recipe, rule, g)  # [m, k/16] each
-    order = (
-        torch.where(wanted, value, -torch.inf)
-        .flatten()
-        .argsort(descending=True, stable=True)[: min(n, int(wanted.sum()))]
-    )
-    per_token = k // BLOCK
-    found = [{"token": int(tokens[i // per_token]), "block": i % per_token, "value": value.flatten()[i].item()}
-             for i in order.tolist()]  # fmt: skip
-    return {
-        "blocks": finite(found),
-        "note": note if found else "; ".join(filter(None, [f"no such block: {RULES[rule]}", note])),
-    }
+    rows: list[dict[str, list]] = [{} for _ in kept]
+    if kept:
+        x = flush(torch.tensor([b["values"] for b in kept.values()], dtype=torch.float32))  # [n, 16]
+        for name, recipe in recipes.items():
+            for row, one in zip(rows, _inspect(x, list(kept.values()), recipe), strict=True):
+                row[name] = one
+    return rows
 
 
-def _rank(rows: Tensor, x: Tensor, recipe: Recipe, rule: str, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """What the rule ranks blocks by, float64, and which it admits."""
-    tile = flush(blocks(rows.float()))  # [m, n, 16]
-    nonzero = (tile != 0).any(-1)
-    if rule == "random":
-        return torch.rand(nonzero.shape, generator=g, dtype=torch.float64), nonzero
-    amax = flush(token_amax(rows)) if recipe.per_token else flush(tensor_amax(x).reshape(1, 1).cpu())
-    encode, decode = (s.unsqueeze(-1) for s in scales(amax, recipe))
-    if rule == "worst":
-        codes, scale = quantize_blocks(tile, encode, amax.unsqueeze(-1), recipe)
-        decoded = e2m1_decode(codes) * scale.float() * decode
-        return (decoded.double() - tile.double()).square().sum(-1), nonzero
-    if rule == "underflowed":
-        byte = quantize_blocks(tile, encode, amax.unsqueeze(-1), recipe)[1].view(torch.uint8).squeeze(-1)
-        return -byte.double(), nonzero & (byte < 8)
-    if not recipe.four_over_six:
-        return torch.zeros(nonzero.shape, dtype=torch.float64), torch.zeros_like(nonzero)
-    six, four = candidates(tile, encode, amax.unsqueeze(-1), recipe)
-    if rule == "saturated":
-        return four.h.squeeze(-1).double(), nonzero & (four.h.squeeze(-1) > 448 * MARGIN)
-    saved = (six.score - four.score).squeeze(-1).double()
-    return saved, nonzero & (saved > 0)
+def _inspect(x: Tensor, kept: list[dict], recipe: Recipe) -> Iterator[list]:
+    amax = torch.tensor([[float(b["token_amax" if recipe.per_token else "tensor_amax"])] for b in kept])  # [n, 1]
+    encode, decode = scales_of(amax, recipe) if recipe.per_token else _each(amax, recipe)
+    tried = candidates(x, encode, recipe)
+    score = scores(tried, x, encode, flush(amax), recipe)
+    codes = [c.codes.tolist() for c in tried]
+    byte = [c.block_scale.view(torch.uint8).flatten().tolist() for c in tried]
+    short = [[_short(v) for v in (amax, encode, decode)]]
+    short += [[_short(v) for v in (c.h, s)] for c, s in zip(tried, score, strict=True)]
+    won = takes_four(score[0], score[-1])  # [n, 1]
+    for i in range(len(kept)):
+        one = [column[i] for column in short[0]] + [4 if won[i] and byte[-1][i] != byte[0][i] else 6]
+        for c, (h, score) in enumerate(short[1:]):
+            saturated = int(tried[c].h[i].item() > E4M3_MAX * MARGIN)
+            one.append([h[i], byte[c][i], saturated, score[i], "".join(f"{code:x}" for code in codes[c][i])])
+        yield one
+
+
+def _each(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    pairs = [scales_of(a, recipe) for a in amax]
+    return torch.cat([e.reshape(1, 1) for e, _ in pairs]), torch.cat([d.reshape(1, 1) for _, d in pairs])
+
+
+def _short(values: Tensor) -> list[float | str]:
+    """Float32 as the shortest decimal numbers that round to them."""
+    return finite([float(str(v)) for v in values.flatten().numpy()])
 
 
 def finite(value):

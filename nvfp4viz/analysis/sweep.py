@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,34 +14,69 @@ from pathlib import Path
 from torch import Tensor
 
 from ..activations import INDEX
-from ..engine import analyze_all, engine_module
+from ..catalog import COLUMNS
+from ..engine import analyze_all, find_engine
 from ..files import replacing, said
-from ..nvfp4 import BLOCK, RECIPES, Recipe, as_recipes
+from ..nvfp4 import RECIPES, Recipe, Tokens, as_recipes
 from ..stats import Stats
 from .attribution import Attribution, attribute_all
-from .blocks import keep
+from .picks import keep
+from .provenance import check_blocks, check_provenance, token_texts, versions
 
 FORMAT = "nvfp4viz-sweep-1"
-COLUMNS = (
-    "sqnr_db", "nmse", "mse", "mae", "max_error", "cosine", "four_rate", "four_saturated", "scale_saturated",
-    "element_clipped", "scale_subnormal", "scale_zero", "element_flushed",
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that a sweep knows of one tensor, by recipe's name."""
+
+    stats: dict[str, Stats]
+    attribution: dict[str, Attribution] = field(default_factory=dict)  # the error split; empty where not asked for
+    blocks: dict = field(default_factory=dict)  # blocks for the microscope, from `picks.keep`
+
+    def __add__(self, other: Record) -> Record:
+        """Of both tokens together: a split only where both have one, the blocks of the first."""
+        stats = {name: s + other.stats[name] for name, s in self.stats.items()}
+        both = self.attribution and other.attribution
+        split = {name: a + other.attribution[name] for name, a in self.attribution.items()} if both else {}
+        return Record(stats, split, self.blocks or other.blocks)
 
 
 @dataclass(frozen=True)
 class Sweep:
     """Statistics by tensor and recipe, with what is needed to repeat them."""
 
-    stats: dict[str, dict[str, Stats]]  # tensor -> recipe's name -> Stats
+    records: dict[str, Record]  # tensor -> what is known of it
     recipes: dict[str, Recipe]  # name -> Recipe, in order
     provenance: dict = field(default_factory=dict)  # versions, sources with checksums, command line
     skipped: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no statistics
-    attributions: dict[str, dict[str, Attribution]] = field(default_factory=dict)  # errors split, where asked for
-    blocks: dict[str, dict] = field(default_factory=dict)  # tensor -> blocks for the microscope, from `blocks.keep`
 
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        return f"Sweep({len(self.stats)} tensors{skipped}; recipes {', '.join(self.recipes)}; .table() has the numbers)"
+        recipes = ", ".join(self.recipes)
+        return f"Sweep({len(self.records)} tensors{skipped}; recipes {recipes}; .table() has the numbers)"
+
+    @classmethod
+    def of(cls, stats, recipes, provenance=None, skipped=None, *, attributions=None, blocks=None) -> Sweep:
+        """A sweep of statistics, tensor -> recipe's name -> Stats; attributions and blocks by tensor."""
+        split, kept = attributions or {}, blocks or {}
+        records = {t: Record(row, split.get(t, {}), kept.get(t, {})) for t, row in stats.items()}
+        return cls(records, recipes, provenance or {}, skipped or {})
+
+    @property
+    def stats(self) -> dict[str, dict[str, Stats]]:
+        """tensor -> recipe's name -> Stats"""
+        return {tensor: record.stats for tensor, record in self.records.items()}
+
+    @property
+    def attributions(self) -> dict[str, dict[str, Attribution]]:
+        """tensor -> recipe's name -> Attribution, of the tensors whose errors were split"""
+        return {tensor: record.attribution for tensor, record in self.records.items() if record.attribution}
+
+    @property
+    def blocks(self) -> dict[str, dict]:
+        """tensor -> its blocks for the microscope, of the tensors that have some"""
+        return {tensor: record.blocks for tensor, record in self.records.items() if record.blocks}
 
     @property
     def tensors(self) -> list[str]:
@@ -60,10 +92,6 @@ class Sweep:
         if recipe not in self.recipes:
             raise ValueError(f"no recipe {recipe!r} in the sweep: there is {', '.join(self.recipes)}")
         return reduce(add, (row[recipe] for row in self.stats.values()))
-
-    def total_attribution(self, recipe: str) -> Attribution:
-        """The error of all tensors together under one recipe, split; KeyError where `sweep` was not asked for it."""
-        return reduce(add, (self.attributions[tensor][recipe] for tensor in self.stats))
 
     def table(self):
         """A pandas DataFrame with one row a tensor and recipe."""
@@ -82,18 +110,12 @@ class Sweep:
             return NotImplemented
         if self.recipes != other.recipes:
             raise ValueError(f"sweeps of different recipes do not add: {list(self.recipes)} and {list(other.recipes)}")
-        merged = dict(self.stats)
-        for tensor, row in other.stats.items():
-            merged[tensor] = {n: merged[tensor][n] + s for n, s in row.items()} if tensor in merged else row
+        merged = dict(self.records)
+        for tensor, record in other.records.items():
+            merged[tensor] = merged[tensor] + record if tensor in merged else record
         sources = [*self.provenance.get("sources", []), *other.provenance.get("sources", [])]
-        split = {}
-        for tensor in merged:  # a split only where every part of the tensor has one
-            parts = [s.attributions.get(tensor) for s in (self, other) if tensor in s.stats]
-            if all(parts):
-                split[tensor] = {name: reduce(add, (p[name] for p in parts)) for name in self.recipes}
         skipped = {**self.skipped, **other.skipped}
-        blocks = {**other.blocks, **self.blocks}
-        return Sweep(merged, self.recipes, {**self.provenance, "sources": sources}, skipped, split, blocks)
+        return Sweep(merged, self.recipes, {**self.provenance, "sources": sources}, skipped)
 
     def to_dict(self) -> dict:
         values = {
@@ -111,42 +133,29 @@ class Sweep:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             seen = values.get("format") if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"not a sweep of this version: format is {seen!r}, expected {FORMAT!r}")
-        return cls(
+        return cls.checked(
             {t: {n: Stats.from_dict(s) for n, s in row.items()} for t, row in values["stats"].items()},
             {name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
             values["provenance"],
             values["skipped"],
-            _nested(values.get("attributions", {}), Attribution.from_dict),
-            values.get("blocks", {}),
-        ).checked()
+            attributions=_nested(values.get("attributions", {}), Attribution.from_dict),
+            blocks=values.get("blocks", {}),
+        )
 
-    def checked(self) -> Sweep:
-        """Itself, read from a file of a stranger; ValueError, KeyError or TypeError where its parts do not fit."""
-        wanted = list(self.recipes)
-        for tensor, row in (*self.stats.items(), *self.attributions.items()):
-            if list(row) != wanted:
-                raise ValueError(f"{tensor!r} has statistics of {list(row)}, expected {wanted}")
-        if not set(self.attributions) | set(self.blocks) <= set(self.stats):
+    @classmethod
+    def checked(cls, stats, recipes, provenance, skipped, *, attributions, blocks) -> Sweep:
+        """`of`, for a file of a stranger; ValueError, KeyError or TypeError where its parts do not fit."""
+        for tensor, row in (*stats.items(), *attributions.items()):
+            if list(row) != list(recipes):
+                raise ValueError(f"{tensor!r} has statistics of {list(row)}, expected {list(recipes)}")
+        if not set(attributions) | set(blocks) <= set(stats):
             raise ValueError("it splits errors, or keeps blocks, of tensors without statistics")
-        if not isinstance(self.skipped, dict) or not all(isinstance(why, str) for why in self.skipped.values()):
+        if not isinstance(skipped, dict) or not all(isinstance(why, str) for why in skipped.values()):
             raise ValueError("its skipped tensors are no map of names and reasons")
-        sources, versions = self.provenance.get("sources", []), self.provenance.get("versions", {})
-        command = self.provenance.get("command", [])
-        if not isinstance(sources, list) or not isinstance(versions, dict) or not isinstance(command, list):
-            raise ValueError("its provenance has no list of sources, map of versions or list of words")
-        for source in sources:
-            if not isinstance(source["path"] + source["sha256"], str) or not isinstance(
-                source.get("metadata", {}), dict
-            ):
-                raise ValueError("its provenance names sources that are no files")
-        for kept in self.blocks.values():
-            dict(kept["picks"])
-            for block in kept["blocks"].values():
-                if len([float(v) for v in (*block["values"], block["token_amax"], block["tensor_amax"])]) != BLOCK + 2:
-                    raise ValueError(f"a block of it has {len(block['values'])} values, not {BLOCK}")
-                if not all(isinstance(v, (int, float)) for v in block["values"]):
-                    raise ValueError("a block of it has values that are no numbers")
-        return self
+        check_provenance(provenance)
+        for kept in blocks.values():
+            check_blocks(kept)
+        return cls.of(stats, recipes, provenance, skipped, attributions=attributions, blocks=blocks)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything as .json, or the table as .csv or .parquet."""
@@ -205,69 +214,53 @@ def sweep(
     Returns: Sweep. A tensor that cannot be quantized is in `.skipped` with the reason; an interrupt keeps what is done.
     Raises ValueError where no tensor could be analysed.
     """
-    if isinstance(activations, Tensor):
-        activations = {"activations": activations}
-    if not isinstance(activations, Mapping):
-        raise TypeError(
-            f"activations is a {type(activations).__name__}: give one tensor, or a mapping of name -> tensor, "
-            "as load(path) returns"
-        )
+    activations = _named(activations)
     recipes = as_recipes(recipes)
     if not recipes:
         raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
     if engine != "auto":
-        engine_module(engine)  # a misspelt engine is the caller's mistake, not a tensor's
-    stats, split, skipped, kept, interrupted = {}, {}, {}, {}, False
+        find_engine(engine)  # a misspelt engine is the caller's mistake, not a tensor's
+    records, skipped, interrupted = {}, {}, False
     sources = getattr(activations, "sources", [])
-    texts = token_texts(sources)
+    texts = token_texts(sources) if blocks else None
     try:
         for done, key in enumerate(activations):
             name = str(key).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text elsewhere
             if progress:
                 progress(done, len(activations), name)
             try:
-                x = activations[key]
-            except Exception as error:  # a file that went away, in whatever way its reader says so
-                skipped[name] = f"cannot be read: {error}"
-                continue
-            try:
-                row = analyze_all(x, list(recipes.values()), engine=engine)
-            except (TypeError, ValueError) as error:
-                skipped[name] = str(error)
-                continue
-            if attribution:
-                split[name] = dict(zip(recipes, attribute_all(x, list(recipes.values())), strict=True))
-            if blocks:
-                kept[name] = keep(x, recipes, texts)
-            stats[name] = dict(zip(recipes, row, strict=True))
+                records[name] = _record(activations, key, recipes, engine, attribution, texts)
+            except Exception as error:  # of whatever kind: it costs this tensor alone
+                skipped[name] = str(error) or type(error).__name__
     except KeyboardInterrupt:
         interrupted = True
-        warnings.warn(f"interrupted: {len(stats)} of {len(activations)} tensors were analysed", stacklevel=2)
-    if not stats and not interrupted:
+        warnings.warn(f"interrupted: {len(records)} of {len(activations)} tensors were analysed", stacklevel=2)
+    if not records and not interrupted:
         why = "; ".join(f"{n}: {why}" for n, why in skipped.items()) or "there is none"
         raise ValueError(f"no tensor could be analysed: {why}")
     if progress:
         progress(len(activations), len(activations), "")
-    return Sweep(stats, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped, split, kept)
+    return Sweep(records, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped)
 
 
-def token_texts(sources: list[dict]) -> list[str]:
-    """The tokens' strings, where the only file of activations tells them."""
+def _named(activations) -> Mapping[str, Tensor]:
+    if isinstance(activations, Tensor):
+        return {"activations": activations}
+    if not isinstance(activations, Mapping):
+        raise TypeError(
+            f"activations is a {type(activations).__name__}: give one tensor, or a mapping of name -> tensor, "
+            "as load(path) returns"
+        )
+    return activations
+
+
+def _record(activations: Mapping, key, recipes: dict, engine: str, attribution: bool, texts: list | None) -> Record:
+    """What is known of one tensor; with blocks where `texts`, the tokens' strings, are no None."""
     try:
-        texts = json.loads(sources[0]["metadata"].get("token_strings", "[]")) if len(sources) == 1 else []
-    except ValueError:  # metadata of strangers
-        return []
-    return [str(t) for t in texts] if isinstance(texts, list) else []
-
-
-def versions() -> dict:
-    """Versions of what decides the numbers, for provenance."""
-    from .. import __version__
-
-    found = {"nvfp4viz": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    for package in ("torch", "numpy", "numba", "flashinfer-python"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return {"versions": found, "command": sys.argv[:]}
+        x = activations[key]
+    except Exception as error:  # a file that went away, in whatever way its reader says so
+        raise ValueError(f"cannot be read: {error}") from error
+    tokens, named = Tokens.of(x), list(recipes.values())
+    stats = dict(zip(recipes, analyze_all(tokens, named, engine=engine), strict=True))
+    split = dict(zip(recipes, attribute_all(tokens, named), strict=True)) if attribution else {}
+    return Record(stats, split, keep(tokens, recipes, texts) if texts is not None else {})

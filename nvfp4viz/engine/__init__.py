@@ -3,14 +3,17 @@
 import importlib
 
 from . import cpu, cuda, flashinfer, reference
-from .cpu import engine as cpu_engine
+from .base import Engine, Pending, Ready
 from .cpu.engine import run_tasks
-from .dispatch import analyze, analyze_all, choose, engine_module, engines, given_encode_scale, quantize
+from .dispatch import analyze, analyze_all, choose, engines, find_engine, given_encode_scale, quantize
 from .golden import Golden, golden_cases, recipe_of
 from .verify import verdict, verify
 
+_COMPILED = {"block_errors": "errors", "rank_blocks": "ranking"}  # these come with numba, at first use
+
 
 def __getattr__(name):
-    if name == "block_errors":  # squared errors of blocks, compiled: comes with numba, at first use
-        return importlib.import_module(".cpu.errors", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _COMPILED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f".cpu.{_COMPILED[name]}", __name__)
+    return module.ranked if name == "rank_blocks" else module

@@ -5,24 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..nvfp4 import Recipe
-from ..nvfp4 import reference_quantize as quantize
-from ..stats import Stats, measure
+from ..nvfp4 import Quantized, Recipe, Tokens, reference_quantize
+from .base import Unfused
 
 
-def analyze(x: Tensor, recipes, encode_scales, first_token: int = 0, sequences=None) -> list[Stats]:
-    """Statistics of x [M, K] under each recipe, from the quantized tensor."""
-    place = {"first_token": first_token, "sequences": sequences}
-    return [measure(x, quantize(x, r, s), **place) for r, s in zip(recipes, encode_scales, strict=True)]
+class Reference(Unfused):
+    """Slow, and readable; runs anywhere and takes any input."""
+
+    name = "reference"
+
+    def why_not(self) -> str | None:
+        return None  # torch alone
+
+    def refuses(self, x: Tensor, recipe: Recipe) -> str | None:
+        return None
+
+    def device(self, x: Tensor) -> torch.device:
+        return x.device
+
+    def quantize(self, tokens: Tokens, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
+        return reference_quantize(tokens, recipe, encode_scale)
 
 
-def why_not() -> str | None:
-    return None  # torch alone
-
-
-def refuses(x: Tensor, recipe: Recipe) -> str | None:
-    return None
-
-
-def device(x: Tensor) -> torch.device:
-    return x.device
+ENGINE = Reference()

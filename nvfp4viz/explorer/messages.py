@@ -11,27 +11,13 @@ import math
 import re
 
 import numpy as np
-import torch
 
 from ..analysis import RULES as BLOCK_RULES
 from ..analysis import block_at, finite, inspect_block
-from ..catalog import style
-from ..nvfp4 import E2M1_MAGNITUDES, Recipe, as_recipe
+from ..catalog import ERRORS, RATES, SUMMARY, style
+from ..nvfp4 import E2M1_MAGNITUDES, E4M3_VALUES, FOUR_LIMIT, Recipe, as_recipe
 from ..stats import Stats, nmse_bins
 
-RATES = {  # rate -> its count, what it is a share of, and its definition in one line
-    "four_rate": ("n_four", "nonzero_blocks", "blocks that map their amax to 4"),
-    "four_saturated": (
-        "n_four_saturated",
-        "nonzero_blocks",
-        "blocks whose candidate for 4 exceeds 448, so 4 cannot be had",
-    ),
-    "scale_saturated": ("n_scale_saturated", "nonzero_blocks", "blocks whose own scale exceeds 448"),
-    "scale_subnormal": ("n_scale_subnormal", "nonzero_blocks", "blocks with a scale below 2⁻⁶, of fewer than 4 bits"),
-    "scale_zero": ("n_scale_zero", "nonzero_blocks", "blocks whose scale rounds to 0: 16 values lost"),
-    "element_clipped": ("n_element_clipped", "elements", "elements scaled above 6, the largest E2M1"),
-    "element_flushed": ("n_element_flushed", "nonzero_elements", "non-zero elements that decode to 0"),
-}
 REQUESTS = {  # name -> its fields, and what is wanted; a field in brackets may be missing
     "hello": ((), "what was computed before the page listened: answered by `stats`"),
     "stats": (("tensor", "recipes"), "statistics of a tensor under recipes, by name: `stats`"),
@@ -50,8 +36,7 @@ ANSWERS = {  # name -> its fields beside kind and id, and what it says
     "attribution": (("shares",), "recipe -> part -> share of the squared error"),
     "block": (("stored", "inspections", "token_text"), "its own 16 values; recipe -> every step of quantizing it"),
 }
-SUMMARY = ("sqnr_db", "four_rate", "four_saturated", "scale_subnormal", "element_clipped", "element_flushed")
-NUMBERS = ("sqnr_db", "nmse", "mse", "mae", "max_error", "cosine", "x_amax")
+NUMBERS = (*ERRORS, "x_amax")
 COUNTS = ("tokens", "features", "blocks", "nonzero_blocks", "elements", "nonzero_elements")
 
 
@@ -82,7 +67,10 @@ def compact(stats: Stats, **more) -> dict:
         "engine": stats.engine,
         **{c: getattr(stats, c) for c in COUNTS},
         **{c: finite(getattr(stats, c)) for c in NUMBERS},
-        "rates": {r: [getattr(stats, r), getattr(stats, n), getattr(stats, of)] for r, (n, of, _) in RATES.items()},
+        "rates": {
+            name: [getattr(stats, name), getattr(stats, rate.count), getattr(stats, rate.whole)]
+            for name, rate in RATES.items()
+        },
         **{name: _trim(counts) for name, counts in trimmed.items()},
         **more,
     }
@@ -105,12 +93,13 @@ def page_catalog(names, recipes, *, skipped=None, versions=None) -> dict:
         "tensors": [{"name": n, "layer": layer(n), "skipped": skipped.get(n)} for n in layer_order(names)],
         "recipes": [recipe_entry(r) for r in recipes],
         "summary_columns": SUMMARY,
-        "rates": {name: text for name, (_, _, text) in RATES.items()},
+        "rates": {name: rate.definition for name, rate in RATES.items()},
+        "numbers": [rate.to_dict() for rate in RATES.values()],
         "rules": BLOCK_RULES,
         "versions": versions or {},
-        "e4m3": torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float().tolist(),
+        "e4m3": E4M3_VALUES,
         "e2m1": E2M1_MAGNITUDES,
-        "four_limit": 448 / 1.5,  # above it, a block scale for 6 leaves no room for 4
+        "four_limit": FOUR_LIMIT,  # above it, a block scale for 6 leaves no room for 4
         "nmse_db": [round(v, 4) for v in (-10 * np.log10(nmse_bins())).tolist()],
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..engine import engine_module
+from ..engine import find_engine
 from ..files import check_target, replacing
 from ..model import MODES, impact
 from ..nvfp4 import RECIPES, as_recipe
@@ -80,7 +80,7 @@ def _checked(arguments: argparse.Namespace) -> str:
         if recipe != "identity":
             as_recipe(recipe)
     if arguments.engine != "auto":
-        engine_module(arguments.engine)
+        find_engine(arguments.engine)
     if arguments.output:
         check_target(arguments.output)
         if Path(arguments.output).suffix.lower() != ".csv":

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 
 import torch
 from torch import Tensor, nn
 
 from ..analysis import Sweep, versions
-from ..engine import analyze_all, choose, engine_module
-from ..nvfp4 import RECIPES, as_recipes
-from ..stats import Stats
+from ..engine import Pending, Ready, analyze_all, choose, find_engine
+from ..nvfp4 import RECIPES, Tokens, as_recipes
 from .hooks import Observer, rank
 
 
@@ -27,9 +23,9 @@ class Recorder(Observer):
         if not self.recipes:
             raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
         if engine != "auto":
-            engine_module(engine)  # a misspelt engine is the caller's mistake, not a module's
+            find_engine(engine)  # a misspelt engine is the caller's mistake, not a module's
         self.engine = engine
-        self._totals: dict[str, Part] = {}
+        self._totals: dict[str, Pending] = {}
         self._last = None
         self.seek(_rank_offset() if first_token is None else first_token)
 
@@ -51,16 +47,15 @@ class Recorder(Observer):
         self._totals[label] = part if total is None else total + part
         self._seen[label] += x.shape[0]
 
-    def _analyze(self, x: Tensor, first: int) -> Part:
+    def _analyze(self, x: Tensor, first: int) -> Pending:
         """Statistics of one call; on a GPU they stay there, so that the model does not wait for them."""
         recipes = list(self.recipes.values())
         engine = choose(self.engine, x, recipes)
-        if defers(engine, x):
-            values = engine.launch_analyze(x, recipes, [None] * len(recipes), first)
-            return Part(recipes, launched={x.shape[1]: (engine, values, x.shape[0])})
-        return Part(recipes, analyze_all(x, recipes, engine=self.engine, first_token=first))
+        if engine.device(x) == x.device:
+            return engine.launch(Tokens.of(x, first), recipes, [None] * len(recipes))
+        return Ready(analyze_all(x, recipes, engine=self.engine, first_token=first))
 
-    def _again(self, given: Tensor, first: int) -> Part | None:
+    def _again(self, given: Tensor, first: int) -> Pending | None:
         """The statistics of the call before, if it had this very tensor, as q_proj, k_proj and v_proj do."""
         if self._last is None or self._last[0]() is not given or self._last[2] != first:
             return None
@@ -93,7 +88,7 @@ class Recorder(Observer):
     def _sweep(self, stats: dict, remarks: dict) -> Sweep:
         skipped = {name: text for name, text in remarks.items() if name not in stats}
         partly = {name: text for name, text in remarks.items() if name in stats}
-        return Sweep(stats, self.recipes, {**versions(), **self.about, "sources": [], "remarks": partly}, skipped)
+        return Sweep.of(stats, self.recipes, {**versions(), **self.about, "sources": [], "remarks": partly}, skipped)
 
     def all_reduce(self, group=None) -> Sweep:
         """The statistics of all ranks of a torch.distributed group (gloo or nccl) together; every rank must call it.
@@ -107,36 +102,6 @@ class Recorder(Observer):
         stats = self._stats()
         stats, remarks = all_reduce(stats, self.recipes, self.remarks(), group)
         return self._sweep(stats, remarks)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Statistics of some calls under each recipe, here or still on a GPU. `a + b` is those of both, without waiting."""
-
-    recipes: list
-    stats: list[Stats] | None = None
-    launched: dict = field(default_factory=dict)  # features -> engine, its float64 values, tokens
-
-    def __add__(self, other: Part) -> Part:
-        both = [s for s in (self.stats, other.stats) if s is not None]
-        stats = [reduce(add, row) for row in zip(*both, strict=True)] if both else None
-        launched = dict(self.launched)
-        for k, (engine, values, tokens) in other.launched.items():
-            if k in launched:
-                values = engine.merge(launched[k][1], values, len(self.recipes))
-                tokens += launched[k][2]
-            launched[k] = engine, values, tokens
-        return Part(self.recipes, stats, launched)
-
-    def fetch(self) -> list[Stats]:
-        """All of it as Stats; ValueError where a GPU met NaN or Inf."""
-        rows = [engine.fetch(values, self.recipes, tokens, k) for k, (engine, values, tokens) in self.launched.items()]
-        return [reduce(add, row) for row in zip(*rows, *([] if self.stats is None else [self.stats]), strict=True)]
-
-
-def defers(engine, x: Tensor) -> bool:
-    """Whether the engine can leave statistics on x's device (`launch_analyze`, `merge`, `fetch`)."""
-    return x.is_cuda and hasattr(engine, "merge")
 
 
 def _state(x: Tensor, copy: bool = True):

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import functools
 import lzma
+from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .e2m1 import e2m1_decode
-from .e4m3 import flush
-from .recipe import E2M1_MAX, Recipe
+from .e2m1 import E2M1_MAX, e2m1_decode, e2m1_encode
+from .e4m3 import e4m3_encode, flush
+from .recipe import Recipe
 
 FLT_MAX = float(torch.finfo(torch.float32).max)
-RCP_TABLE_ARCHITECTURE = "sm_90"  # where the table of `rcp_approx` was read off; other GPUs may differ
 
 
 @functools.cache
@@ -138,3 +138,43 @@ def candidate_error(
     for column in range(terms.shape[-1]):
         total = flush(total + terms[..., column : column + 1])
     return total
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What one candidate scale makes of blocks: their amax goes to `to`."""
+
+    to: int  # 6 or 4
+    h: Tensor  # float32 [..., 1], the scale before E4M3 rounds it
+    block_scale: Tensor  # float8_e4m3fn [..., 1]
+    scaled: Tensor  # float32 [..., 16], what E2M1 rounds
+    codes: Tensor  # uint8 [..., 16]
+
+
+def candidates(x: Tensor, encode: Tensor, recipe: Recipe) -> list[Candidate]:
+    """The scales that a recipe tries for blocks: 6, and 4 under 4over6.
+
+    Args: x: float32 [..., 16], subnormals flushed; encode: float32 [..., 1], the encode scale of each block's token.
+    """
+    bmax = x.abs().amax(-1, keepdim=True)  # [..., 1]
+    tried = []
+    for to, h in zip((6, 4) if recipe.four_over_six else (6,), block_candidates(bmax, encode, recipe), strict=False):
+        scale = e4m3_encode(h)
+        scaled = flush(x * output_scale(scale.float(), bmax, encode, recipe))  # [..., 16]
+        tried.append(Candidate(to, h, scale, scaled, e2m1_encode(scaled)))
+    return tried
+
+
+def scores(tried: list[Candidate], x: Tensor, encode: Tensor, amax: Tensor, recipe: Recipe) -> list[Tensor]:
+    """The error of each candidate as `candidate_error` sums it, float32 [..., 1] each."""
+    return [candidate_error(x, c.codes, c.block_scale.float(), encode, amax, recipe) for c in tried]
+
+
+def takes_four(score6: Tensor, score4: Tensor) -> Tensor:
+    """Where a block maps its amax to 4: a tie goes to 6."""
+    return score4 < score6
+
+
+def scales_of(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Encode and decode scale, float32 [M, 1] or [1, 1], from amax [M, 1] of tokens, or [1, 1] of the tensor."""
+    return token_scales(amax, recipe) if recipe.per_token else tensor_scales(amax, recipe)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+E4M3_MAX = 448.0
+E4M3_VALUES = tuple(torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float().tolist())  # by byte
+FOUR_LIMIT = E4M3_MAX / 1.5  # a block scale for 6 above it leaves no room for 4: the scale for 4 saturates
+MARGIN = 1 + 2.0**-20  # above a limit by less is FP32 noise, not clipping
 FLT_MIN = 2.0**-126  # the smallest normal FP32
 
 
@@ -15,4 +19,4 @@ def flush(x: Tensor) -> Tensor:
 
 def e4m3_encode(x: Tensor) -> Tensor:
     """x >= 0 as E4M3: round to nearest even, saturating at 448. float32 in, torch.float8_e4m3fn out, same shape."""
-    return x.clamp(max=448.0).to(torch.float8_e4m3fn)
+    return x.clamp(max=E4M3_MAX).to(torch.float8_e4m3fn)

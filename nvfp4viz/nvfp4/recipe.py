@@ -7,8 +7,7 @@ import re
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from numbers import Real
 
-E2M1_MAX = 6.0
-E4M3_MAX = 448.0
+from .e4m3 import E4M3_MAX
 
 
 @dataclass(frozen=True)

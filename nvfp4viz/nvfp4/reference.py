@@ -8,30 +8,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .arithmetic import block_candidates, candidate_error, output_scale, tensor_scales, token_scales
-from .e2m1 import e2m1_encode, pack
-from .e4m3 import e4m3_encode, flush
+from .arithmetic import candidates, scores, takes_four, tensor_scales, token_scales
+from .e2m1 import pack
+from .e4m3 import flush
 from .quantized import Quantized
 from .recipe import Recipe
-from .tokens import blocks, check_finite, tiles, token_amax
+from .tokens import Tokens, blocks, tiles
 
 
-def reference_quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
+def reference_quantize(tokens: Tokens, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
     """Quantize tokens to NVFP4.
 
     Args:
-        x:            [M, K] bf16, fp16 or fp32, finite, K a multiple of 16.
+        tokens:       x [M, K]; ValueError where it is not finite.
         encode_scale: float32 [1, 1], per tensor only; from the tensor's amax where it is None.
     """
-    check_finite(x)
-    m, k = x.shape
-    amax = token_amax(x) if m else x.new_zeros((0, 1), dtype=torch.float32)  # [M, 1]
+    x, (m, k), amax = tokens.x, tokens.shape, tokens.amax  # [M, 1]
     if recipe.per_token:
         encode, decode = token_scales(amax, recipe)  # [M, 1]
     elif encode_scale is not None:
         encode, decode = encode_scale, torch.div(torch.ones_like(encode_scale), encode_scale)
     else:
-        encode, decode = tensor_scales(amax.amax() if m else x.new_zeros((), dtype=torch.float32), recipe)  # [1, 1]
+        encode, decode = tensor_scales(tokens.tensor_amax, recipe)  # [1, 1]
 
     codes = torch.empty(m, k // 2, dtype=torch.uint8, device=x.device)
     scales = torch.empty(m, k // 16, dtype=torch.float8_e4m3fn, device=x.device)
@@ -49,21 +47,12 @@ def quantize_blocks(x: Tensor, encode: Tensor, amax: Tensor, recipe: Recipe) -> 
 
     Args: x: float32 [..., 16]; encode: its encode scale, amax: its token's amax, both float32, as [..., 1].
     """
-    bmax = x.abs().amax(-1, keepdim=True)  # [..., 1]
-    h6, h4 = block_candidates(bmax, encode, recipe)
-    codes6, scale6 = _encode(x, h6, bmax, encode, recipe)
+    tried = candidates(x, encode, recipe)
     if not recipe.four_over_six:
-        return codes6, scale6
-    codes4, scale4 = _encode(x, h4, bmax, encode, recipe)
-    error6 = candidate_error(x, codes6, scale6.float(), encode, amax, recipe)
-    error4 = candidate_error(x, codes4, scale4.float(), encode, amax, recipe)
-    four = error4 < error6  # a tie goes to 6
-    codes = torch.where(four, codes4, codes6)
-    scale = torch.where(four, scale4.view(torch.uint8), scale6.view(torch.uint8))
-    zero = bmax == 0
+        return tried[0].codes, tried[0].block_scale
+    six, four = tried
+    chosen = takes_four(*scores(tried, x, encode, amax, recipe))
+    codes = torch.where(chosen, four.codes, six.codes)
+    scale = torch.where(chosen, four.block_scale.view(torch.uint8), six.block_scale.view(torch.uint8))
+    zero = (x == 0).all(-1, keepdim=True)  # [..., 1]
     return torch.where(zero, 0, codes), torch.where(zero, 0, scale).view(torch.float8_e4m3fn)
-
-
-def _encode(x: Tensor, h: Tensor, bmax: Tensor, encode: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    scale = e4m3_encode(h)
-    return e2m1_encode(flush(x * output_scale(scale.float(), bmax, encode, recipe))), scale

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -64,6 +68,58 @@ def check_finite(x: Tensor) -> None:
         f"x holds {nan} NaN and {inf} Inf, the first at {first}: FlashInfer's result for them is undefined; "
         "find their source, or drop those tokens with x[x.isfinite().all(-1)]"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Activations as tokens, checked once: whoever is handed Tokens checks nothing again."""
+
+    x: Tensor  # [M, K] bf16, fp16 or fp32, K a multiple of 16
+    first: int = 0  # index of its first token in a longer stream
+    sequences: tuple[int, int] | None = None  # (at, length): token t is of sequence (at + t) // length; None: unknown
+
+    @classmethod
+    def of(cls, x: Tensor | Tokens, first: int = 0, sequences: tuple[int, int] | None = None) -> Tokens:
+        """x [..., K] as tokens, or x itself where it is that already. TypeError or ValueError as in `as_tokens`."""
+        if isinstance(x, Tokens):
+            return x
+        if sequences is not None and (sequences[0] < 0 or sequences[1] < 1):
+            raise ValueError(f"sequences={sequences}: expected (at, length), at least (0, 1)")
+        return cls(as_tokens(x), first, sequences)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(M, K)"""
+        return tuple(self.x.shape)
+
+    @cached_property
+    def amax(self) -> Tensor:
+        """Largest magnitude of each token: float32 [M, 1]. ValueError where a value is NaN or infinite."""
+        if not self.x.shape[0]:
+            return self.x.new_zeros((0, 1), dtype=torch.float32)
+        amax = token_amax(self.x)
+        if not amax.isfinite().all():
+            check_finite(self.x)
+        return amax
+
+    @cached_property
+    def tensor_amax(self) -> Tensor:
+        """Largest magnitude of all: float32, 0-d; 0 where there is no token."""
+        return self.amax.amax() if "amax" in self.__dict__ and self.x.shape[0] else tensor_amax(self.x)
+
+    def to(self, device: torch.device) -> Tokens:
+        return self if self.x.device == device else Tokens(self.x.to(device), self.first, self.sequences)
+
+    def rows(self, start: int, stop: int) -> Tokens:
+        """The tokens start..stop, without a copy."""
+        sequences = self.sequences and (self.sequences[0] + start, self.sequences[1])
+        return Tokens(self.x[start:stop], self.first + start, sequences)
+
+    def chunks(self, elements: int) -> Iterator[Tokens]:
+        """All tokens in order, some at a time: as many as have that many elements, at least one."""
+        step = max(1, elements // self.x.shape[1])
+        for i in range(0, self.x.shape[0], step):
+            yield self.rows(i, i + step)
 
 
 def block_amax(x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from ..analysis import Pair, Sweep, db, finite, pairs, sentence
+from ..catalog import COLUMNS as NUMBERS
+from ..catalog import SUMMARY
 from ..plots import GAINS_CAPTION, gains
 from . import packing
 from .document import document, fill, picture
@@ -16,10 +18,8 @@ from .report import write
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
     "tensor": ("tensor", "text"), "recipe": ("recipe", "text"), "gain_db": ("B − A (dB)", "gain"),
     "low_db": ("at least", "gain"), "high_db": ("at most", "gain"), "same": ("same bits", "text"),
-    **{f"{side}_{name}": (f"{side.upper()} {title}", kind) for name, title, kind in (
-        ("sqnr_db", "SQNR (dB)", "db"), ("four_rate", "chose 4", "share"), ("four_saturated", "4 saturated", "share"),
-        ("element_clipped", "clipped at 6", "share"), ("scale_subnormal", "scale subnormal", "share"),
-        ("element_flushed", "decoded to 0", "share")) for side in "ab"},
+    **{f"{side}_{name}": (f"{side.upper()} {NUMBERS[name].heading}", NUMBERS[name].kind)
+       for name in SUMMARY for side in "ab"},
 }  # fmt: skip
 WORST = 8  # pairs listed under what got worse
 

@@ -108,7 +108,7 @@ def _sweep(explorer) -> Sweep:
         store.analyze(tensor, recipes)
         blocks[tensor] = keep(store.read(tensor), recipes, texts)
     stats = {t: {n: store.stats[t][n] for n in recipes} for t in tensors if store.has(t, recipes)}
-    return Sweep(stats, recipes, {"versions": store.versions}, store.skipped, {}, blocks)
+    return Sweep.of(stats, recipes, {"versions": store.versions}, store.skipped, blocks=blocks)
 
 
 def _views(model: str, state: dict, explorers: dict, blocks: dict[str, Markup]) -> Iterator[str]:

@@ -52,14 +52,16 @@ def unpack(values: dict) -> Sweep:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         seen = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"its data has format {seen!r}, expected {FORMAT!r}: written by another version of nvfp4viz?")
-    return Sweep(
+    return Sweep.checked(
         {t: {n: _stats(s, values["exact"][t], n) for n, s in row.items()} for t, row in values["stats"].items()},
         {name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
         values["provenance"],
         values["skipped"],
-        {t: {n: Attribution.from_dict(a) for n, a in row.items()} for t, row in values["attributions"].items()},
-        values["blocks"],
-    ).checked()
+        attributions={
+            t: {n: Attribution.from_dict(a) for n, a in row.items()} for t, row in values["attributions"].items()
+        },
+        blocks=values["blocks"],
+    )
 
 
 def _shares(sweep: Sweep, tensor: str, name: str) -> dict:

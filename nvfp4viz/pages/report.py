@@ -11,21 +11,17 @@ from markupsafe import Markup
 
 from .. import plots
 from ..analysis import Comparison, Sweep, Verdict, recommend
-from ..catalog import style
+from ..catalog import COLUMNS as NUMBERS
+from ..catalog import SIZES, style
 from ..files import replacing, said
 from ..nvfp4 import Recipe
 from . import packing
 from .document import document, fill, picture
 
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
-    "tensor": ("tensor", "text"), "recipe": ("recipe", "text"), "engine": ("engine", "text"),
-    "tokens": ("tokens", "count"), "features": ("features", "count"), "sqnr_db": ("SQNR (dB)", "db"),
-    "nmse": ("NMSE", "short"), "mse": ("MSE", "short"), "mae": ("MAE", "short"), "max_error": ("max error", "short"),
-    "cosine": ("cosine", "unit"), "four_rate": ("chose 4", "share"), "four_saturated": ("4 saturated", "share"),
-    "scale_saturated": ("scale saturated", "share"), "element_clipped": ("clipped at 6", "share"),
-    "scale_subnormal": ("scale subnormal", "share"), "scale_zero": ("scale 0", "share"),
-    "element_flushed": ("decoded to 0", "share"),
-}  # fmt: skip
+    **{name: (name, "text") for name in ("tensor", "recipe", "engine")},
+    **{n.name: (n.heading, n.kind) for n in (*SIZES.values(), *NUMBERS.values())},
+}
 ROWS = 24  # tensors that the figure of gains has room for
 
 
@@ -150,7 +146,7 @@ def _telling(sweep: Sweep, best: str, baseline: str | None) -> tuple[Sweep, str]
 
     order = sorted(sweep.stats, key=gain)
     kept = {*order[: ROWS // 2], *order[-ROWS // 2 :]}
-    shown = replace(sweep, stats={t: row for t, row in sweep.stats.items() if t in kept})
+    shown = replace(sweep, records={t: record for t, record in sweep.records.items() if t in kept})
     few = ROWS // 2
     return shown, f"Of {len(sweep.stats):,} tensors, the {few} of least and the {few} of most gain by {best}."
 

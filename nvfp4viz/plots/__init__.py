@@ -2,6 +2,6 @@
 
 from .causes import LOOKS, SMALL, attribution_bars, gain_by_position, gain_histogram
 from .ceilings import REGIMES, amax_ratios, ceiling_curve, ceiling_rates, static_scale
-from .rates import GAINS_CAPTION, RATES, ROWS, clipping_rates, error_by_tensor, gains, nmse_distribution
-from .scales import E4M3_VALUES, ZERO_BAR, block_close_up, block_scale_histogram
+from .rates import GAINS_CAPTION, ROWS, clipping_rates, error_by_tensor, gains, nmse_distribution
+from .scales import ZERO_BAR, block_close_up, block_scale_histogram
 from .style import FAINT, INK, RULE, Picture, dress, expect, legend, legend_above, new_axes, shorten, tint

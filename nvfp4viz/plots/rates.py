@@ -8,26 +8,16 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..analysis import Pair, Sweep
-from ..catalog import style
+from ..catalog import RATES, style
 from ..stats import Stats, nmse_bins
 from .style import BY_RECIPE, INK, dress, expect, legend, legend_above, new_axes, shorten
-
-RATES = {  # name in the table -> label, and what it is a share of
-    "four_rate": ("chose 4", "blocks"),
-    "four_saturated": ("4 could not be had", "blocks"),
-    "scale_saturated": ("scale above 448", "blocks"),
-    "scale_subnormal": ("scale subnormal", "blocks"),
-    "scale_zero": ("scale rounds to 0", "blocks"),
-    "element_clipped": ("clipped at 6", "elements"),
-    "element_flushed": ("decoded to 0", "non-zero elements"),
-}
 
 
 def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -> Axes:
     """How often blocks and elements meet a limit, by recipe.
 
     How to read it: a row is one kind of event, a mark one recipe, its place the share of blocks (or elements) that it
-    happens to, on a logarithmic axis with a place for 0. `4 could not be had` is the price of a high ceiling; `clipped
+    happens to, on a logarithmic axis with a place for 0. `4 would saturate` is the price of a high ceiling; `clipped
     at 6` comes from rounding the block scale down. Hollow marks are recipes with one scale a tensor.
     """
     stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE)
@@ -47,7 +37,7 @@ def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -
     ticks = np.arange(least, 1)
     ax.set_xticks([least - 0.5, *ticks], ["0", *(f"{100 * 10.0**t:g} %" for t in ticks)])
     ax.set_xlim(least - 0.8, 0.15)
-    ax.set_yticks(range(len(rows)), [f"{RATES[r][0]}\nof {RATES[r][1]}" for r in rows])
+    ax.set_yticks(range(len(rows)), [f"{RATES[r].label}\nof {RATES[r].of}" for r in rows])
     ax.set_ylim(-0.5, len(rows) - 0.5)
     dress(ax, f"Limits met · engine {next(iter(stats.values())).engine}" if stats else "", "share", grid="x")
     ax.tick_params(axis="y", labelsize=8, length=0)

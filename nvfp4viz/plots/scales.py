@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 
 from ..catalog import style
-from ..nvfp4 import E2M1_MAGNITUDES, Recipe
+from ..nvfp4 import E2M1_MAGNITUDES, E4M3_VALUES, FOUR_LIMIT, Recipe
 from ..stats import Stats
 from .style import FAINT, INK, STATS, dress, expect, legend, new_axes, tint
 
-E4M3_VALUES = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
 ZERO_BAR = (-11.0, -10.2)  # where byte 0 stands on the log2 axis
 
 
@@ -84,7 +82,7 @@ def _mark_scales(ax: Axes, both: list[Stats]) -> None:
     place = ax.get_xaxis_transform()
     ax.axvspan(-9.6, -6, color="#F2F2F2", zorder=-2, linewidth=0)
     ax.text(-7.8, 0.98, "subnormal", transform=place, ha="center", va="top", fontsize=8, color=FAINT, clip_on=True)
-    limit = np.log2(448 / 1.5)
+    limit = np.log2(FOUR_LIMIT)
     ax.axvline(limit, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
     ax.text(limit, 1.0, "298.67 ", transform=place, ha="right", va="bottom", fontsize=8, color=FAINT)
     for one, (low, high, y, va) in zip(
@@ -92,7 +90,7 @@ def _mark_scales(ax: Axes, both: list[Stats]) -> None:
     ):
         ceiling, color = np.log2(one.recipe.e4m3_max), style(one.recipe)["color"]
         ax.axvline(ceiling, low, high, color=color, linewidth=1.2, zorder=-1)
-        left = one.recipe.e4m3_max < 448 / 1.5
+        left = one.recipe.e4m3_max < FOUR_LIMIT
         text = f"ceiling {one.recipe.e4m3_max:g} " if left else f" {one.recipe.e4m3_max:g}"
         ax.text(ceiling, y, text, transform=place, ha="right" if left else "left", va=va, fontsize=8, color=color)
     ticks = list(range(-9, 9))

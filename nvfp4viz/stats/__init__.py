@@ -4,7 +4,6 @@ from .additive import Additive, largest, of_largest, plain, rate, summed, summed
 from .measure import (
     BINS,
     MANTISSA_SHIFT,
-    MARGIN,
     POISSON_THRESHOLDS,
     REPLICATES,
     Stats,

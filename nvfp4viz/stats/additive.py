@@ -90,6 +90,16 @@ def _merged(how: str, name: str, one, other):
     return a if of_a > of_b else b
 
 
+class Share:
+    """A rate as an attribute: the count in one field over the count in another, 0 over nothing."""
+
+    def __init__(self, count: str, whole: str, meaning: str):
+        self.count, self.whole, self.__doc__ = count, whole, meaning
+
+    def __get__(self, instance, owner=None):
+        return self if instance is None else rate(getattr(instance, self.count), getattr(instance, self.whole))
+
+
 def rate(count, of) -> float:
     """count / of, 0 over nothing."""
     return float(count / of) if of else 0.0

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ..nvfp4 import (
     BLOCK,
+    E2M1_MAX,
+    E4M3_MAX,
+    MARGIN,
     Quantized,
     Recipe,
-    as_tokens,
+    Tokens,
     block_candidates,
     blocks,
-    check_finite,
     e4m3_encode,
     flush,
     output_scale,
@@ -24,13 +26,12 @@ from ..nvfp4 import (
     token_scales,
     unpack,
 )
-from .additive import Additive, largest, of_largest, plain, rate, summed, summed_array
+from .additive import Additive, Share, largest, of_largest, plain, rate, summed, summed_array
 from .runs import LEVELS, RUNS, run_sums, top_of
 
 REPLICATES = 200  # Poisson-bootstrap replicates over tokens
 BINS = 256  # of NMSE, eight an octave, from 2^-24 to 2^8
 MANTISSA_SHIFT = 49  # leaves exponent and three bits of a float64's mantissa
-MARGIN = 1 + 2.0**-20  # above a limit by less is FP32 noise, not clipping
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,42 +69,26 @@ class Stats(Additive):
     top_token_x_sq: float = largest()  # x^2 summed over the token that has most, to 32 bits
     top_token: int = of_largest("top_token_x_sq")  # its index in the stream
 
-    # rates: 0 over nothing
-    @property
-    def four_rate(self) -> float:
-        """Share of non-zero blocks that map their amax to 4."""
-        return rate(self.n_four, self.nonzero_blocks)
-
-    @property
-    def four_saturated(self) -> float:
-        """Share of non-zero blocks whose candidate for 4 exceeds E4M3's 448: 4 could not be had."""
-        return rate(self.n_four_saturated, self.nonzero_blocks)
-
-    @property
-    def scale_saturated(self) -> float:
-        """Share of non-zero blocks whose own scale would exceed 448: a static scale met a larger activation, or 4 was
-        chosen although it saturates."""
-        return rate(self.n_scale_saturated, self.nonzero_blocks)
-
-    @property
-    def scale_subnormal(self) -> float:
-        """Share of non-zero blocks whose scale is an E4M3 subnormal, with fewer than 4 significant bits."""
-        return rate(self.n_scale_subnormal, self.nonzero_blocks)
-
-    @property
-    def scale_zero(self) -> float:
-        """Share of non-zero blocks whose scale rounds to 0: all 16 values are lost."""
-        return rate(self.n_scale_zero, self.nonzero_blocks)
-
-    @property
-    def element_clipped(self) -> float:
-        """Share of elements whose scaled magnitude exceeds 6, E2M1's largest."""
-        return rate(self.n_element_clipped, self.elements)
-
-    @property
-    def element_flushed(self) -> float:
-        """Share of non-zero elements that decode to 0."""
-        return rate(self.n_element_flushed, self.nonzero_elements)
+    four_rate = Share("n_four", "nonzero_blocks", "share of non-zero blocks that map their amax to 4")
+    four_saturated = Share(
+        "n_four_saturated", "nonzero_blocks", "share of non-zero blocks whose candidate for 4 exceeds E4M3's 448"
+    )
+    scale_saturated = Share(
+        "n_scale_saturated", "nonzero_blocks",
+        "share of non-zero blocks whose own scale would exceed 448: a static scale met a larger activation, or 4 was "
+        "chosen although it saturates",
+    )  # fmt: skip
+    scale_subnormal = Share(
+        "n_scale_subnormal", "nonzero_blocks",
+        "share of non-zero blocks whose scale is an E4M3 subnormal, with fewer than 4 significant bits",
+    )  # fmt: skip
+    scale_zero = Share(
+        "n_scale_zero", "nonzero_blocks", "share of non-zero blocks whose scale rounds to 0: all 16 values are lost"
+    )
+    element_clipped = Share(
+        "n_element_clipped", "elements", "share of elements whose scaled magnitude exceeds 6, E2M1's largest"
+    )
+    element_flushed = Share("n_element_flushed", "nonzero_elements", "share of non-zero elements that decode to 0")
 
     @property
     def mse(self) -> float:
@@ -227,29 +212,26 @@ def measure(
         raise TypeError(
             f"quantized is a {type(quantized).__name__}: give what quantize returns, or use analyze(x, recipe)"
         )
-    x = as_tokens(x)
-    if tuple(x.shape) != quantized.shape:
+    tokens = Tokens.of(x, first_token, sequences)
+    if tokens.shape != quantized.shape:
         raise ValueError(
-            f"x is {tuple(x.shape)}, quantized was {quantized.shape}: measure a tensor against its own codes"
+            f"x is {tokens.shape}, quantized was {quantized.shape}: measure a tensor against its own codes"
         )
-    if sequences is not None and (sequences[0] < 0 or sequences[1] < 1):
-        raise ValueError(f"sequences={sequences}: expected (at, length), at least (0, 1)")
-    check_finite(x)
+    _ = tokens.amax  # refuses what is not finite
     bad = int((quantized.block_scales.view(torch.uint8) > 126).sum())
     if bad:
         raise ValueError(
             f"{bad} block scales are NaN or negative: these bytes are no NVFP4 scales, is the layout right?"
         )
-    total = Stats(quantized.recipe, quantized.engine, x.shape[1])
-    step = max(1, (1 << 19) // x.shape[1])
-    for i in range(0, x.shape[0], step):
-        place = first_token + i, sequences and (sequences[0] + i, sequences[1])
-        total += _measure_rows(x[i : i + step], quantized.rows(i, i + step), *place)
+    total, start = Stats(quantized.recipe, quantized.engine, tokens.shape[1]), 0
+    for part in tokens.chunks(1 << 19):
+        total += _measure_rows(part, quantized.rows(start, start + part.shape[0]))
+        start += part.shape[0]
     return total
 
 
-def _measure_rows(x: Tensor, quantized: Quantized, first_token: int, sequences) -> Stats:
-    recipe, (m, k) = quantized.recipe, x.shape
+def _measure_rows(tokens: Tokens, quantized: Quantized) -> Stats:
+    recipe, x, (m, k) = quantized.recipe, tokens.x, tokens.shape
     raw = blocks(x.float())  # [m, n, 16]
     element, block = raw != 0, (raw != 0).any(-1)  # [m, n, 16], [m, n]
     encode = encode_scale_of(x, quantized).unsqueeze(-1)  # [m or 1, 1, 1]
@@ -260,7 +242,7 @@ def _measure_rows(x: Tensor, quantized: Quantized, first_token: int, sequences) 
     four = (byte == byte4) & (byte != byte6) & recipe.four_over_six
     chosen = torch.where(four, h4.squeeze(-1), h6.squeeze(-1))
     scaled = flush(flush(raw) * output_scale(quantized.block_scales.float().unsqueeze(-1), bmax, encode, recipe))
-    clipped = (scaled.abs() > 6 * MARGIN) & (byte != 0).unsqueeze(-1)
+    clipped = (scaled.abs() > E2M1_MAX * MARGIN) & (byte != 0).unsqueeze(-1)
 
     x_hat = blocks(quantized.dequantize()).double()
     raw = raw.double()
@@ -277,8 +259,8 @@ def _measure_rows(x: Tensor, quantized: Quantized, first_token: int, sequences) 
         blocks=m * k // BLOCK,
         nonzero_blocks=int(block.sum()),
         n_four=int((four & block).sum()),
-        n_four_saturated=int(((h4.squeeze(-1) > 448 * MARGIN) & block).sum()) if recipe.four_over_six else 0,
-        n_scale_saturated=int(((chosen > 448 * MARGIN) & block).sum()),
+        n_four_saturated=int(((h4.squeeze(-1) > E4M3_MAX * MARGIN) & block).sum()) if recipe.four_over_six else 0,
+        n_scale_saturated=int(((chosen > E4M3_MAX * MARGIN) & block).sum()),
         n_scale_subnormal=int(((byte >= 1) & (byte <= 7) & block).sum()),
         n_scale_zero=int(((byte == 0) & block).sum()),
         n_element_clipped=int(clipped.sum()),
@@ -294,7 +276,7 @@ def _measure_rows(x: Tensor, quantized: Quantized, first_token: int, sequences) 
         code_histogram=_counts(unpack(quantized.codes), 16),
         token_histogram=_nmse_histogram(token_err, token_x),
         block_histogram=_nmse_histogram(err_sq, x_sq),
-        **by_token(token_err.cpu().numpy(), token_x.cpu().numpy(), first_token, sequences),
+        **by_token(token_err.cpu().numpy(), token_x.cpu().numpy(), tokens.first, tokens.sequences),
     )
 
 

@@ -2,13 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from nvfp4viz import Recipe, quantize, synthetic
+from nvfp4viz import Recipe, quantize, sweep, synthetic
 from nvfp4viz.analysis import RULES, block_at, inspect_block, pick
-from nvfp4viz.analysis.microscope import candidates, scales
-from nvfp4viz.nvfp4 import blocks, token_amax, unpack
+from nvfp4viz.nvfp4 import MARGIN, blocks, candidates, scales_of, scores, token_amax, unpack
 
 VARIANTS = [
     "standard", "standard-tensor", "4/6-mae-448", "4/6-mse-256", "4/6-mse-448-fp16err", "4/6-mae-256-tensor",
@@ -89,11 +89,44 @@ def test_the_worst_block_is_the_worst_of_all():
     assert err[worst["token"], worst["block"]] == err.max()
 
 
-def test_large_tensors_are_sampled_and_say_so():
-    x = synthetic("normal", 100, 64)
-    found = pick(x, "4/6-mae-448", "worst", 3, limit=640, seed=5)
-    assert found == pick(x, "4/6-mae-448", "worst", 3, limit=640, seed=5)
-    assert found["note"] == "among 10 of 100 tokens, drawn with seed 5"
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("kind", ["lognormal", "spread", "crowded"])
+def test_the_compiled_ranker_finds_what_the_readable_arithmetic_finds(name, kind):
+    """Of all blocks, in order, equals by place."""
+    x, recipe = synthetic(kind, 40, 176, seed=7), Recipe.parse(name)
+    x[5], x[6, :16] = 0, 0
+    tile = blocks(x.float())
+    amax = (token_amax(x) if recipe.per_token else x.float().abs().amax().reshape(1, 1)).unsqueeze(-1)
+    encode, _ = (s.unsqueeze(-1) for s in scales_of(amax.squeeze(-1), recipe))
+    tried = candidates(tile, encode, recipe)
+    score = scores(tried, tile, encode, amax, recipe)
+    q = quantize(x, recipe, engine="reference")
+    nonzero, byte = (tile != 0).any(-1), q.block_scales.view(torch.uint8)
+    error = blocks(q.dequantize().double() - x.double()).square().sum(-1)
+    saved, h4 = (score[0] - score[-1]).squeeze(-1).double(), tried[-1].h.squeeze(-1).double()
+    both = torch.full_like(nonzero, recipe.four_over_six)
+    wanted = {
+        "worst": (error, nonzero & (error > -1)),
+        "gained": (saved, both & (saved > 0)),
+        "saturated": (h4, both & nonzero & (h4 > 448 * MARGIN)),
+        "underflowed": (-byte.double(), nonzero & (byte < 8)),
+    }
+    for rule, (value, admitted) in wanted.items():
+        order = torch.where(admitted, value, -torch.inf).flatten().argsort(descending=True, stable=True)
+        first = [divmod(i, 11) for i in order[: min(12, int(admitted.sum()))].tolist()]
+        found = pick(x, recipe, rule)["blocks"]
+        assert [(b["token"], b["block"]) for b in found] == first, rule
+        np.testing.assert_allclose([b["value"] for b in found], [value[p].item() for p in first], rtol=1e-12)
+
+
+def test_what_a_sweep_keeps_is_what_the_microscope_picks():
+    x = synthetic("lognormal", 64, 256, seed=1)
+    kept = sweep({"x": x}).blocks["x"]
+    for key, found in kept["picks"].items():
+        name, rule = key.split("|")
+        picked = [(b["token"], b["block"]) for b in pick(x, name, rule, 2)["blocks"]]
+        assert [(b["token"], b["block"]) for b in found["blocks"]] == [p for p in picked if "{},{}".format(*p) in
+                                                                      kept["blocks"]]  # fmt: skip
 
 
 def test_no_such_block_is_no_error():
@@ -120,7 +153,7 @@ def test_mistakes_have_one_clear_error():
 def test_candidates_take_many_blocks_at_once():
     x, recipe = synthetic("lognormal", 4, 64).float(), Recipe.parse("4/6-mae-256")
     amax = token_amax(x)
-    encode, _ = scales(amax, recipe)
-    six, four = candidates(blocks(x), encode.unsqueeze(-1), amax.unsqueeze(-1), recipe)
+    encode, amax = scales_of(amax, recipe)[0].unsqueeze(-1), amax.unsqueeze(-1)
+    six, four = scores(candidates(blocks(x), encode, recipe), blocks(x), encode, amax, recipe)
     one = inspect_block(*block_at(x, 2, 1, recipe), recipe)["candidates"]
-    assert [six.score[2, 1].item(), four.score[2, 1].item()] == [c["score"] for c in one]
+    assert [six[2, 1].item(), four[2, 1].item()] == [c["score"] for c in one]

@@ -11,7 +11,7 @@ import torch
 
 from nvfp4viz import engines
 from nvfp4viz.cli import doctor, main
-from nvfp4viz.engine import golden_cases, recipe_of, reference, verdict, verify
+from nvfp4viz.engine import find_engine, golden_cases, recipe_of, verdict, verify
 from nvfp4viz.environment import VARIABLES, Settings
 
 FI = "FLASHINFER_NVFP4_4OVER6"
@@ -154,13 +154,13 @@ def test_verify_says_bit_exact():
 
 
 def test_verify_counts_blocks_that_differ_and_says_where_first(clean):
-    def wrong(x, recipe, encode_scale):
-        q = right(x, recipe, encode_scale)
+    def wrong(tokens, recipe, encode_scale):
+        q = right(tokens, recipe, encode_scale)
         q.codes[3, 16] ^= 1  # token 3, block 2
         return q
 
-    right = reference.quantize
-    clean.setattr(reference, "quantize", wrong)
+    right = find_engine("reference").quantize
+    clean.setattr(find_engine("reference"), "quantize", wrong)
     (result,) = verify([{"name": "reference"}], _few())
     assert not result["ok"] and result["strict"]["differ"] == result["fast"]["differ"] == 54
     assert "54 of 27,648 blocks differ" in verdict(result) and ", token 3, block 2" in verdict(result)
@@ -170,8 +170,8 @@ def test_verify_goes_on_after_an_engine_that_fails(clean, capsys):
     def broken(*_):
         raise OSError("no compiler")
 
-    clean.setattr(reference, "quantize", broken)
-    clean.setattr("nvfp4viz.verify.golden_cases", lambda: iter(_few()[:4]))
+    clean.setattr(find_engine("reference"), "quantize", broken)
+    clean.setattr("nvfp4viz.engine.verify.golden_cases", lambda: iter(_few()[:4]))
     assert main(["doctor", "--verify"]) == 1
     out = capsys.readouterr().out
     assert "reference            OSError: no compiler in spike.fp16/" in out
@@ -179,7 +179,7 @@ def test_verify_goes_on_after_an_engine_that_fails(clean, capsys):
 
 
 def test_verify_in_json(clean, capsys):
-    clean.setattr("nvfp4viz.verify.golden_cases", lambda: iter(_few()[:4]))
+    clean.setattr("nvfp4viz.engine.verify.golden_cases", lambda: iter(_few()[:4]))
     assert main(["doctor", "--verify", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {r["engine"] for r in report["verify"]} == {r["name"] for r in engines() if r["available"]}

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import nvfp4viz
-from nvfp4viz.engine import reference
-from nvfp4viz.engine.cpu import engine as cpu
+from nvfp4viz.engine import find_engine
 
 registry = importlib.import_module("nvfp4viz.engine.dispatch")
 NAMES = ["flashinfer", "flashinfer:cute-dsl", "flashinfer:portable", "cuda", "cpu", "reference"]
@@ -31,7 +30,7 @@ def test_each_engine_says_whether_it_runs_here_and_why_not():
     ],
 )
 def test_auto_takes_the_first_that_can(monkeypatch, able, chosen):
-    modules = {name: registry.engine_module(name) for name in NAMES}
+    modules = {name: registry.find_engine(name) for name in NAMES}
     for name, module in modules.items():
         if name not in ("reference", "flashinfer:cute-dsl"):  # neither a choice of auto's, the second is frozen
             monkeypatch.setattr(module, "why_not", lambda name=name: None if name in able else "not here")
@@ -40,21 +39,22 @@ def test_auto_takes_the_first_that_can(monkeypatch, able, chosen):
 
 
 def test_auto_passes_over_an_engine_that_refuses_the_input(monkeypatch):
-    first = registry.engine_module("flashinfer")
+    first = registry.find_engine("flashinfer")
     monkeypatch.setattr(first, "why_not", lambda: None)
-    monkeypatch.setattr(registry.engine_module("cuda"), "why_not", lambda: "not here")
+    monkeypatch.setattr(registry.find_engine("cuda"), "why_not", lambda: "not here")
     odd = nvfp4viz.Recipe(300, four_over_six=True)  # FlashInfer has 448 and 256
-    assert registry.choose("auto", torch.ones(1, 16, dtype=torch.bfloat16), [odd]) is cpu
+    assert registry.choose("auto", torch.ones(1, 16, dtype=torch.bfloat16), [odd]) is find_engine("cpu")
 
 
 def test_out_of_gpu_memory_goes_on_with_smaller_chunks_and_says_so(monkeypatch):
     x = nvfp4viz.synthetic("normal", 40, 64)
     whole = nvfp4viz.analyze(x, "4/6-mse-256", engine="reference")
+    reference = find_engine("reference")
     sizes, analyze = [], reference.analyze
 
     def small_gpu(chunk, *rest):
-        sizes.append(len(chunk))
-        if len(chunk) > 12:
+        sizes.append(chunk.shape[0])
+        if chunk.shape[0] > 12:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return analyze(chunk, *rest)
 
@@ -72,6 +72,6 @@ def test_one_token_that_does_not_fit_is_an_error(monkeypatch):
     def no_memory(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(reference, "analyze", no_memory)
+    monkeypatch.setattr(find_engine("reference"), "analyze", no_memory)
     with pytest.warns(RuntimeWarning), pytest.raises(torch.cuda.OutOfMemoryError):
         nvfp4viz.analyze(nvfp4viz.synthetic("normal", 4, 64), "standard", engine="reference")

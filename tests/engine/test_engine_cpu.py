@@ -15,12 +15,24 @@ import torch
 from hypothesis import given, settings
 
 import nvfp4viz
-from nvfp4viz.engine import analyze_all, reference
+from nvfp4viz.engine import analyze_all, find_engine
 from nvfp4viz.engine.cpu import engine as cpu
-from nvfp4viz.nvfp4 import RECIPES, Recipe
+from nvfp4viz.nvfp4 import RECIPES, Recipe, Tokens
 from nvfp4viz.stats import Stats
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+class reference:  # noqa: N801
+    """The engine "reference" on plain tensors."""
+
+    @staticmethod
+    def quantize(x, recipe, encode_scale=None):
+        return find_engine("reference").quantize(Tokens.of(x), recipe, encode_scale)
+
+    @staticmethod
+    def analyze(x, recipes, encode_scales, first_token=0):
+        return find_engine("reference").analyze(Tokens.of(x, first_token), recipes, encode_scales)
+
 pytestmark = pytest.mark.skipif(cpu.why_not() is not None, reason=f"cpu engine: {cpu.why_not()}")
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from nvfp4viz.engine import analyze, golden_cases, quantize, reference
+from nvfp4viz.engine import analyze, find_engine, golden_cases, quantize
 from nvfp4viz.engine.cuda import engine as cuda
 from nvfp4viz.engine.cuda import nvrtc
 from nvfp4viz.engine.cuda.job import job as cuda_job
-from nvfp4viz.nvfp4 import RECIPES, Recipe
+from nvfp4viz.nvfp4 import RECIPES, Recipe, Tokens
 from nvfp4viz.stats import Stats
 
 KINDS = [
@@ -26,6 +26,18 @@ KINDS = [
 CEILINGS = [Recipe(c, four_over_six=four) for c in (0.3, 7.3, 160, 320, 447.9) for four in (False, True)]
 MISMATCHES = [Recipe(448, four_over_six=True, err_mode=m, scored_as=256) for m in ("MAE", "MSE")]
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+class reference:  # noqa: N801
+    """The engine "reference" on plain tensors."""
+
+    @staticmethod
+    def quantize(x, recipe, encode_scale=None):
+        return find_engine("reference").quantize(Tokens.of(x), recipe, encode_scale)
+
+    @staticmethod
+    def analyze(x, recipes, encode_scales, first_token=0):
+        return find_engine("reference").analyze(Tokens.of(x, first_token), recipes, encode_scales)
+
 
 
 def adversarial(dtype: torch.dtype, k: int = 1024, seed: int = 0) -> torch.Tensor:

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from nvfp4viz.engine import choose, engine_module, quantize, reference
+from nvfp4viz.engine import choose, find_engine, quantize
 from nvfp4viz.engine.flashinfer import engine as flashinfer
 from nvfp4viz.nvfp4 import RECIPES, Recipe
 
@@ -325,8 +325,8 @@ def test_the_other_backend_takes_a_scale_of_another_ceiling(gpu):
 
 
 def test_engine_names():
-    assert engine_module("flashinfer") is flashinfer
-    assert engine_module("flashinfer:cute-dsl") is flashinfer.CUTE_DSL
+    assert find_engine("flashinfer") is flashinfer
+    assert find_engine("flashinfer:cute-dsl") is flashinfer.CUTE_DSL
 
 
 # --- the results, on a GPU that has the kernels ---------------------------------------------------------------------
@@ -384,4 +384,4 @@ def test_cute_dsl_decodes_to_the_reference(recipe, dtype):
 def test_reference_of_every_named_recipe_under_auto():
     for recipe in RECIPES.values():
         assert quantize(activations(torch.bfloat16).cuda(), recipe).engine == "flashinfer"
-        assert reference.why_not() is None
+        assert find_engine("reference").why_not() is None

@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from nvfp4viz.engine import engine_module, quantize
+from nvfp4viz.engine import find_engine, quantize
 from nvfp4viz.engine.dispatch import _AUTO
 from nvfp4viz.engine.flashinfer import engine as flashinfer
 from nvfp4viz.engine.flashinfer import portable
@@ -72,8 +72,8 @@ def test_a_changed_header_is_an_error_that_names_the_version(header, old, new, w
 @installed
 def test_nothing_of_flashinfers_text_is_ours(header):
     ours = "".join(
-        (portable.resources.files("nvfp4viz.engines") / name).read_text()
-        for name in ("portable_binding.cu", "flashinfer_portable.py")
+        (portable.resources.files("nvfp4viz.engine.flashinfer") / name).read_text()
+        for name in ("binding.cu", "portable.py")
     )
     lines = {line.strip() for line in header.splitlines() if len(line.strip()) > 40}
     copied = [line for line in lines if line in ours and not line.startswith(("#if", "#include"))]
@@ -199,7 +199,7 @@ def test_refused_input():
 
 
 def test_engine_is_named_and_never_automatic():
-    assert engine_module("flashinfer:portable") is portable
+    assert find_engine("flashinfer:portable") is portable
     assert "flashinfer:portable" not in _AUTO
 
 

@@ -256,7 +256,7 @@ def test_state_of_the_bundled_data_is_under_2_mb(bundled):
 
 def test_500_tensors_have_summaries_in_the_page_and_the_rest_on_demand(monkeypatch):
     one = sweep({"x": synthetic("lognormal", 64, 128)}, engine="reference").stats["x"]
-    many = nvfp4viz.Sweep({f"model.layers.{i}.mlp.down_proj": one for i in range(500)}, dict(RECIPES))
+    many = nvfp4viz.Sweep.of({f"model.layers.{i}.mlp.down_proj": one for i in range(500)}, dict(RECIPES))
     start = time.perf_counter()
     w = Explorer(Store(many))
     print(f"500 tensors: {_size(w):,} bytes, {time.perf_counter() - start:.2f} s")

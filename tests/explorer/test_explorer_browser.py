@@ -26,7 +26,7 @@ CELLS = [
     "print('state', w.tensor, w.recipe_a, w.recipe_b, w.view, w.block)",
     """x = nvfp4viz.sweep({{'x': nvfp4viz.synthetic('lognormal', 64, 256)}}).stats['x']
 many = {{f'model.layers.{{i}}.mlp.down_proj': x for i in range(500)}}
-v = nvfp4viz.explore(nvfp4viz.Sweep(many, nvfp4viz.RECIPES))
+v = nvfp4viz.explore(nvfp4viz.Sweep.of(many, nvfp4viz.RECIPES))
 v""",
 ]
 TIMER = """root => {

@@ -20,9 +20,10 @@ import pytest
 import torch
 
 from nvfp4viz import RECIPES, Recipe, load, report, sweep, synthetic
-from nvfp4viz.analysis import COLUMNS, Sweep, block_at, inspect_block, keep, pick, recommend
+from nvfp4viz.analysis import Sweep, block_at, inspect_block, keep, pick, recommend
 from nvfp4viz.analysis import block_inspections as inspections
-from nvfp4viz.analysis.blocks import KEPT
+from nvfp4viz.analysis.picks import KEPT
+from nvfp4viz.catalog import COLUMNS
 from nvfp4viz.pages import load_report, packing
 from nvfp4viz.pages.report import render
 from nvfp4viz.web import page_module
@@ -223,7 +224,7 @@ def test_size_growth_and_time(bundled):
     start = time.process_time()
     assert len(render(found)) < 1_500_000
     assert time.process_time() - start < 2
-    half = replace(found, stats=dict(list(found.stats.items())[:11]), blocks=dict(list(found.blocks.items())[:11]))
+    half = replace(found, records=dict(list(found.records.items())[:11]))
     packed = [len(packing.script(packing.pack(s))) for s in (found, half)]
     assert (packed[0] - packed[1]) / 10 < 20_000
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 
@@ -22,8 +22,10 @@ from ...nvfp4 import (
     BLOCK,
     E2M1_MAX,
     E4M3_MAX,
+    MARGIN,
     Quantized,
     Recipe,
+    Tokens,
     caller_scale,
     check_finite,
     flush,
@@ -33,7 +35,8 @@ from ...nvfp4 import (
     tensor_scales,
     unpack,
 )
-from ...stats import LEVELS, MANTISSA_SHIFT, MARGIN, RUNS, Stats, nmse_bins
+from ...stats import LEVELS, MANTISSA_SHIFT, RUNS, Stats, nmse_bins
+from ..base import Ready
 
 TASKS = 16  # x falls into so many tasks, where that leaves each a size in elements
 SMALLEST, LARGEST = 1 << 15, 1 << 18  # that is worth a call, and at most 1 MiB in float32: a second-level cache
@@ -235,3 +238,22 @@ def _rules(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
         rcp_table=rcp_table() if recipe.fast_math else NO_TABLE,
     )
     return rules, given
+
+
+class Cpu:
+    """The engine "cpu"."""
+
+    name = "cpu"
+    why_not, refuses, device = staticmethod(why_not), staticmethod(refuses), staticmethod(device)
+
+    def quantize(self, tokens: Tokens, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
+        return quantize(tokens.x, recipe, encode_scale)
+
+    def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
+        return analyze(tokens.x, recipes, encode_scales, tokens.first, tokens.sequences)
+
+    def launch(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> Ready:
+        return Ready(self.analyze(tokens, recipes, encode_scales))
+
+
+ENGINE = Cpu()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...nvfp4 import BLOCK, E2M1_MAX, Recipe
+from ...nvfp4 import BLOCK, E2M1_MAX, E4M3_VALUES, Recipe
 from . import engine as cpu
 from . import kernels as cpu_kernels
 from .kernels import (
@@ -34,7 +34,7 @@ from .kernels import (
 )
 
 EXPONENT = 0x7FF0000000000000  # bits of a float64
-E4M3_VALUES = torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).double().numpy()
+VALUES = np.array(E4M3_VALUES)
 
 
 @_jit
@@ -314,7 +314,7 @@ def sums(x: Tensor, plan: Plan, sampled: np.ndarray) -> tuple[np.ndarray, np.nda
     blocks, found = cpu._load(cpu_kernels, x), np.empty((len(plan.flags), 17))
     there = blocks.x_sq.reshape(-1)[: sampled.size] > 0
     sampled = sampled.reshape(-1) & there
-    attribute(blocks, sampled, plan, E4M3_VALUES, found)
+    attribute(blocks, sampled, plan, VALUES, found)
     return np.array([there.sum(), sampled.sum()]), found
 
 
@@ -357,7 +357,7 @@ def candidate_errors(x: Prepared, rules) -> tuple[np.ndarray, np.ndarray]:
 def every_scale_errors(x: Prepared, encode: np.ndarray, errors: np.ndarray) -> np.ndarray:
     found = _new(x)
     found.reshape(-1)[: errors.size] = errors.reshape(-1)
-    every_scale(x.blocks, encode, E4M3_VALUES, found)
+    every_scale(x.blocks, encode, VALUES, found)
     return _by_token(x, found)
 
 

@@ -5,13 +5,16 @@ The kernels are compiled when a kind of recipe and input first runs, in about a 
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...nvfp4 import BLOCK, Quantized, Recipe, check_finite, tensor_amax, tensor_scales
+from ...nvfp4 import BLOCK, Quantized, Recipe, Tokens, check_finite, tensor_amax, tensor_scales
 from ...stats import BINS, LEVELS, RUNS, Stats
 from . import nvrtc
 from .job import ANALYZE_CTAS, RUN_COLUMNS, Fold, aligned, at, ctas, fold, job, launch, pointer, runs
@@ -180,3 +183,44 @@ def _stats(
         run_nmse=by_token[:-2].reshape(LEVELS + 1, RUNS).copy(),
         **fields,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Launched:
+    """Statistics of calls that a GPU still works on: float64 numbers by number of features, with the tokens behind."""
+
+    recipes: Sequence[Recipe]
+    values: dict  # features -> (what `launch_analyze` returned, tokens)
+
+    def __add__(self, other: Launched) -> Launched:
+        both = dict(self.values)
+        for k, (values, tokens) in other.values.items():
+            if k in both:
+                values, tokens = merge(both[k][0], values, len(self.recipes)), tokens + both[k][1]
+            both[k] = values, tokens
+        return Launched(self.recipes, both)
+
+    def fetch(self) -> list[Stats]:
+        rows = [fetch(values, self.recipes, tokens, k) for k, (values, tokens) in self.values.items()]
+        return [functools.reduce(operator.add, row) for row in zip(*rows, strict=True)]
+
+
+class Cuda:
+    """The engine "cuda"."""
+
+    name = "cuda"
+    why_not, refuses, device = staticmethod(why_not), staticmethod(refuses), staticmethod(device)
+
+    def quantize(self, tokens: Tokens, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
+        return quantize(tokens.x, recipe, encode_scale)
+
+    def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
+        return analyze(tokens.x, recipes, encode_scales, tokens.first, tokens.sequences)
+
+    def launch(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> Launched:
+        """Statistics of one token at least, without a synchronization."""
+        values = launch_analyze(tokens.x, recipes, encode_scales, tokens.first, tokens.sequences)
+        return Launched(recipes, {tokens.shape[1]: (values, tokens.shape[0])})
+
+
+ENGINE = Cuda()

@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...nvfp4 import BLOCK, E4M3_MAX, Quantized, Recipe, caller_scale, check_finite
-from ...stats import Stats, measure
+from ...nvfp4 import BLOCK, E4M3_MAX, Quantized, Recipe, Tokens, caller_scale, check_finite
+from ..base import Unfused
 
 OLDEST = (0, 7, 1)  # the first with an explicit nvfp4_4over6=
 CEILINGS = (448.0, 256.0)  # what a 4over6 kernel is compiled for
@@ -122,8 +122,8 @@ def _too_old_gpu(device: torch.device | None = None) -> str | None:
     )
 
 
-@dataclass(frozen=True)
-class Kernels:
+@dataclass(eq=False)
+class Kernels(Unfused):
     """An engine: one backend of FlashInfer's public call."""
 
     name: str  # the engine's name, as it appears in results
@@ -157,8 +157,9 @@ class Kernels:
 
     device = staticmethod(cuda_device)
 
-    def quantize(self, x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
+    def quantize(self, tokens: Tokens, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
         """x [M, K] bf16 or fp16 on a GPU; encode_scale float32 [1, 1], per tensor only."""
+        x = tokens.x
         check_finite(x)
         parts = [self._call(rows, recipe, encode_scale) for rows in x.split(max(1, LIMIT // x.shape[1]))]
         codes, scales, decode = (torch.cat(p) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
@@ -182,11 +183,6 @@ class Kernels:
             codes, scales, *token = flashinfer.nvfp4_quantize(x, **arguments(x, recipe, encode_scale, self.backend))
         return codes, scales.view(torch.uint8).flatten(), token[0].flatten() if token else none
 
-    def analyze(self, x: Tensor, recipes, encode_scales, first_token: int = 0, sequences=None) -> list[Stats]:
-        """Statistics of x [M, K] under each recipe, from the quantized tensor."""
-        pairs = zip(recipes, encode_scales, strict=True)
-        return [measure(x, self.quantize(x, r, s), first_token=first_token, sequences=sequences) for r, s in pairs]
-
 
 def arguments(x: Tensor, recipe: Recipe, encode_scale: Tensor | None, backend: str) -> dict:
     """What `nvfp4_quantize` gets beside x; nvfp4_4over6 always, since leaving it out reads the environment."""
@@ -206,4 +202,3 @@ def arguments(x: Tensor, recipe: Recipe, encode_scale: Tensor | None, backend: s
 
 CUDA = Kernels("flashinfer", "cuda")
 CUTE_DSL = Kernels("flashinfer:cute-dsl", "cute-dsl")
-why_not, refuses, device, quantize, analyze = CUDA.why_not, CUDA.refuses, cuda_device, CUDA.quantize, CUDA.analyze

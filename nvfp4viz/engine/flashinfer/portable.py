@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from ...files import replacing
-from ...nvfp4 import BLOCK, Quantized, Recipe, caller_scale, check_finite, token_amax
-from ...stats import Stats, measure
+from ...nvfp4 import BLOCK, Quantized, Recipe, Tokens, caller_scale, check_finite, token_amax
+from ..base import Unfused
 from ..cuda import nvrtc
 from .engine import cuda_device, find_nvcc, refuses_recipe, version, why_not_installed
 
@@ -211,7 +211,14 @@ def recipe_kernel(recipe: Recipe) -> str:
     return f"{recipe.err_mode}_{recipe.score_e4m3_max:.0f}_{error}"
 
 
-def analyze(x: Tensor, recipes, encode_scales, first_token: int = 0, sequences=None) -> list[Stats]:
-    """Statistics of x [M, K] under each recipe, from the quantized tensor."""
-    pairs = zip(recipes, encode_scales, strict=True)
-    return [measure(x, quantize(x, r, s), first_token=first_token, sequences=sequences) for r, s in pairs]
+class Portable(Unfused):
+    """The engine "flashinfer:portable"."""
+
+    name = NAME
+    why_not, refuses, device = staticmethod(why_not), staticmethod(refuses), staticmethod(cuda_device)
+
+    def quantize(self, tokens: Tokens, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
+        return quantize(tokens.x, recipe, encode_scale)
+
+
+ENGINE = Portable()
