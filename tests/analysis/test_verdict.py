@@ -33,7 +33,7 @@ def _made(nmse: dict[str, np.ndarray], x_sq=None, sequences=None, **more) -> dic
 
 
 def _of(rows: dict[str, dict[str, Stats]]) -> Sweep:
-    return Sweep(rows, {name: RECIPES[name] for name in next(iter(rows.values()))})
+    return Sweep.of(rows, {name: RECIPES[name] for name in next(iter(rows.values()))})
 
 
 @pytest.mark.parametrize("kind, ceiling", [("spread", 448), ("crowded", 256)])
