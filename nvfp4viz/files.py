@@ -7,9 +7,10 @@ import errno
 import hashlib
 import os
 import secrets
-import socket
 import stat
 from pathlib import Path
+
+from filelock import SoftFileLock, Timeout
 
 
 @contextlib.contextmanager
@@ -67,49 +68,18 @@ def locked(path: Path):
     Raises RuntimeError where another process, or this one, holds it; FileNotFoundError where the folder is missing.
     """
     _check_folder(path)
-    lock, me = path.with_name(path.name + ".lock"), f"{os.getpid()} {socket.gethostname()}"
-    for _ in range(3):
-        try:
-            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            _take_over(lock, path)
-    else:
-        raise RuntimeError(f"cannot lock {str(path)!r}: other processes keep taking {lock.name}")
+    lock = SoftFileLock(path.with_name(path.name + ".lock"))  # a file with process and host: also on shared folders
     try:
-        with os.fdopen(handle, "w") as f:
-            f.write(me)
+        lock.acquire(timeout=0.3, poll_interval=0.05)  # time for a second try, after a dead one's lock
+    except Timeout:
+        raise RuntimeError(
+            f"process {lock.pid or '?'} is writing {str(path)!r}: wait for it, or give another path; if no such "
+            f"process runs, on this host or the one named there, remove {lock.lock_file!r}"
+        ) from None
+    try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
-
-
-def _take_over(lock: Path, path: Path) -> None:
-    """Remove a lock whose process is gone; RuntimeError where it may live."""
-    with contextlib.suppress(FileNotFoundError):  # let go of in the meantime: try again
-        text = lock.read_text()
-        pid, _, host = text.partition(" ")
-        if host != socket.gethostname() or _alive(int(pid)):
-            raise RuntimeError(
-                f"process {pid or '?'} on {host or 'an unknown host'} is writing {str(path)!r}: wait for it, or "
-                f"give another path; if no such process runs, remove {str(lock)!r}"
-            )
-        aside = lock.with_name(f"{lock.name}.{os.getpid()}")
-        os.rename(lock, aside)  # of several that try, one succeeds
-        if aside.read_text() != text:  # a live lock that came in between
-            os.rename(aside, lock)
-        else:
-            aside.unlink()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        lock.release()
 
 
 def said(error: Exception, limit: int = 200) -> str:
