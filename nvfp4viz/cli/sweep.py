@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from ..files import printable
+
 BUNDLED = "smollm2-135m-activations.safetensors"
 
 
@@ -100,7 +102,7 @@ def progress_bar(quiet: bool):
 
         def show(done: int, total: int, name: str) -> None:
             bar.total, bar.n = total, done
-            bar.set_description_str("".join(c if c.isprintable() else "?" for c in name[-40:]), refresh=False)
+            bar.set_description_str(printable(name[-40:]), refresh=False)
             bar.refresh()
 
         yield show
@@ -131,6 +133,6 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _finish(sweep, path: Path) -> int:
     for name, why in sweep.skipped.items():
-        print(f"nvfp4viz: skipped {name}: {why}", file=sys.stderr)
+        print(printable(f"nvfp4viz: skipped {name[-200:]}: {why}"), file=sys.stderr)
     print(os.path.relpath(path) if not path.is_absolute() else path)
     return 130 if sweep.provenance.get("interrupted") else 0

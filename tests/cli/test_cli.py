@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hostile import STORABLE
 from safetensors.torch import save_file
 
 import nvfp4viz
@@ -282,3 +283,10 @@ def test_a_console_that_is_not_utf_8_costs_no_result(tmp_path):
     command += ["-o", "层.json"]
     run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0 and r"\u5c42.json" in run.stdout and (tmp_path / "层.json").exists()
+
+
+def test_hostile_names_are_printed_as_text(run, capsys):
+    save_file({name: torch.ones(4, 5) for name in STORABLE.values()} | {"good": X}, "x.safetensors")
+    code, _, err = run("sweep", "x.safetensors", "-o", "s.json", "--recipes", "standard", *FAST)
+    assert code == 0 and err.count("nvfp4viz: skipped") == len(STORABLE)
+    assert "\x1b" not in err and "\u202e" not in err  # a terminal obeys nothing of a file

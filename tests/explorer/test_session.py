@@ -1,6 +1,7 @@
 """The session without a widget: requests and answers as plain dicts, the protocol's lists, its thread."""
 
 import gc
+import json
 import re
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import NAMES
 
 from nvfp4viz import Recipe, synthetic
 from nvfp4viz.explorer import messages, session
@@ -154,3 +156,11 @@ def test_jobs_run_by_priority_and_none_after_stop():
     worker.stop(10)
     worker.put(lambda: done.append("late"))
     assert done == ["now", "soon", "later", "rest"]
+
+
+def test_hostile_names_go_to_the_page_as_they_are():
+    host = Host({name: synthetic("normal", 4, 32, seed=i) for i, name in enumerate(NAMES.values())})
+    host.session.start(NAMES["script"])
+    assert host.session.wait(60)
+    text = json.dumps(host.state, allow_nan=False).encode()  # half a surrogate pair would not encode
+    assert len(json.loads(text)["statistics"]) == len(NAMES)

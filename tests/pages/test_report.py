@@ -18,6 +18,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from hostile import NAMES as HOSTILE
 
 from nvfp4viz import RECIPES, Recipe, load, report, sweep, synthetic
 from nvfp4viz.analysis import Sweep, block_at, inspect_block, keep, pick, recommend
@@ -29,20 +30,6 @@ from nvfp4viz.pages.report import render
 from nvfp4viz.web import page_module
 
 X = synthetic("lognormal", 24, 64)
-HOSTILE = {
-    "script": "</script><img src=x onerror=window.pwned=1>",
-    "attribute": '"\'><svg onload=window.pwned=1> onmouseover=window.pwned=1 x="',
-    "comment": "<!--<script>window.pwned=1//",
-    "entity": "&lt;b&gt; &amp;amp; &#x3c;",
-    "nul": "layer\x00\x1b[31m\x7f",
-    "rtl": "\u202egnp.\u202d \u2066x\u2069 \u200f\u061c",
-    "long": "n" * 10_000,
-    "surrogate": "\ud800half",
-    "newline": "two\nlines\r\ttab",
-    "math": "$\\frac{1}{",
-    "formula": '=HYPERLINK("http://example.com")',
-    "empty": "",
-}
 
 
 @pytest.fixture(scope="module")

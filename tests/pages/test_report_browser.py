@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hostile import NAMES
 
 import nvfp4viz
 from nvfp4viz import RECIPES, Recipe, report, sweep, synthetic
@@ -20,18 +21,8 @@ from nvfp4viz.pages.document import document
 from nvfp4viz.pages.report import COLUMNS
 
 X = synthetic("lognormal", 24, 64)
-HOSTILE = {
-    "script": "</script><img src=x onerror=window.pwned=1>",
-    "attribute": '"\'><svg onload=window.pwned=1> onmouseover=window.pwned=1 x="',
-    "comment": "<!--<script>window.pwned=1//",
-    "entity": "&lt;b&gt; &amp;amp; &#x3c;",
-    "nul": "layer\x00\x1b[31m\x7f",
-    "rtl": "\u202egnp.\u202d \u2066x\u2069 \u200f\u061c",
-    "long": "n" * 10_000,
-    "prototype": "__proto__",
-    "formula": '=HYPERLINK("http://example.com")',
-    "empty": "",
-}
+HOSTILE = {kind: NAMES[kind] for kind in ("script", "attribute", "comment", "entity", "nul", "rtl", "long", "prototype",
+                                          "formula", "empty")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
