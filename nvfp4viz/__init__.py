@@ -13,6 +13,7 @@ from .analysis import (
     static_scale_curve,
     sweep,
 )
+from .checkpoints import Checkpoint, checkpoint
 from .engine import analyze, engines, quantize
 from .model import capture, impact, record
 from .nvfp4 import RECIPES, Quantized, Recipe
@@ -24,9 +25,9 @@ __version__ = "0.1.0"
 _LAZY = {"explore": "explorer", "lab": "explorer", "load_report": "pages", "report": "pages"}
 
 __all__ = [
-    "RECIPES", "Quantized", "Recipe", "Stats", "Sweep", "agreement", "analyze", "attribute", "capture", "ceiling_dial",
-    "choice", "engines", "impact", "load", "measure", "quantize", "recommend", "record", "static_scale_curve", "sweep",
-    "synthetic", *_LAZY,
+    "RECIPES", "Checkpoint", "Quantized", "Recipe", "Stats", "Sweep", "agreement", "analyze", "attribute", "capture",
+    "ceiling_dial", "checkpoint", "choice", "engines", "impact", "load", "measure", "quantize", "recommend", "record",
+    "static_scale_curve", "sweep", "synthetic", *_LAZY,
 ]  # fmt: skip
 
 

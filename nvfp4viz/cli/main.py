@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 def _commands() -> list[tuple]:
     """Name, what it does, what adds its arguments to a parser, what runs it and returns the exit code."""
     from .. import integrations as impact
-    from . import doctor, sweep
+    from . import checkpoint, doctor, sweep
 
     return [
         (
@@ -77,6 +77,12 @@ def _commands() -> list[tuple]:
             "what quantizing a language model's layers does to its predictions",
             impact.add_arguments,
             impact.run,
+        ),
+        (
+            "checkpoint",
+            "whether the scales of a quantized checkpoint are right",
+            checkpoint.add_arguments,
+            checkpoint.run,
         ),
         (
             "doctor",

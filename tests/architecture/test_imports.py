@@ -15,7 +15,8 @@ MODULES = {
     for p in sorted(PACKAGE.rglob("*.py"))
 }  # "" is the package itself
 FLOORS = (  # a wing imports from floors below its own
-    {"files", "nvfp4"}, {"stats"}, {"catalog"}, {"engine"}, {"activations", "environment"}, {"analysis"},
+    {"files", "nvfp4"}, {"stats"}, {"catalog"}, {"engine"}, {"activations", "environment"}, {"checkpoints"},
+    {"analysis"},
     {"model", "plots"}, {"web", "integrations"}, {"explorer"}, {"pages"}, {"cli"},
 )  # fmt: skip
 FLAT = {"", "files", "catalog"}  # modules that belong to no wing

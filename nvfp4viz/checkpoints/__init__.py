@@ -1,0 +1,5 @@
+"""Quantized checkpoints: whether their scales are right, what made them, and whether they fit one's traffic."""
+
+from .against import Comparison, against
+from .audit import Checkpoint, checkpoint, ignored, scales
+from .findings import SEVERITIES, Finding

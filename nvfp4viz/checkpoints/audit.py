@@ -1,0 +1,322 @@
+"""`checkpoint(path)`: a quantized checkpoint opened, its scales read and judged, its weights left where they are."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..activations import INDEX, natural
+from .config import Config, read_config
+from .findings import FULL, SEVERITIES, Evidence, Finding, check_scales
+from .headers import Entry, leaves, read_header, read_json
+from .layout import Layout, Matrix, arrange, fused
+from .scan import FOUR, Scan, decode, multiplier, row_chunks, scan, value
+from .structure import check_structure
+
+FORMAT = "nvfp4viz-checkpoint-1"
+ROWS = 1 << 22  # elements decoded at a time
+
+
+class Checkpoint:
+    """An NVFP4 checkpoint: its matrices, what their scales tell, and what is wrong with them.
+
+    `.findings` is a list of Finding, errors first; `.table()` has a row a matrix; `.scales` the scales as decoding
+    multiplies; `.weights` decodes a matrix when it is asked for. Made by `checkpoint(path)`.
+    """
+
+    def __init__(self, path: Path, entries: dict[str, Entry], config: Config, files: list[dict], early: list[Finding]):
+        self.path, self.config, self.files = path, config, files
+        self.layout: Layout = arrange(entries)
+        if not self.layout.matrices:
+            raise ValueError(f"no NVFP4 weight in {str(path)!r}: {_instead(entries)}")
+        self._early = early
+        self.scans: dict[str, Scan] = {}
+
+    def scan(self, progress: Callable[[int, int, str], None] | None = None) -> Checkpoint:
+        """Read all scales, and some codes of each matrix; done by `checkpoint(path)`."""
+        matrices = self.layout.matrices
+        for done, (name, m) in enumerate(matrices.items()):
+            if progress:
+                progress(done, len(matrices), name)
+            self.scans[name] = scan(m)
+        if progress:
+            progress(len(matrices), len(matrices), "")
+        return self
+
+    @property
+    def matrices(self) -> dict[str, Matrix]:
+        return self.layout.matrices
+
+    @property
+    def convention(self) -> str:
+        """How its scales of matrices and inputs are stored: "multipliers", "divisors", or both."""
+        kinds = {s.divides for m in self.matrices.values() for s in (m.weight, m.input) if s}
+        words = [word for divides, word in ((False, "multipliers"), (True, "divisors")) if divides in kinds]
+        return " and ".join(words) or "no scale but those of blocks"
+
+    @cached_property
+    def stored(self) -> dict[str, dict[str, float | None]]:
+        """Scales as they are stored: "weight" and "input" -> module -> number, None where there is none."""
+        rows = self.matrices.items()
+        return {"weight": {n: value(m.weight) for n, m in rows}, "input": {n: value(m.input) for n, m in rows}}
+
+    @cached_property
+    def scales(self) -> dict[str, dict[str, float | None]]:
+        """Module -> {"weight", "input"}: what decoding multiplies with, whatever the convention; None where absent.
+
+        An input's is that of `Recipe(per_token=False)`'s decode scale: encode_scale = 1 / it, amax = 2688 * it.
+        """
+        weight, inputs = self.stored["weight"], self.stored["input"]
+        return {
+            n: {"weight": multiplier(m.weight, weight[n]), "input": multiplier(m.input, inputs[n])}
+            for n, m in self.matrices.items()
+        }
+
+    @property
+    def ignored(self) -> list[str]:
+        """Modules, as patterns of the config, that stay in high precision."""
+        return list(self.config.ignore)
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What is wrong, errors first, then by layer."""
+        multipliers = {w: {n: s[w] for n, s in self.scales.items()} for w in ("weight", "input")}
+        seen = Evidence(self.layout, self.config, self.scans, self.stored, multipliers)
+        found = self._early + check_structure(seen) + check_scales(seen)
+        return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), f.code))
+
+    def findings_of(self, module: str) -> list[Finding]:
+        """The findings about one matrix: about itself, its tensors, or a fused group that it is in."""
+        m = self.matrices[module]
+        names = {module, m.tensor, m.kind, *(s.name for s in (m.weight, m.input) if s and s.entry.numel == 1)}
+        names |= {f"{s.name}[{s.index}]" for s in (m.weight, m.input) if s}
+        return [f for n in names for f in self._by_name.get(n, ())] + [
+            f for f in self._by_name.get(m.parent, ()) if m.leaf in f.tensor.partition(": ")[2].split(" and ")
+        ]
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Finding]]:
+        found: dict[str, list[Finding]] = {}
+        for f in self.findings:
+            found.setdefault(f.tensor.partition(": ")[0], []).append(f)
+        return found
+
+    @property
+    def ok(self) -> bool:
+        """Whether no finding is an error."""
+        return not any(f.severity == "error" for f in self.findings)
+
+    @cached_property
+    def made_with(self) -> dict[str, str]:
+        """Module -> the recipe that its codes tell, such as "standard, 448" or "4over6, 256"."""
+        shared = {}
+        for group in fused(self.matrices):
+            shared |= dict.fromkeys((m.name for m in group), max(self.scans[m.name].largest for m in group))
+        return {n: _recipe(s, shared.get(n, s.largest)) for n, s in self.scans.items()}
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Module -> decoded weight, float32 [N, K], read when it is asked for."""
+        return Weights(self.matrices)
+
+    def table(self):
+        """A pandas DataFrame with a row a matrix."""
+        import pandas as pd
+
+        return pd.DataFrame([self._row(n) for n in self.matrices])
+
+    def _row(self, name: str) -> dict:
+        m, s, scale = self.matrices[name], self.scans[name], self.scales[name]
+        return {
+            "module": name, "layer": m.layer, "kind": m.kind, "expert": m.expert, "rows": len(m.rows),
+            "features": m.features, "weight_scale": scale["weight"], "input_scale": scale["input"],
+            "input_amax": None if scale["input"] is None else scale["input"] * FULL, "blocks": s.blocks,
+            "largest_block_scale": s.largest, "at_448": s.at_448, "scale_subnormal": s.subnormal, "scale_zero": s.zero,
+            "four_share": s.four_share, "made_with": self.made_with[name], "expected_nmse": s.nmse,
+            "findings": len(self.findings_of(name)),
+        }  # fmt: skip
+
+    def to_dict(self) -> dict:
+        """All of it as plain data, for JSON: NaN and infinity as text."""
+        rows = [{k: _plain(v) for k, v in self._row(n).items()} for n in self.matrices]
+        return {
+            "format": FORMAT, "path": str(self.path), "files": self.files, "producer": self.config.producer,
+            "algorithm": self.config.algorithm, "convention": self.convention, "ignored": self.ignored, "ok": self.ok,
+            "findings": [f.to_dict() for f in self.findings], "matrices": rows,
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        kinds = Counter(f.severity for f in self.findings)
+        found = ", ".join(f"{kinds[s]} {s}{'s' * (kinds[s] > 1)}" for s in SEVERITIES if kinds[s]) or "no finding"
+        made = Counter(self.made_with.values()).most_common(1)[0][0]
+        by = f" by {self.config.producer}" if self.config.producer else ""
+        return (
+            f"Checkpoint({self.path.name!r}: {len(self.matrices):,} NVFP4 matrices{by}, {made}; scales are "
+            f"{self.convention}; {found}; .findings says what, .table() has the numbers)"
+        )
+
+
+class Weights(Mapping):
+    """Module -> decoded weight [N, K], each read when it is asked for."""
+
+    def __init__(self, matrices: dict[str, Matrix]):
+        self._matrices = {n: m for n, m in matrices.items() if m.scales is not None}
+        self.sources: list[dict] = []
+
+    def __getitem__(self, name: str) -> Tensor:
+        m = self._matrices[name]
+        return torch.cat([decode(m, first, stop) for first, stop in row_chunks(m, ROWS)])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._matrices)
+
+    def __len__(self) -> int:
+        return len(self._matrices)
+
+
+def checkpoint(path: str | os.PathLike, *, progress: Callable[[int, int, str], None] | None = None) -> Checkpoint:
+    """Open an NVFP4 checkpoint and judge its scales.
+
+    Args:
+        path:     a folder of .safetensors files with its config, or one file: ModelOpt's, compressed-tensors' or
+                  SGLang's names, experts by name or in stacks.
+        progress: called with matrices done, matrices in all and the name of the next.
+    Returns: Checkpoint. Block scales are read whole, 16 kB of codes a matrix, no weight; memory stays at some 10 MB.
+    Raises FileNotFoundError, TypeError for what is no path, ValueError of one line for files that cannot be read or
+    hold no NVFP4 weight.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"checkpoint takes a path, not a {type(path).__name__}: a checkpoint's folder, or a file of it")
+    path = Path(path).expanduser()
+    folder = path if path.is_dir() else path.parent
+    files, listed = _files(path)
+    entries: dict[str, Entry] = {}
+    findings: list[Finding] = []
+    for file in files:
+        found, _ = read_header(file)
+        for name in found.keys() & entries.keys():
+            findings.append(_twice(name, entries[name].path, file))
+        entries |= found
+    findings += [_outside(file) for file in files if leaves(file, folder)]
+    findings += _unlike(listed, entries)
+    config, _ = read_config(folder)
+    if path.is_dir() and not config.found:
+        findings.append(_unconfigured(folder))
+    sources = [{"path": str(f), "bytes": f.stat().st_size} for f in files]
+    return Checkpoint(path, entries, config, sources, findings).scan(progress)
+
+
+def _files(path: Path) -> tuple[list[Path], dict[str, str]]:
+    """The .safetensors files of a checkpoint, and what its index says of tensors and files."""
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder {str(path)!r}")
+    if path.is_file() and path.name.endswith(INDEX):
+        return _listed(path)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ValueError(f"cannot read {str(path)!r}: a checkpoint is a folder of .safetensors files, or one file")
+        return [path], {}
+    indices = sorted(path.glob("*" + INDEX))
+    if indices:
+        return _listed(indices[0])
+    found = [p for p in path.glob("*.safetensors") if p.is_file() and not p.name.startswith(".")]
+    if not found:
+        raise ValueError(f"folder {str(path)!r} holds no .safetensors file")
+    return sorted(found, key=lambda p: natural(p.name)), {}
+
+
+def _listed(index: Path) -> tuple[list[Path], dict[str, str]]:
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
+        raise ValueError(f"cannot read {str(index)!r}: not a list of shards, it has no weight_map of names")
+    names = sorted(set(listed.values()), key=natural)
+    away = next((n for n in names if Path(n).name != n or n in ("", ".", "..")), None)
+    if away is not None:
+        raise ValueError(f"{str(index)!r} lists {away[:100]!r}, which is not a file of its folder")
+    missing = [n for n in names if not (index.parent / n).is_file()]
+    if missing:
+        some = ", ".join(repr(n[:100]) for n in missing[:5])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise FileNotFoundError(f"{str(index)!r} lists {some}{more}, which the folder lacks: copy all shards")
+    return [index.parent / n for n in names], listed
+
+
+def _unlike(listed: dict[str, str], entries: dict[str, Entry]) -> Iterator[Finding]:
+    """Tensors that an index lists and its shards lack, or keep elsewhere."""
+    for name, file in listed.items():
+        there = entries[name].path.name if name in entries else None
+        if there != file:
+            yield Finding("error", "index-disagrees", name, file, f"the index lists it in {file}, "
+                          + (f"it is in {there}" if there else "no file has it"),
+                          "loading fails, or leaves the parameter unwritten", "write the index anew")  # fmt: skip
+
+
+def _twice(name: str, first: Path, second: Path) -> Finding:
+    return Finding("warning", "twice", name, f"{first.name}, {second.name}", "two files hold it",
+                   "the file that is read last wins", "remove one")  # fmt: skip
+
+
+def _outside(file: Path) -> Finding:
+    return Finding("warning", "link-outside", file.name, os.path.realpath(file), "a link to a file outside the folder",
+                   "the link is followed; what it points to may change", "copy the file")  # fmt: skip
+
+
+def _unconfigured(folder: Path) -> Finding:
+    return Finding("warning", "config-missing", folder.name, "", "no quantization_config in config.json, "
+                   "no hf_quant_config.json", "packed bytes are taken for weights, or --quantization must be given",
+                   "copy the tool's config.json beside the weights")  # fmt: skip
+
+
+def _instead(entries: dict[str, Entry]) -> str:
+    types = Counter(e.dtype for e in entries.values())
+    seen = ", ".join(f"{n} {t}" for t, n in types.most_common(4)) or "none"
+    return f"NVFP4 packs two codes a byte (U8) with E4M3 scales for {16} of them; its tensors are {seen}"
+
+
+def _recipe(s: Scan, largest: float) -> str:
+    """What the codes and the largest block scale of a fused group tell."""
+    if not s.largest_code.sum():
+        return "unknown"
+    if s.four_share + s.six_share < 0.9:
+        return "searched scales"  # largest codes of all sizes: not from amax
+    four = s.four_share > FOUR
+    # under a ceiling of 256, a block that maps its amax to 4 has a scale of up to 384
+    ceiling = "448" if largest > 400 else "256" if 240 <= largest <= (384 if four else 272) else None
+    return f"{'4over6' if four else 'standard'}, " + (ceiling or f"largest block scale {largest:g}")
+
+
+def _plain(v):
+    return str(v) if isinstance(v, float) and not abs(v) < float("inf") else v
+
+
+def scales(path: str | os.PathLike) -> dict[str, dict[str, float | None]]:
+    """Module -> {"weight", "input"}: the decode multipliers of a checkpoint; of headers and scales alone.
+
+    None where the checkpoint has none. A static input's encode scale is the inverse of its multiplier.
+    """
+    return _unscanned(path).scales
+
+
+def ignored(path: str | os.PathLike) -> list[str]:
+    """Patterns of the modules that a checkpoint leaves in high precision, from its configuration."""
+    return _unscanned(path).ignored
+
+
+def _unscanned(path: str | os.PathLike) -> Checkpoint:
+    path = Path(path).expanduser()
+    config, _ = read_config(path if path.is_dir() else path.parent)
+    return Checkpoint(path, open_files(path)[0], config, [], [])
+
+
+def open_files(path: Path) -> tuple[dict[str, Entry], list[dict]]:
+    """Tensors by name of a folder or file of safetensors, and its files; errors as `checkpoint` raises them."""
+    files, entries = _files(path)[0], {}
+    for file in files:
+        entries |= read_header(file)[0]
+    return entries, [{"path": str(f), "bytes": f.stat().st_size} for f in files]

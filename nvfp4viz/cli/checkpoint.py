@@ -1,0 +1,188 @@
+"""`nvfp4viz checkpoint DIR`: whether a quantized checkpoint's scales are right, and whether they fit one's traffic."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from ..checkpoints import SEVERITIES, Checkpoint, Finding, checkpoint
+from .sweep import progress_bar
+
+COLORS = {"error": "31", "warning": "33", "note": "36", "title": "1", "fine": "32"}
+SHOWN = 3  # tensors of one finding that are named
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="DIR", help="folder of a quantized model, or one .safetensors file of it")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar; findings only")
+    parser.epilog = "Exit code: 0 well, 1 a finding is an error, 2 it could not run."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is found; 1 where a finding is an error, else 0."""
+    with progress_bar(arguments.quiet or arguments.json) as progress:
+        found = checkpoint(arguments.path, progress=progress)
+    if arguments.json:
+        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
+    else:
+        screen = Screen()
+        lines = findings(found.findings, screen) if arguments.quiet else text(found, screen)
+        print("\n".join(lines))
+    return 0 if found.ok else 1
+
+
+class Screen:
+    """Width and colours of the terminal, and names of strangers as it may show them."""
+
+    def __init__(self, width: int | None = None, color: bool | None = None):
+        plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        self.color = not plain if color is None else color
+        self.width = width or max(60, min(110, shutil.get_terminal_size((100, 24)).columns))
+
+    def paint(self, words: str, color: str) -> str:
+        return f"\033[{COLORS[color]}m{words}\033[0m" if self.color else words
+
+    def wrap(self, words: str, indent: int, first: str = "") -> list[str]:
+        """Lines of a paragraph, the first behind `first` in the indentation."""
+        lines = textwrap.wrap(printable(words), max(30, self.width - indent), break_long_words=False) or [""]
+        return [first.ljust(indent) + lines[0], *(" " * indent + line for line in lines[1:])]
+
+
+def printable(name: str, limit: int = 200) -> str:
+    """A stranger's words with nothing that a terminal obeys, and not without end."""
+    words = name if len(name) <= limit else name[: limit // 2 - 1] + "…" + name[-limit // 2 :]
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+
+
+def text(found: Checkpoint, screen: Screen) -> Iterator[str]:
+    """All that is said of a checkpoint, in lines."""
+    yield screen.paint(f"Checkpoint {printable(str(found.path))}", "title")
+    yield from (line for label, words in _summary(found) for line in screen.wrap(words, 14, f"  {label}"))
+    yield ""
+    yield screen.paint("Block scales, by kind of matrix", "title")
+    yield from _kinds(found)
+    if any(f.severity != "note" for f in found.findings):
+        yield from _map(found, screen)
+    yield ""
+    yield from findings(found.findings, screen)
+
+
+def _summary(found: Checkpoint) -> Iterator[tuple[str, str]]:
+    config = found.config
+    if config.found:
+        yield "made by", " ".join(filter(None, (config.producer or config.method, config.algorithm)))
+    elements = sum(len(m.rows) * m.features for m in found.matrices.values())
+    experts = {m.expert for m in found.matrices.values()} - {None}
+    layers = {m.layer for m in found.matrices.values()} - {None}
+    where = f" in {len(layers)} layers" if layers else ""
+    where += f", {len(experts)} experts each" if experts else ""
+    yield "quantized", f"{len(found.matrices):,} matrices{where}; {_count(elements)} weights"
+    kept = [n.removesuffix(".weight") for n, e in found.layout.plain.items() if len(e.shape) > 1]
+    if kept:
+        yield "kept", f"{len(kept)} in high precision: {_some(kept)}"
+    inputs = sum(m.input is not None for m in found.matrices.values())
+    yield "scales", f"stored as {found.convention}; {_inputs(inputs, len(found.matrices))}"
+
+
+def _inputs(there: int, of: int) -> str:
+    if not there:
+        return "none for inputs: engines take them per token, or leave inputs in high precision"
+    return f"inputs have a static one {'each' if there == of else f'in {there:,} of {of:,} matrices'}"
+
+
+def _count(number: float) -> str:
+    for unit, size in (("billion", 1e9), ("million", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:,.0f}"
+
+
+def _some(names: list[str], shown: int = SHOWN) -> str:
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(map(printable, names[:shown])) + more
+
+
+def _kinds(found: Checkpoint) -> Iterator[str]:
+    """A row a kind of matrix: what it was made with, and the shares of block scales at E4M3's ends."""
+    kinds = defaultdict(list)
+    for name, m in found.matrices.items():
+        kinds[m.kind].append(name)
+    rows = [("kind", "matrices", "made with", "largest", "at 448", "subnormal", "zero")]
+    for kind, names in kinds.items():
+        scans = [found.scans[n] for n in names]
+        total = max(1, sum(s.blocks for s in scans))
+        made = sorted({found.made_with[n] for n in names}, key=len)
+        shares = [sum(int(s.histogram[a:b].sum()) for s in scans) / total for a, b in ((126, 127), (1, 8), (0, 1))]
+        largest = max(s.largest for s in scans)
+        rows.append((printable(kind), f"{len(names):,}", made[0] if len(made) == 1 else f"{len(made)} kinds",
+                     f"{largest:g}", *map(_percent, shares)))  # fmt: skip
+    yield from columns(rows, left=(0, 2))
+
+
+def _percent(share: float) -> str:
+    return "0" if not share else f"{share:.2%}" if share >= 0.0001 else "< 0.01%"
+
+
+def columns(rows: Iterable[tuple[str, ...]], left: tuple[int, ...] = (0,), indent: int = 2) -> Iterator[str]:
+    """A table: the columns `left` aligned there, numbers right."""
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        yield (" " * indent + "  ".join(cells)).rstrip()
+
+
+def _map(found: Checkpoint, screen: Screen) -> Iterator[str]:
+    """Kinds of matrices by layers, with a letter where a finding is."""
+    layers = sorted({m.layer for m in found.matrices.values()} - {None})
+    if len(layers) < 2:
+        return
+    worst: dict[tuple, int] = {}
+    for name in found.matrices:
+        for f in found.findings_of(name):
+            m = found.matrices[name]
+            at = (m.kind, m.layer)
+            worst[at] = min(worst.get(at, 9), SEVERITIES.index(f.severity))
+    kinds = list(dict.fromkeys(kind for kind, _ in worst))
+    if not kinds:
+        return
+    width = max(len(printable(k)) for k in kinds)
+    each = max(1, -(-len(layers) // max(10, screen.width - width - 6)))  # layers a letter
+    yield from ("", screen.paint(f"Findings by layer, {layers[0]} to {layers[-1]}", "title")
+                + (f", {each} layers a letter" if each > 1 else ""))  # fmt: skip
+    for kind in kinds:
+        row = ""
+        for i in range(0, len(layers), each):
+            at = min((worst.get((kind, la), 9) for la in layers[i : i + each]), default=9)
+            row += screen.paint("EWn"[at], SEVERITIES[at]) if at < 9 else "·"
+        yield f"  {printable(kind).ljust(width)}  {row}"
+
+
+def findings(found: list[Finding], screen: Screen) -> Iterator[str]:
+    """Findings in lines, those of one kind together, and how many there are."""
+    groups: dict[tuple, list[Finding]] = defaultdict(list)
+    for f in found:
+        groups[f.severity, f.code].append(f)
+    if groups:
+        yield screen.paint("Findings", "title")
+    for (severity, code), group in groups.items():
+        many = f", {len(group):,} times" if len(group) > 1 else ""
+        yield f"  {screen.paint(severity.ljust(7), severity)}  {code.replace('-', ' ')}{many}"
+        for f in group[:SHOWN]:
+            yield f"           {printable(f.tensor)}" + (f"  {printable(f.value, 60)}" if f.value else "")
+        if len(group) > SHOWN:
+            yield f"           and {len(group) - SHOWN:,} more; --json has all"
+        first = group[0]
+        for label, words in (("", first.message), ("then:", first.engine), ("fix:", first.fix)):
+            yield from screen.wrap(words, 17 if label else 11, " " * 11 + label)
+        yield ""
+    counts = [sum(f.severity == s for f in found) for s in SEVERITIES]
+    said = [f"{n:,} {s}{'s' * (n > 1)}" for n, s in zip(counts, SEVERITIES, strict=True) if n]
+    yield ", ".join(said) if said else screen.paint("Nothing to mend.", "fine")
