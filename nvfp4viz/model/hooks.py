@@ -1,15 +1,14 @@
-"""Hooks on a running model's modules: which modules, what of their input, and what to do where that fails.
+"""What a running model multiplies: inputs of linear layers, of experts in 3-D parameters, of weights used by hand.
 
-A hook never breaks the model: a module whose input cannot be taken is let go of and reported by name.
+Linear layers are seen by hooks; all else at the matrix product (products.py), from `with` to its end and, in other
+threads, while a module that owns such a weight runs. Nothing breaks the model: an input that cannot be taken is let
+go of and reported by name, and what was not seen is part of the result (coverage.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import fnmatch
 import functools
-import re
 import threading
 import warnings
 from collections import Counter
@@ -18,162 +17,266 @@ import torch
 from torch import Tensor, nn
 
 from ..nvfp4 import as_tokens
+from .choose import Choice, choose, describe, unwrapped
+from .coverage import Coverage
+from .inputs import computed, eager, local_part, module_input, routing
+from .products import Product, Watch
+from .rows import Mask, recomputed
+from .seen import Rows, Seen, by_expert, counts
+from .weights import Weight
 
-_WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether it is a linear layer: torch's own, or an engine's class that says so and has a weight."""
-    return isinstance(module, nn.Linear) or ("Linear" in type(module).__name__ and hasattr(module, "weight"))
-
-
-def choose_modules(model: nn.Module, modules=None) -> dict[str, nn.Module]:
-    """Modules by name: of patterns ("*.down_proj"), of a predicate (name, module) -> bool, or all linear ones (None).
-
-    A module that the model holds under several names is listed once, under the first one that fits.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}, not a torch.nn.Module")
-    if type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
-        model = model.module
-    if modules is None:
-        fits = lambda name, module: is_linear(module)  # noqa: E731
-    elif callable(modules):
-        fits = modules
-    else:
-        patterns = [modules] if isinstance(modules, str) else list(modules)
-        fits = lambda name, module: any(fnmatch.fnmatchcase(name, p) for p in patterns)  # noqa: E731
-    chosen, seen, names = {}, set(), []
-    for full_name, module in model.named_modules(remove_duplicate=False):
-        name = _WRAPPERS.sub("", full_name)
-        names.append(name)
-        if id(module) not in seen and fits(name, module):
-            seen.add(id(module))
-            chosen[name or type(module).__name__] = module
-    if not chosen:
-        near = [n for p in ([] if modules is None or callable(modules) else patterns)
-                for n in difflib.get_close_matches(p.replace("*", ""), names, n=2, cutoff=0.3)]  # fmt: skip
-        near = near or [n for n, m in model.named_modules() if n and is_linear(m)][:2]
-        raise ValueError(
-            f"no module of {type(model).__name__} fits modules={describe(modules)}"
-            + (f"; it has, for example, {', '.join(map(repr, near))}" if near else f": it has {len(names)} modules")
-        )
-    return chosen
-
-
-def describe(modules) -> str:
-    """The choice of modules in words, for messages and provenance."""
-    if modules is None:
-        return "all linear layers"
-    return getattr(modules, "__qualname__", repr(modules)) if callable(modules) else repr(modules)
-
-
-def module_input(module: nn.Module, args, kwargs=None) -> Tensor:
-    """The first floating-point tensor among a call's arguments, as the module computes with it: in autocast's dtype."""
-    tensors = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
-    if not tensors:
-        raise TypeError("it was called without a tensor")
-    x = next((t for t in tensors if t.is_floating_point()), tensors[0])
-    kind = x.device.type
-    if x.dtype == torch.float32 and is_linear(module) and torch.is_autocast_enabled(kind):
-        x = x.to(torch.get_autocast_dtype(kind))
-    return x.float() if x.dtype == torch.float64 else x
-
-
-def local_part(name: str, x: Tensor, module: nn.Module) -> tuple[str, Tensor | None]:
-    """What this process holds of a module's input, and what to call it.
-
-    A shard along K is quantized with its own amax, so it has a name of its own. Tokens that several ranks hold
-    (a replicated DTensor) are counted by the first of them; the others get None.
-    """
-    where = []
-    if hasattr(x, "placements"):  # a DTensor
-        mesh, at = x.device_mesh, x.device_mesh.get_coordinate()
-        for axis, placement in enumerate(x.placements):
-            if placement.is_partial():
-                raise ValueError("its input is a DTensor of partial sums, which no layer quantizes: reduce it first")
-            if placement.is_shard() and placement.dim % x.ndim == x.ndim - 1:
-                where.append((at[axis], mesh.size(axis)))
-            elif placement.is_replicate() and at[axis]:
-                return name, None
-        x = x.to_local()
-    elif getattr(module, "input_is_parallel", False):  # row-parallel layers of Megatron, vLLM and SGLang
-        whole, part = getattr(module, "input_size", 0), getattr(module, "input_size_per_partition", 0)
-        if 0 < part < whole:
-            group = getattr(module, "tp_group", None)
-            where.append((getattr(module, "tp_rank", getattr(group, "rank_in_group", rank())), whole // part))
-    return name + "".join(f" [K shard {i} of {n}]" for i, n in where if n > 1), x
-
-
-def rank() -> int:
-    many = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if many else 0
+PADDING = "{n} rows of padding left out"
+NOT_FINITE = "{n} rows with NaN or Inf left out"
+UNKNOWN = "{n} rows whose tokens are not known: padding among them was taken"
+REASONS = {"padding": PADDING, "not_finite": NOT_FINITE, "unknown": UNKNOWN}
 
 
 class Observer:
-    """Sees the input of modules as they run and hands its tokens to `take`; a module where that fails is let go of."""
+    """Sees inputs as a model runs and hands them to `take`; an input where that fails is let go of."""
 
-    def __init__(self, model: nn.Module | None = None, modules=None):
+    def __init__(self, model: nn.Module | None = None, modules=None, tokens=None):
         self._model, self._modules = model, modules
-        self.problems: dict[str, str] = {}  # module -> why it was let go of
-        self.empty = Counter()  # module -> calls that had no token
-        self.calls = Counter()  # module -> calls
+        self.problems: dict[str, str] = {}  # name -> why it was let go of
+        self.empty = Counter()  # name -> calls that had no token
+        self.calls = Counter()  # name -> calls
         self.about: dict = {}  # model's class and modules, for provenance
+        self.left_out: dict[str, Counter] = {}  # why -> name -> rows that do not count
+        self.ended: str | None = None  # what ended the recording before its time
+        self.coverage: Coverage | None = None
+        self.mask = Mask(tokens)
+        self._choice: Choice | None = None
         self._handles: dict = {}
-        self._lock = threading.Lock()  # nn.DataParallel runs replicas in threads
+        self._undo = contextlib.ExitStack()
+        self._lock = threading.RLock()  # nn.DataParallel runs replicas in threads
+        self._local = threading.local()
 
     def __enter__(self):
-        chosen = choose_modules(self._model, self._modules)
-        self.about = {"model": type(self._model).__name__, "modules": describe(self._modules), "chosen": len(chosen)}
-        for name, module in chosen.items():
-            self.calls[name] += 0
-            hook = functools.partial(self._hook, name)
-            self._handles[name] = module.register_forward_pre_hook(hook, with_kwargs=True)
+        self._choice = choice = choose(self._model, self._modules)
+        chosen = len(choice.observed) + len(choice.modules)
+        self.about = {"model": type(self._model).__name__, "modules": describe(self._modules), "chosen": chosen}
+        self.coverage = Coverage(choice)
+        self.problems.update(choice.refused)
+        try:
+            self._attach(unwrapped(self._model), choice)
+        except BaseException:
+            self.detach()
+            raise
         return self
 
+    def _attach(self, model: nn.Module, choice: Choice) -> None:
+        self._undo.enter_context(eager())
+        for handle in self.mask.attach(model):
+            self._undo.callback(handle.remove)
+        by_hand = dict.fromkeys(w.module for w in choice.weights if w.kind in ("stack", "function"))
+        watched = bool(by_hand) or any(".experts." in w.name for w in choice.weights)
+        for w in choice.weights:
+            if w.is_called:
+                self._hook(w.name, w.module, self._linear if choice.takes(w) else self._counted, w)
+            elif w.kind == "convolution" and not watched:
+                self._undo.callback(w.module.register_forward_hook(functools.partial(self._convolved, w)).remove)
+        for module in by_hand:
+            self._undo.callback(module.register_forward_pre_hook(self._entered, with_kwargs=True).remove)
+            self._undo.callback(module.register_forward_hook(self._left, always_call=True).remove)
+        for name, module in choice.modules.items():
+            if module not in choice.stacks():  # experts hand theirs on with their first product
+                self._hook(name, module, self._linear, None)
+        self._watch = None
+        if watched:
+            torch.clear_autocast_cache()  # of weights that were cast before anyone looked
+            self._watch = Watch(choice.weights, self._visit, self.mask.gathered, self._took)
+            self._undo.enter_context(self._watching())
+
+    def _hook(self, name: str, module: nn.Module, hook, weight: Weight | None) -> None:
+        if hook is self._linear or hook.__func__ is Observer._linear:
+            self.calls[name] += 0
+        hook = functools.partial(hook, name, weight)
+        self._handles[name] = module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is not None:
+            self.ended = kind.__name__
+        self.detach()
+
     def detach(self) -> None:
+        self._undo.close()
         while self._handles:
             self._handles.popitem()[1].remove()
 
-    def _hook(self, name, module, args, kwargs) -> None:
+    @contextlib.contextmanager
+    def _watching(self):
+        """Products of this thread are seen until the end."""
+        self._local.watching = True
+        try:
+            with self._watch:
+                yield
+        finally:
+            self._local.watching = False
+
+    # hooks
+
+    def _linear(self, name, weight, module, args, kwargs) -> None:
+        self._counted(name, weight, module, args, kwargs)
         self.observe(name, module, args, kwargs)
+
+    def _counted(self, name, weight, module, args, kwargs) -> None:
+        self._local.module = module  # its product is the next one, and this call stands for it
+        if weight is None or recomputed():
+            return
+        with torch._C.DisableTorchFunction(), self._lock:
+            x = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.ndim), None)
+            if x is not None and x.shape[-1]:
+                self.coverage.add(weight, x.numel() // x.shape[-1], *weight.shape[-2:])
+
+    def _convolved(self, weight, module, args, out) -> None:
+        if isinstance(out, Tensor) and not recomputed():
+            with torch._C.DisableTorchFunction(), self._lock:
+                n = module.out_channels
+                self.coverage.add(weight, out.numel() // n, n, module.weight.numel() // n)
+
+    def _entered(self, module, args, kwargs) -> None:
+        if not hasattr(self._local, "inside"):
+            self._local.inside = []
+        mode = None
+        if self._watch is not None and not self._local.inside and not getattr(self._local, "watching", False):
+            mode = self._watch  # a thread that `with` was not entered in
+            mode.__enter__()
+        self._local.inside.append([module, (args, kwargs), mode, routing(args, kwargs)])
+
+    def _left(self, *_) -> None:
+        if getattr(self._local, "inside", None):
+            mode = self._local.inside.pop()[2]
+            if mode is not None:
+                mode.__exit__(None, None, None)
 
     def observe(self, name: str, module: nn.Module, args, kwargs=None) -> None:
         """Take one call's input; never raises but for an interrupt."""
-        if name in self.problems:
+        if name in self.problems or recomputed():
             return
         try:
-            with self._lock, torch.no_grad():
+            with torch._C.DisableTorchFunction(), self._lock, torch.no_grad():
                 self.calls[name] += 1
                 given = module_input(module, args, kwargs)
                 label, x = local_part(name, given, module)
-                if x is None:
-                    return
-                x = as_tokens(x)
-                if not x.shape[0]:
-                    self.empty[name] += 1
-                    return
-                with torch.autocast(x.device.type, enabled=False):
-                    self.take(label, x, given)
+                if x is not None:
+                    n = getattr(module, "out_features", None)
+                    self._take(Rows(as_tokens(x)), label, name, given, (n, x.shape[-1]) if n else (), as_tokens)
         except Exception as error:
             self._let_go(name, str(error) or type(error).__name__)
+
+    # the mode
+
+    def _visit(self, product: Product) -> None:
+        w = product.weight
+        if recomputed():
+            return
+        if w.is_called and getattr(self._local, "module", None) is w.module:
+            self._local.module = None  # a hook has seen it
+            return
+        name = w.label(product.expert) + product.part
+        try:
+            with torch._C.DisableTorchFunction(), self._lock, torch.no_grad():
+                self._product(product, name)
+        except Exception as error:
+            self._let_go(name, str(error) or type(error).__name__)
+
+    def _took(self, weight: Weight, function: str, out) -> None:
+        if not recomputed():
+            with torch._C.DisableTorchFunction(), self._lock:
+                self.coverage.took(weight, function, out)
+
+    def _product(self, product: Product, name: str) -> None:
+        w, choice = product.weight, self._choice
+        block = next((b for b in reversed(getattr(self._local, "inside", ())) if b[0] is w.module), None)
+        rows = by_expert(product, block and block[3])
+        self.coverage.add(w, counts(rows), product.outputs, product.features, product.expert)
+        choice.settle(w, product.outputs)
+        if block is not None and block[1] is not None and w.kind == "stack":
+            self._serve(block, product)
+        if not choice.takes(w, product.expert) or name in self.problems:
+            return
+        self.calls[name] += 1
+        rows.x = computed(rows.x, product)
+        labels = None
+        if rows.offsets is not None:
+            labels = [label if choice.takes(w, e) else None for e, label in enumerate(w.labels())]
+        self._take(rows, name, name, product.given, (product.outputs, product.features), product.like, labels)
+
+    def _serve(self, block: list, product: Product) -> None:
+        """What experts were called with, once a token, as an engine quantizes it before routing."""
+        module, (args, kwargs), *_ = block
+        block[1] = None
+        name = next((n for n, m in self._choice.modules.items() if m is module), None)
+        if name is None or name in self.problems:
+            return
+        given = module_input(module, args, kwargs)
+        x = as_tokens(given)
+        if x.shape[1] == product.features and not (product.dense and x.shape[0] == product.count):
+            self.calls[name] += 1
+            self._take(Rows(computed(x, product)), name, name, given, (), as_tokens)
+
+    def _take(self, rows: Rows, label: str, name: str, given, shape, read, labels=None) -> None:
+        """Leave out what does not count, and hand the rest on."""
+        if not len(rows.x):
+            self.empty[name] += 1
+            return
+        if self.mask.active:
+            every = read(given)  # [M, K], before any were sorted or left out
+            like = given if given.shape[-1:] == every.shape[-1:] else every
+            keep = self.mask.counted(like, len(every), name.rpartition(".")[0])
+            rows = self._leave(rows, keep if keep is None or rows.picked is None else keep[rows.picked], label, PADDING)
+        if not bool(rows.x.sum(dtype=torch.float32).isfinite()):
+            rows = self._leave(rows, rows.x.isfinite().all(-1), label, NOT_FINITE)
+        if len(rows.x):
+            with torch.autocast(rows.x.device.type, enabled=False):
+                call = self.calls[name] - 1
+                self.take(Seen(label, rows.x, given, call, shape, labels, rows.offsets, rows.read(read)))
+
+    def _leave(self, rows: Rows, keep: Tensor | None, label: str, why: str) -> Rows:
+        if keep is None:
+            why, n = UNKNOWN, len(rows.x)
+        else:
+            n = len(rows.x) - int(keep.sum())
+        if n:
+            self.left_out.setdefault(why, Counter())[label] += n
+        return rows if keep is None or not n else rows.kept(keep)
 
     def _let_go(self, name: str, why: str) -> None:
         known = why in self.problems.values()
         self.problems[name] = why
-        if name in self._handles:
+        if self._choice is not None and name in self._choice.modules and name in self._handles:  # counted by nobody
             self._handles.pop(name).remove()
         if not known:  # one warning a reason, not one a layer
             with contextlib.suppress(Warning):  # where warnings are errors, `problems` still tells
                 text = f"module {name!r} is no longer observed: {why}; more modules with this reason go unannounced"
                 warnings.warn(text, stacklevel=3)
 
-    def take(self, label: str, x: Tensor, given: Tensor) -> None:
-        """x: [M, K], at least one token; `given`: the tensor that the module was called with."""
+    def take(self, seen: Seen) -> None:
+        """seen.x: [M, K], at least one token."""
         raise NotImplementedError
 
     def remarks(self) -> dict[str, str]:
-        """Module -> what kept it, or some of its calls, from being taken."""
+        """Name -> what kept it, or some of its calls or rows, from being taken."""
         found = {name: f"called {self.calls[name]} times, {n} of them with 0 tokens" for name, n in self.empty.items()}
         found |= {name: "was not called" for name, n in self.calls.items() if not n}
+        if self.coverage is not None:
+            found |= self.coverage.unrouted()
+        for why, names in self.left_out.items():
+            for name, n in names.items():
+                found[name] = (found[name] + "; " if name in found else "") + why.format(n=n)
         return found | self.problems
+
+    def result(self) -> dict:
+        """For provenance: what was seen of the model, what was left out, and whether it broke off."""
+        about = dict(self.about)
+        if self.coverage is not None:
+            about["coverage"] = self.coverage.to_dict(self.problems)
+        if self.left_out:
+            about["left_out"] = {key: sum(self.left_out.get(why, {}).values()) for key, why in REASONS.items()}
+        partial = {
+            n: why for n, why in self.problems.items() if self.calls[n] and n not in self.about.get("refused", ())
+        }
+        if self.ended or partial:
+            about["partial"] = ([f"the block ended with {self.ended}"] if self.ended else []) + [
+                f"{name}: {why}" for name, why in partial.items()
+            ]
+        return about

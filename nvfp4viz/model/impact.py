@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ..analysis import versions
 from ..nvfp4 import RECIPES, Recipe, as_recipe
 from ..stats import poisson_weights
-from .hooks import choose_modules, describe, is_linear
+from .choose import choose_modules, describe
 from .swap import RUN, Outputs, decoded_weights, swapped
+from .weights import is_linear
 
 MIN_RUNS = 8  # fewer give no interval
 CHUNK = 128  # tokens whose probabilities are compared at a time

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +13,18 @@ from torch import Tensor, nn
 from ..analysis import Sweep, versions
 from ..engine import Pending, Ready, analyze_all, choose, find_engine
 from ..nvfp4 import RECIPES, Tokens, as_recipes
-from .hooks import Observer, rank
+from .coverage import coverage_sentence
+from .hooks import Observer
+from .inputs import rank
 
 
 class Recorder(Observer):
     """Statistics of module inputs, added up as the model runs; made by `record`."""
 
-    def __init__(self, model=None, modules=None, recipes=RECIPES, *, engine="auto", first_token: int | None = None):
-        super().__init__(model, modules)
+    def __init__(
+        self, model=None, modules=None, recipes=RECIPES, *, engine="auto", tokens=None, first_token: int | None = None
+    ):
+        super().__init__(model, modules, tokens)
         self.recipes = as_recipes(recipes)
         if not self.recipes:
             raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
@@ -29,20 +35,28 @@ class Recorder(Observer):
         self._last = None
         self.seek(_rank_offset() if first_token is None else first_token)
 
-    def __exit__(self, *_) -> None:
-        self.detach()
+    def __exit__(self, *error) -> None:
+        super().__exit__(*error)
         self._last = None
 
     def seek(self, token: int) -> None:
         """Say which place in the whole stream the next token has, for all modules; it seeds the bootstrap."""
         self._first, self._seen = token, Counter()
 
-    def take(self, label, x, given):
+    def take(self, seen):
+        if seen.offsets is None:
+            self._add(seen.name, seen.x, seen.given)
+            return
+        for label, x in seen.parts():
+            self._add(label, x)
+
+    def _add(self, label: str, x: Tensor, given: Tensor | None = None) -> None:
+        """One more call's rows; `given` where the next call may have the same."""
         first = self._first + self._seen[label]
-        part = self._again(given, first)
+        part = None if given is None else self._again(given, first, x.shape)
         if part is None:
             part = self._analyze(x, first)
-            self._last = (weakref.ref(given), _state(given), first, part)
+            self._last = None if given is None else (weakref.ref(given), _state(given), (first, x.shape), part)
         total = self._totals.get(label)
         self._totals[label] = part if total is None else total + part
         self._seen[label] += x.shape[0]
@@ -55,9 +69,9 @@ class Recorder(Observer):
             return engine.launch(Tokens.of(x, first), recipes, [None] * len(recipes))
         return Ready(analyze_all(x, recipes, engine=self.engine, first_token=first))
 
-    def _again(self, given: Tensor, first: int) -> Pending | None:
+    def _again(self, given: Tensor, first: int, shape) -> Pending | None:
         """The statistics of the call before, if it had this very tensor, as q_proj, k_proj and v_proj do."""
-        if self._last is None or self._last[0]() is not given or self._last[2] != first:
+        if self._last is None or self._last[0]() is not given or self._last[2] != (first, shape):
             return None
         state, now = self._last[1], _state(given, copy=False)
         same = torch.equal(state, now) if isinstance(state, Tensor) else state is not None and state == now
@@ -80,15 +94,39 @@ class Recorder(Observer):
         stats, remarks = self._stats(), self.remarks()
         if not stats:
             why = "; ".join(f"{name}: {text}" for name, text in list(remarks.items())[:5]) or "no module was called"
-            raise ValueError(
-                f"nothing was recorded: {why}. Hooks do not run in a replayed CUDA graph or a compiled model"
-            )
+            raise ValueError(f"nothing was recorded: {why}. Hooks do not run in a replayed CUDA graph")
         return self._sweep(stats, remarks)
 
     def _sweep(self, stats: dict, remarks: dict) -> Sweep:
         skipped = {name: text for name, text in remarks.items() if name not in stats}
         partly = {name: text for name, text in remarks.items() if name in stats}
-        return Sweep.of(stats, self.recipes, {**versions(), **self.about, "sources": [], "remarks": partly}, skipped)
+        about = {**versions(), **self.result(), "sources": [], "remarks": partly}
+        if experts := self.tokens_by_expert(stats):
+            about["experts"] = experts
+        return Sweep.of(stats, self.recipes, about, skipped)
+
+    def __repr__(self) -> str:
+        seen = coverage_sentence(self.result().get("coverage"))
+        return f"Recorder({len(self._totals)} inputs{': ' + seen if seen else ''}; .sweep() has the statistics)"
+
+    def tokens_by_expert(self, stats: dict | None = None) -> dict[str, list[int]]:
+        """Of each stack of experts that is recorded, the rows that each expert had."""
+        stats, name = self._stats() if stats is None else stats, next(iter(self.recipes))
+        stacks = [w for w in self._choice.observed if w.kind == "stack"] if self._choice else []
+        return {w.name: [stats[n][name].tokens if n in stats else 0 for n in w.labels()] for w in stacks}
+
+    def layers(self) -> Sweep:
+        """What was recorded, all experts of a layer added up: `model.layers.3.mlp.experts.down_proj`.
+
+        The input of fc1 as it is served, once a token before routing, is there under the block's own name.
+        """
+        sweep = self.sweep()
+        stats = dict(sweep.stats)
+        for w in self._choice.observed if self._choice else ():
+            rows = [stats.pop(label) for label in w.labels() if label in stats] if w.kind == "stack" else []
+            if rows:
+                stats[w.name] = {name: reduce(add, (row[name] for row in rows)) for name in self.recipes}
+        return Sweep.of(stats, self.recipes, sweep.provenance, sweep.skipped)
 
     def all_reduce(self, group=None) -> Sweep:
         """The statistics of all ranks of a torch.distributed group (gloo or nccl) together; every rank must call it.
@@ -116,19 +154,33 @@ def _rank_offset() -> int:
     return rank() * (2**32 // torch.distributed.get_world_size()) if rank() else 0
 
 
-def record(model: nn.Module, modules=None, recipes=RECIPES, *, engine: str = "auto", first_token: int | None = None):
-    """Stream the inputs of modules into statistics while the model runs; no activation is kept.
+def record(
+    model: nn.Module,
+    modules=None,
+    recipes=RECIPES,
+    *,
+    engine: str = "auto",
+    tokens=None,
+    first_token: int | None = None,
+):
+    """Stream the inputs of a model's matrix products into statistics while it runs; no activation is kept.
 
         with nvfp4viz.record(model, "*.down_proj") as recorder:
             model(input_ids)
         recorder.sweep().table()
 
     Args:
-        modules:     a name pattern or several, a predicate (name, module) -> bool, or None for all linear layers.
+        modules:     a name pattern or several, a predicate (name, module) -> bool, or None for all linear layers and
+                     experts but routers, gates and matrices of fewer than 16 outputs. Experts have names as in a
+                     checkpoint, `model.layers.3.mlp.experts.7.down_proj`, fused or not; `model.layers.3.mlp.experts` is
+                     what they share, once a token before routing.
         recipes:     as for `sweep`; a per-tensor recipe takes its scale from each call's own amax.
+        tokens:      bool [B, T], or a function (args, kwargs) -> bool [B, T] of the model's call: which tokens count.
+                     None: those that the call's `attention_mask` says.
         first_token: place of the first token in a stream that several processes share (`Recorder.seek` sets it for a
                      batch); by default ranks of torch.distributed get ranges that do not meet.
-    Returns: Recorder, a context manager; a module whose input cannot be taken is let go of, with a warning.
+    Returns: Recorder, a context manager; an input that cannot be taken is let go of, with a warning. The sweep's
+    provenance has what else was not seen: `coverage`, `left_out` (padding, rows with NaN), `partial`.
     Raises ValueError where no module fits or a recipe or engine is unknown, TypeError for what is no model.
     """
-    return Recorder(model, modules, recipes, engine=engine, first_token=first_token)
+    return Recorder(model, modules, recipes, engine=engine, tokens=tokens, first_token=first_token)

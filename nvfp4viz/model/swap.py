@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..engine import quantize
 from ..nvfp4 import Recipe, as_tokens
-from .hooks import module_input
+from .inputs import module_input
 
 RUN = 64  # consecutive tokens that the bootstrap draws together, since neighbours are alike
 

@@ -22,7 +22,8 @@ import nvfp4viz
 from nvfp4viz.files import locked
 from nvfp4viz.model import Recorder
 from nvfp4viz.model.capture import Reservoir
-from nvfp4viz.model.hooks import choose_modules, local_part
+from nvfp4viz.model.choose import choose_modules
+from nvfp4viz.model.inputs import local_part
 from nvfp4viz.stats import Stats
 
 ROOT = Path(__file__).parents[2]
@@ -260,7 +261,6 @@ def test_threads_that_run_replicas_lose_nothing(model):
         ((torch.arange(64),), "dtype torch.int64"),
         ((torch.ones(3, 24),), "K=24 is not a multiple of 16"),
         ((torch.ones(()),), "single number"),
-        ((torch.full((2, 64), torch.nan),), "NaN"),
         ((torch.ones(2, 64).to(torch.float8_e4m3fn),), "float8_e4m3fn"),
     ],
 )
@@ -287,7 +287,7 @@ def test_where_warnings_are_errors_the_model_still_runs(model):
     with warnings.catch_warnings(), nvfp4viz.record(model, recipes=RECIPES) as recorder:
         warnings.simplefilter("error")
         model(tokens(3).fill_(torch.inf))
-    with pytest.raises(ValueError, match=r"nothing was recorded: layers.0.gate_proj: x holds"):
+    with pytest.raises(ValueError, match=r"nothing was recorded: layers.0.gate_proj: 3 rows with NaN or Inf left out"):
         recorder.sweep()
 
 
@@ -300,16 +300,37 @@ def test_a_batch_without_tokens_is_counted_and_the_next_one_recorded(model):
     assert sweep.provenance["remarks"] == {"layers.0.down_proj": "called 2 times, 1 of them with 0 tokens"}
 
 
-def test_what_was_recorded_before_a_failure_stays_with_a_remark(model):
-    with (
-        pytest.warns(UserWarning, match="NaN"),
-        nvfp4viz.record(model, "layers.0.up_proj", recipes=RECIPES) as recorder,
-    ):
-        model(tokens(5))
-        model(tokens(5) * torch.nan)
+def test_rows_that_are_no_numbers_are_left_out_and_counted(model):
+    bad = tokens(5)
+    bad[3, 7] = torch.nan
+    bad[4] = torch.inf
+    with warnings.catch_warnings(), nvfp4viz.record(model, "layers.0.up_proj", recipes=RECIPES) as recorder:
+        warnings.simplefilter("error")
+        for x in (bad, tokens(5), tokens(5) * torch.nan):
+            model(x)
     sweep = recorder.sweep()
-    assert sweep.stats["layers.0.up_proj"]["standard"].tokens == 5
-    assert "NaN" in sweep.provenance["remarks"]["layers.0.up_proj"]
+    with nvfp4viz.record(model, "layers.0.up_proj", recipes=RECIPES) as clean:
+        model(bad[:3])
+        model(tokens(5))
+    assert_same(sweep.stats["layers.0.up_proj"]["standard"], clean.sweep().stats["layers.0.up_proj"]["standard"])
+    assert sweep.provenance["left_out"] == {"padding": 0, "not_finite": 7, "unknown": 0}
+    assert sweep.provenance["remarks"]["layers.0.up_proj"] == "7 rows with NaN or Inf left out"
+
+
+def test_what_was_recorded_before_a_failure_stays_and_is_marked_partial(model):
+    with (
+        pytest.warns(UserWarning, match="K=24"),
+        nvfp4viz.record(nn.Sequential(nn.Identity()), "0", recipes=RECIPES) as recorder,
+    ):
+        recorder._model[0](tokens(5))
+        recorder._model[0](tokens(5)[:, :24])
+    sweep = recorder.sweep()
+    assert sweep.stats["0"]["standard"].tokens == 5 and "K=24" in sweep.provenance["remarks"]["0"]
+    assert "K=24" in sweep.provenance["partial"][0]
+    with pytest.raises(KeyError), nvfp4viz.record(model, recipes=RECIPES) as broken:
+        model(tokens())
+        raise KeyError
+    assert broken.sweep().provenance["partial"] == ["the block ended with KeyError"]
 
 
 def test_modules_that_were_not_called_are_named(model):
