@@ -57,10 +57,10 @@ RATES = _by_name(
     _rate("four_rate", "chose 4", "chose 4", "blocks that map their amax to 4"),
     _rate("four_saturated", "4 saturates", "4 would saturate", "blocks whose candidate for 4 exceeds 448"),
     _rate("scale_saturated", "scale saturated", "scale above 448", "blocks whose own scale exceeds 448"),
+    _rate("element_clipped", "clipped at 6", "clipped at 6", "elements scaled above 6, the largest E2M1", "elements"),
     _rate("scale_subnormal", "scale subnormal", "scale subnormal",
           "blocks with a scale below 2⁻⁶, of fewer than 4 bits"),
     _rate("scale_zero", "scale 0", "scale rounds to 0", "blocks whose scale rounds to 0: 16 values lost"),
-    _rate("element_clipped", "clipped at 6", "clipped at 6", "elements scaled above 6, the largest E2M1", "elements"),
     _rate("element_flushed", "decoded to 0", "decoded to 0", "non-zero elements that decode to 0",
           "non-zero elements"),
 )  # fmt: skip
