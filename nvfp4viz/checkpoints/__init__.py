@@ -1,5 +1,6 @@
 """Quantized checkpoints: whether their scales are right, what made them, and whether they fit one's traffic."""
 
-from .against import Comparison, against
+from .against import BEST, STORED, Comparison, against
 from .audit import Checkpoint, checkpoint, ignored, scales
 from .findings import SEVERITIES, Finding
+from .traffic import Fit, Traffic, fit

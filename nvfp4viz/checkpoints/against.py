@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -18,12 +18,13 @@ from ..engine import analyze_all, block_errors
 from ..nvfp4 import E2M1_MAX, Quantized, Recipe
 from ..stats import Stats, measure
 from .audit import Checkpoint, open_files
+from .findings import COSTLY_DB, Finding
 from .headers import Entry
 from .layout import Matrix, fused
 from .scan import FOUR, read_rows, row_chunks
 
 STORED = "checkpoint"  # what stands in the file, beside the recipes
-BEST = "every E4M3 scale"  # the least error that block scales can reach with the checkpoint's scale of the matrix
+BEST = "best scales"  # of all E4M3 block scales: the least error with the checkpoint's scale of the matrix
 RECIPES = {  # of weights: one scale a matrix, as checkpoints store them
     r.name.removesuffix("-tensor"): r
     for r in (
@@ -33,6 +34,7 @@ RECIPES = {  # of weights: one scale a matrix, as checkpoints store them
     )
 }
 ELEMENTS = 1 << 22  # at a time
+FAR_DB = 6.0  # below what quantizing leaves: half of the error's amplitude is something else
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class Comparison:
         row = {name: s.sqnr_db for name, s in self.stats[module].items()}
         return row | ({BEST: _db(self.best[module])} if module in self.best else {})
 
+    def pooled_db(self, modules: Iterable[str], recipe: str) -> float:
+        """Signal to noise of several matrices together under one recipe, as stored or at best."""
+        rows = [(self.stats[n], self.best.get(n, 0.0)) for n in modules]
+        signal = sum(s[STORED].x_sq for s, _ in rows)
+        noise = sum(best * s[STORED].x_sq if recipe == BEST else s[recipe].err_sq for s, best in rows)
+        return _db(noise / signal if signal else 0.0)
+
     def table(self):
         """A pandas DataFrame with a row a matrix: SQNR in dB as stored, under each recipe and at best."""
         import pandas as pd
@@ -63,7 +72,19 @@ class Comparison:
 
     def to_dict(self) -> dict:
         rows = [{"module": n} | {k: _finite(v) for k, v in self.sqnr_db(n).items()} for n in self.stats]
-        return {"sqnr_db": rows, "unmatched": self.unmatched, "sources": self.sources}
+        found = [f.to_dict() for f in self.findings]
+        return {"sqnr_db": rows, "unmatched": self.unmatched, "sources": self.sources, "findings": found}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Matrices that decode further from the original than quantizing it leaves."""
+        found = []
+        for name in self.stats:
+            db = self.sqnr_db(name)
+            least = min(v for k, v in db.items() if k not in (STORED, BEST))
+            if least - db[STORED] >= COSTLY_DB:
+                found.append(_far(name, db[STORED], least))
+        return found
 
     def __repr__(self) -> str:
         left = f", {len(self.unmatched)} not compared" if self.unmatched else ""
@@ -198,6 +219,14 @@ def _amax(checkpoint: Checkpoint, sources: dict[str, Source]) -> dict[str, float
         for name in together:
             found[name] = max(found[n] for n in together)
     return found
+
+
+def _far(name: str, stored: float, least: float) -> Finding:
+    return Finding(
+        "error" if least - stored >= FAR_DB else "warning", "far-from-original", name, f"{stored:.4g} dB",
+        f"quantizing the original leaves {least:.4g} dB", "it computes with the weights as they are stored",
+        "is it the same model and revision? else export the weight again",
+    )  # fmt: skip
 
 
 def _db(nmse: float) -> float:

@@ -11,15 +11,37 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from ..checkpoints import SEVERITIES, Checkpoint, Finding, checkpoint
+from ..checkpoints import (
+    BEST,
+    SEVERITIES,
+    STORED,
+    Checkpoint,
+    Comparison,
+    Finding,
+    Fit,
+    Traffic,
+    against,
+    checkpoint,
+    fit,
+)
+from ..files import printable as _printable
 from .sweep import progress_bar
 
 COLORS = {"error": "31", "warning": "33", "note": "36", "title": "1", "fine": "32"}
 SHOWN = 3  # tensors of one finding that are named
+INPUTS = 15  # inputs that are shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="DIR", help="folder of a quantized model, or one .safetensors file of it")
+    parser.add_argument(
+        "--against", metavar="DIR",
+        help="the model that it was made from: how far its weights are off, and what each recipe would have left",
+    )  # fmt: skip
+    parser.add_argument(
+        "--activations", nargs="+", metavar="FILE",
+        help="recorded activations, or a saved sweep: what clips under the checkpoint's input scales, room left",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar; findings only")
     parser.epilog = "Exit code: 0 well, 1 a finding is an error, 2 it could not run."
@@ -27,15 +49,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is found; 1 where a finding is an error, else 0."""
+    activations = _activations(arguments.activations) if arguments.activations else None
     with progress_bar(arguments.quiet or arguments.json) as progress:
         found = checkpoint(arguments.path, progress=progress)
+        weights = against(found, arguments.against, progress=progress) if arguments.against else None
+        traffic = fit(found, activations, progress=progress) if activations is not None else None
+    more = [part for part in (weights, traffic) if part is not None]
+    all_findings = sorted(
+        (f for part in (found, *more) for f in part.findings), key=lambda f: (SEVERITIES.index(f.severity), f.code)
+    )
+    ok = not any(f.severity == "error" for f in all_findings)
     if arguments.json:
-        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
+        values = found.to_dict() | {"ok": ok}
+        values |= {name: part.to_dict() for name, part in (("against", weights), ("activations", traffic)) if part}
+        print(json.dumps(values, indent=2, allow_nan=False))
     else:
         screen = Screen()
-        lines = findings(found.findings, screen) if arguments.quiet else text(found, screen)
-        print("\n".join(lines))
-    return 0 if found.ok else 1
+        lines = [] if arguments.quiet else [*text(found, screen)]
+        lines += [] if arguments.quiet or not weights else weights_text(found, weights, screen)
+        lines += [] if arguments.quiet or not traffic else traffic_text(traffic, screen)
+        print("\n".join([*lines, *findings(all_findings, screen)]))
+    return 0 if ok else 1
+
+
+def _activations(files: list[str]):
+    """Activations of files, or one saved sweep."""
+    from ..activations import load
+    from ..analysis import Sweep, is_saved
+
+    saved = [f for f in files if is_saved(f)]
+    if saved and len(files) > 1:
+        raise ValueError(f"{saved[0]!r} is a saved sweep: give it alone")
+    return Sweep.load(saved[0]) if saved else load(*files)
 
 
 class Screen:
@@ -58,7 +103,7 @@ class Screen:
 def printable(name: str, limit: int = 200) -> str:
     """A stranger's words with nothing that a terminal obeys, and not without end."""
     words = name if len(name) <= limit else name[: limit // 2 - 1] + "…" + name[-limit // 2 :]
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+    return _printable(words)
 
 
 def text(found: Checkpoint, screen: Screen) -> Iterator[str]:
@@ -71,7 +116,6 @@ def text(found: Checkpoint, screen: Screen) -> Iterator[str]:
     if any(f.severity != "note" for f in found.findings):
         yield from _map(found, screen)
     yield ""
-    yield from findings(found.findings, screen)
 
 
 def _summary(found: Checkpoint) -> Iterator[tuple[str, str]]:
@@ -124,6 +168,59 @@ def _kinds(found: Checkpoint) -> Iterator[str]:
         rows.append((printable(kind), f"{len(names):,}", made[0] if len(made) == 1 else f"{len(made)} kinds",
                      f"{largest:g}", *map(_percent, shares)))  # fmt: skip
     yield from columns(rows, left=(0, 2))
+
+
+def weights_text(found: Checkpoint, compared: Comparison, screen: Screen) -> Iterator[str]:
+    """Signal to noise of the weights by kind, as stored and as each recipe would have left it."""
+    yield screen.paint("Weights against the original: signal to noise in dB", "title")
+    kinds = defaultdict(list)
+    for name in compared.stats:
+        kinds[found.matrices[name].kind].append(name)
+    names = list(next(iter(compared.stats.values())))
+    best = [BEST] if compared.best else []
+    rows = [("kind", "matrices", *(n if n != STORED else "as stored" for n in names), *best, "worst as stored")]
+    for kind, modules in kinds.items():
+        pooled = [compared.pooled_db(modules, n) for n in (*names, *best)]
+        worst = min(modules, key=lambda n: compared.stats[n][STORED].sqnr_db)
+        m = found.matrices[worst]
+        where = ", ".join(f"{w} {n}" for w, n in (("layer", m.layer), ("expert", m.expert)) if n is not None)
+        low = f"{compared.stats[worst][STORED].sqnr_db:.2f}" + (f" ({where})" if where else "")
+        rows.append((printable(kind), f"{len(modules):,}", *(f"{db:.2f}" for db in pooled), low))
+    yield from columns(rows)
+    yield from _left_out(compared.unmatched, "of the matrices", screen)
+    yield ""
+
+
+def traffic_text(traffic: Traffic, screen: Screen) -> Iterator[str]:
+    """The inputs that lose most to the checkpoint's scales, or have least headroom."""
+    yield screen.paint("Activations under the checkpoint's input scales", "title")
+    yield from screen.wrap("headroom: how many times the largest value seen fits before it clips. static, best static, "
+                           "per token: signal to noise of a typical token in dB, standard NVFP4", 2)  # fmt: skip
+    rows = [("input", "headroom", "saturated", "clipped", "subnormal", "static", "best static", "per token")]
+    ordered = sorted(traffic.rows, key=lambda r: (-(r.loss_db or 0), r.headroom))
+    for r in ordered[:INPUTS]:
+        shares = [_percent(getattr(r.static, n)) if r.static else "–"
+                  for n in ("scale_saturated", "element_clipped", "scale_subnormal")]  # fmt: skip
+        sqnr = ["–" if s is None else f"{s.token_sqnr_db:.2f}" for s in (r.static, r.best, r.per_token)]
+        rows.append((printable(_input_name(r, traffic)), f"{r.headroom:.3g}", *shares, *sqnr))
+    yield from columns(rows)
+    if len(ordered) > INPUTS:
+        yield f"  and {len(ordered) - INPUTS:,} more that lose less; --json has all"
+    yield from _left_out(traffic.unmatched, "of the tensors", screen)
+    yield ""
+
+
+def _input_name(row: Fit, traffic: Traffic) -> str:
+    """The tensor's name, with the module's where one tensor feeds several."""
+    several = sum(r.tensor == row.tensor for r in traffic.rows) > 1
+    name = f"{row.tensor} → {row.modules[0]}" if several else row.tensor
+    return name if len(name) <= 48 else "…" + name[-47:]
+
+
+def _left_out(unmatched: dict[str, str], what: str, screen: Screen) -> Iterator[str]:
+    if unmatched:
+        name, why = next(iter(unmatched.items()))
+        yield from screen.wrap(f"not compared, {len(unmatched):,} {what}: {name}: {why}", 2)
 
 
 def _percent(share: float) -> str:
