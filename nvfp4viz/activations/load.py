@@ -23,8 +23,15 @@ INDEX = ".safetensors.index.json"  # Hugging Face's list of shards
 class Activations(Mapping):
     """Tensor name -> activations [..., K], each read from its file when it is asked for."""
 
-    def __init__(self, readers: dict[str, Callable[[], Tensor]], sources: list[dict], left_out: dict[str, str]):
+    def __init__(
+        self,
+        readers: dict[str, Callable[[], Tensor]],
+        sources: list[dict],
+        left_out: dict[str, str],
+        lengths: tuple[int, ...] | None = None,
+    ):
         self._readers = readers
+        self.lengths = lengths  # tokens of each sequence, one after another; None: not known
         self.sources = sources  # one dict a file: path, sha256, bytes, metadata
         self.left_out = left_out  # tensor, or file, that is not taken -> its dtype and why
 
@@ -43,7 +50,7 @@ class Activations(Mapping):
         return f"Activations({len(self)} tensors from {files}{left_out})"
 
 
-def load(*paths: str | os.PathLike) -> Activations:
+def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Activations:
     """Activations of .safetensors, .npy, .npz and .pt/.pth/.bin files, or of every such file in a folder.
 
     Returns a mapping of tensor name -> [..., K] in the file's dtype (float64 as float32), each read when it is asked
@@ -52,6 +59,9 @@ def load(*paths: str | os.PathLike) -> Activations:
 
     A .safetensors.index.json stands for its shards, and a folder that SGLang's dumper or tensor dump wrote gives one
     tensor for all steps (see dumps.py).
+    `lengths` are the tokens of each sequence, one after another: intervals are over sequences where there are eight.
+    None: what the metadata of a .safetensors says, a JSON list under "sequence_lengths". Tensors of another number of
+    tokens have none; those of [B, T, K] have B sequences anyway.
     A file with one unnamed tensor gives it the file's stem as name; a name that several files have gets as much of the
     path before it as tells them apart. Nothing in a file is executed.
 
@@ -82,7 +92,24 @@ def load(*paths: str | os.PathLike) -> Activations:
     if not readers:
         why = "".join(f"; {name}: {why}" for name, why in list(left_out.items())[:3])
         raise ValueError(f"no floating-point tensor in {', '.join(map(str, paths))}: nothing to analyse{why}")
-    return Activations(readers, sources, left_out)
+    return Activations(readers, sources, left_out, _lengths(lengths, sources))
+
+
+def _lengths(told: Iterable[int] | None, sources: list[dict]) -> tuple[int, ...] | None:
+    """Tokens of each sequence; ValueError where what was told are no lengths. A stranger's metadata is not trusted."""
+    if told is not None:
+        lengths = tuple(told)
+        if not lengths or not all(isinstance(n, (int, np.integer)) and n > 0 for n in lengths):
+            raise ValueError(f"lengths={lengths[:5]}: expected the tokens of each sequence, whole numbers above 0")
+        return tuple(map(int, lengths))
+    found = {str(source["metadata"].get("sequence_lengths")) for source in sources}
+    try:
+        (text,) = found  # files of one capture say the same
+        lengths = json.loads(text)
+    except ValueError:
+        return None
+    known = isinstance(lengths, list) and lengths and all(type(n) is int and n > 0 for n in lengths)
+    return tuple(lengths) if known else None
 
 
 def _read(path: Path) -> Contents:

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ..activations import INDEX
 from ..catalog import COLUMNS
-from ..engine import analyze_all, find_engine
+from ..engine import find_engine
 from ..files import replacing, said
-from ..nvfp4 import RECIPES, Recipe, Tokens, as_recipes
+from ..nvfp4 import RECIPES, Recipe, as_recipes
 from ..stats import Stats
 from .attribution import Attribution, attribute_all
 from .picks import keep
 from .provenance import check_blocks, check_provenance, token_texts, versions
+from .sequences import analyze_sequences, with_sequences
 
 FORMAT = "nvfp4viz-sweep-1"
 
@@ -99,7 +100,7 @@ class Sweep:
 
         return pd.DataFrame([
             {"tensor": tensor, "recipe": name, "engine": s.engine, "tokens": s.tokens, "features": s.features}
-            | {column: getattr(s, column) for column in COLUMNS}
+            | {column: getattr(s, column) for column in (*COLUMNS, "token_nmse", "token_sqnr_db")}
             for tensor, row in self.stats.items()
             for name, s in row.items()
         ])  # fmt: skip
@@ -260,7 +261,8 @@ def _record(activations: Mapping, key, recipes: dict, engine: str, attribution: 
         x = activations[key]
     except Exception as error:  # a file that went away, in whatever way its reader says so
         raise ValueError(f"cannot be read: {error}") from error
-    tokens, named = Tokens.of(x), list(recipes.values())
-    stats = dict(zip(recipes, analyze_all(tokens, named, engine=engine), strict=True))
+    tokens, named = with_sequences(x), list(recipes.values())
+    lengths = getattr(activations, "lengths", None)
+    stats = dict(zip(recipes, analyze_sequences(tokens, named, engine, lengths), strict=True))
     split = dict(zip(recipes, attribute_all(tokens, named), strict=True)) if attribution else {}
     return Record(stats, split, keep(tokens, recipes, texts) if texts is not None else {})

@@ -1,0 +1,135 @@
+"""Does a stated 95 % hold? Verdicts of single windows of text, against the rest of the text and against other texts.
+
+    make model
+    python tests/benchmarks/coverage.py            about 20 minutes on two cores; prints the tables of docs/verdict.md
+
+A window of 512 tokens of a text is what a user records. Its margins between recipes are compared with those of all
+other windows of the same text together, and of the other texts: an interval covers if the truth lies in it, and is
+surely wrong if it excludes zero on the other side. The texts, four of the Canterbury corpus, are in brotli on PyPI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import sys
+import tarfile
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import nvfp4viz
+from nvfp4viz.analysis import margin_interval, voices
+from nvfp4viz.integrations.huggingface import load_model
+
+CACHE = Path(__file__).parents[2] / ".cache"
+TEXTS = ("alice29", "asyoulik", "lcet10", "plrabn12")
+NAMED, OTHERS = "4/6-mse-256", ("4/6-mse-448", "4/6-mae-448", "standard")
+SETS = {"all": "*", "down_proj": "*.down_proj"}
+
+
+def texts(downloads: Path) -> dict[str, str]:
+    """Texts by name, their lines joined into paragraphs."""
+    (source,) = downloads.glob("[Bb]rotli-*.tar.gz")
+    found = {}
+    with tarfile.open(source) as archive:
+        for member in archive.getmembers():
+            name = Path(member.name)
+            if name.parent.name == "testdata" and name.suffix == ".txt" and name.stem in TEXTS:
+                text = archive.extractfile(member).read().decode("latin-1").replace("\r", "").replace("\x1a", "")
+                found[name.stem] = "\n\n".join(" ".join(p.split()) for p in text.split("\n\n") if p.split())
+    return {name: found[name] for name in TEXTS}
+
+
+def windows(ids: list[int], count: int, length: int) -> list[torch.Tensor]:
+    """So many windows, spread evenly over a text: int64 [1, length] each."""
+    whole = len(ids) // length
+    starts = np.unique(np.linspace(0, whole - 1, min(count, whole)).round().astype(int)) * length
+    return [torch.tensor([ids[s : s + length]]) for s in starts]
+
+
+def recorded(model, ids: torch.Tensor, names: list[str] | None) -> dict:
+    """Statistics of the inputs of linear layers, by input, of one window as if nothing else had been recorded."""
+    with torch.no_grad(), nvfp4viz.record(model, names, engine="cpu", first_token=0) as recorder:
+        model(ids)
+    return recorder.sweep().stats
+
+
+def measured(model, tokenizer, downloads: Path, count: int, length: int) -> dict[str, list[dict]]:
+    """Statistics of each window of each text, of one tensor an input."""
+    found, names = {}, None
+    for text, content in texts(downloads).items():
+        found[text] = []
+        for ids in windows(tokenizer(content).input_ids, count, length):
+            stats = recorded(model, ids, names)
+            if names is None:  # one name an input from here on: q_proj's, k_proj's and v_proj's are the same
+                names = list(voices(nvfp4viz.Sweep(stats, dict(nvfp4viz.RECIPES))).weights)
+                stats = {n: stats[n] for n in names}
+            found[text].append(stats)
+            print(f"\r{text}: {len(found[text])} windows", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+    return found
+
+
+def total(parts: list[dict]) -> dict:
+    """Statistics of all parts together."""
+    return {t: {n: reduce(add, (p[t][n] for p in parts)) for n in row} for t, row in parts[0].items()}
+
+
+def margin(stats: dict, tensors: list[str], other: str, comparisons: int = 1):
+    named, rival = ([stats[t][name] for t in tensors] for name in (NAMED, other))
+    return margin_interval(named, rival, comparisons=comparisons)
+
+
+def study(found: dict[str, list[dict]]) -> list[dict]:
+    """For each set of inputs and margin: how often windows' intervals cover, and are surely wrong."""
+    rows = []
+    for label, pattern in SETS.items():
+        tensors = [t for t in next(iter(found.values()))[0] if fnmatch.fnmatchcase(t, pattern)]
+        for other in OTHERS:
+            covered, elsewhere, wrong, half, truths = [], [], [], [], []
+            for text, parts in found.items():
+                others = margin(total([p for t, ps in found.items() if t != text for p in ps]), tensors, other)[0]
+                for i, part in enumerate(parts):
+                    truth = margin(total(parts[:i] + parts[i + 1 :]), tensors, other)[0]
+                    value, (low, high) = margin(part, tensors, other, comparisons=len(nvfp4viz.RECIPES) - 1)
+                    covered.append(low <= truth <= high)
+                    elsewhere.append(low <= others <= high)
+                    wrong.append((low > 0 or high < 0) and value * truth < 0)
+                    half.append((high - low) / 2)
+                    truths.append(truth)
+            rows.append({
+                "inputs": label, f"{NAMED} over": other, "windows": len(covered), "margin (dB)": np.mean(truths),
+                "half width (dB)": np.mean(half), "covers the rest of its text": np.mean(covered),
+                "covers other texts": np.mean(elsewhere), "surely wrong": np.mean(wrong),
+            })  # fmt: skip
+    return rows
+
+
+def _shown(key: str, value) -> str:
+    if "cover" in key or "wrong" in key:
+        return f"{value:.1%}"
+    return f"{value:.4f}" if "dB" in key else f"{value}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--windows", type=int, default=13, help="of each text (default 13)")
+    parser.add_argument("--tokens", type=int, default=512, help="of each window (default 512)")
+    arguments = parser.parse_args()
+    model, tokenizer = load_model(CACHE / "smollm2" / "SmolLM2-135M-Instruct.gguf", dtype=torch.float32)
+    found = measured(model, tokenizer, CACHE / "model", arguments.windows, arguments.tokens)
+    rows = study(found)
+    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
+    for row in rows:
+        shown = [_shown(key, value) for key, value in row.items()]
+        print("| " + " | ".join(shown) + " |")
+    short = [r for r in rows if r["covers the rest of its text"] < 0.9 or r["surely wrong"] > 0.025]
+    sys.exit(f"{len(short)} of {len(rows)} rows do not hold what 95 % promises" if short else 0)
+
+
+if __name__ == "__main__":
+    main()
