@@ -5,17 +5,18 @@
 
 A window of 512 tokens of a text is what a user records. Its margins between recipes are compared with those of all
 other windows of the same text together, and of the other texts: an interval covers if the truth lies in it, and is
-surely wrong if it excludes zero on the other side. The texts, four of the Canterbury corpus, are in brotli on PyPI.
+surely wrong if it excludes zero on the other side. Four texts of the Canterbury corpus are in brotli on PyPI, the fifth
+is source code of Python's library.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import inspect
 import sys
 import tarfile
-from functools import reduce
-from operator import add
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from nvfp4viz.integrations.huggingface import load_model
 CACHE = Path(__file__).parents[2] / ".cache"
 TEXTS = ("alice29", "asyoulik", "lcet10", "plrabn12")
 NAMED, OTHERS = "4/6-mse-256", ("4/6-mse-448", "4/6-mae-448", "standard")
+COLUMNS = ("margin (dB)", "half width (dB)", "covers the rest of its text", "covers other texts", "surely wrong")
 SETS = {"all": "*", "down_proj": "*.down_proj"}
 
 
@@ -41,7 +43,9 @@ def texts(downloads: Path) -> dict[str, str]:
             if name.parent.name == "testdata" and name.suffix == ".txt" and name.stem in TEXTS:
                 text = archive.extractfile(member).read().decode("latin-1").replace("\r", "").replace("\x1a", "")
                 found[name.stem] = "\n\n".join(" ".join(p.split()) for p in text.split("\n\n") if p.split())
-    return {name: found[name] for name in TEXTS}
+    modules = (argparse, inspect, tarfile, typing)  # source code, as the fifth
+    code = "\n\n".join(Path(m.__file__).read_text(encoding="utf-8") for m in modules)
+    return {name: found[name] for name in TEXTS} | {"python": code}
 
 
 def windows(ids: list[int], count: int, length: int) -> list[torch.Tensor]:
@@ -74,39 +78,41 @@ def measured(model, tokenizer, downloads: Path, count: int, length: int) -> dict
     return found
 
 
-def total(parts: list[dict]) -> dict:
-    """Statistics of all parts together."""
-    return {t: {n: reduce(add, (p[t][n] for p in parts)) for n in row} for t, row in parts[0].items()}
-
-
-def margin(stats: dict, tensors: list[str], other: str, comparisons: int = 1):
-    named, rival = ([stats[t][name] for t in tensors] for name in (NAMED, other))
-    return margin_interval(named, rival, comparisons=comparisons)
+def level(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Error of a typical token in dB, [tensors, recipes], of windows [n, tensors, recipes] together."""
+    return 10 * np.log10(sums.sum(0) / counts.sum(0)[:, None])
 
 
 def study(found: dict[str, list[dict]]) -> list[dict]:
     """For each set of inputs and margin: how often windows' intervals cover, and are surely wrong."""
+    tensors, names = list(next(iter(found.values()))[0]), list(nvfp4viz.RECIPES)
+    pick = lambda parts, get: np.array([[[get(p[t][n]) for n in names] for t in tensors] for p in parts])  # noqa: E731
+    sums = {text: pick(parts, lambda s: s.run_nmse[0].sum()) for text, parts in found.items()}
+    counts = {text: pick(parts, lambda s: s.run_tokens[0].sum())[..., 0] for text, parts in found.items()}
     rows = []
     for label, pattern in SETS.items():
-        tensors = [t for t in next(iter(found.values()))[0] if fnmatch.fnmatchcase(t, pattern)]
+        chosen = np.array([fnmatch.fnmatchcase(t, pattern) for t in tensors])
         for other in OTHERS:
-            covered, elsewhere, wrong, half, truths = [], [], [], [], []
+            windows = []
             for text, parts in found.items():
-                others = margin(total([p for t, ps in found.items() if t != text for p in ps]), tensors, other)[0]
+                far = [np.concatenate([v for t, v in values.items() if t != text]) for values in (sums, counts)]
                 for i, part in enumerate(parts):
-                    truth = margin(total(parts[:i] + parts[i + 1 :]), tensors, other)[0]
-                    value, (low, high) = margin(part, tensors, other, comparisons=len(nvfp4viz.RECIPES) - 1)
-                    covered.append(low <= truth <= high)
-                    elsewhere.append(low <= others <= high)
-                    wrong.append((low > 0 or high < 0) and value * truth < 0)
-                    half.append((high - low) / 2)
-                    truths.append(truth)
-            rows.append({
-                "inputs": label, f"{NAMED} over": other, "windows": len(covered), "margin (dB)": np.mean(truths),
-                "half width (dB)": np.mean(half), "covers the rest of its text": np.mean(covered),
-                "covers other texts": np.mean(elsewhere), "surely wrong": np.mean(wrong),
-            })  # fmt: skip
+                    rest = [np.delete(values[text], i, 0) for values in (sums, counts)]
+                    truths = [level(*v)[chosen] @ _contrast(names, other) for v in (rest, far)]
+                    mine = [part[t] for t, c in zip(tensors, chosen, strict=True) if c]
+                    named, rival = [row[NAMED] for row in mine], [row[other] for row in mine]
+                    value, (low, high) = margin_interval(named, rival, comparisons=len(names) - 1)
+                    near, far_truth = (float(t.mean()) for t in truths)
+                    wrong = (low > 0 or high < 0) and value * near < 0
+                    windows.append((near, (high - low) / 2, low <= near <= high, low <= far_truth <= high, wrong))
+            means = dict(zip(COLUMNS, np.mean(windows, 0), strict=True))
+            rows.append({"inputs": label, f"{NAMED} over": other, "windows": len(windows), **means})
     return rows
+
+
+def _contrast(names: list[str], other: str) -> np.ndarray:
+    """What a margin is, of levels by recipe: the other's error over the named recipe's."""
+    return np.array([(n == other) - (n == NAMED) for n in names], float)
 
 
 def _shown(key: str, value) -> str:
