@@ -1,4 +1,4 @@
-"""Fill the tables of docs/environment.md from nvfp4viz.envrules: python docs/environment_tables.py"""
+"""Fill the tables of docs/environment.md from nvfp4viz.environment: python scripts/environment_tables.py"""
 
 import itertools
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from nvfp4viz.environment import CONSUMERS, VARIABLES
 from nvfp4viz.environment.rules import SGLANG, cpp_stream, only_1, prims_word, reading, sglang_bool
 
-PAGE = Path(__file__).with_name("environment.md")
+PAGE = Path(__file__).parents[1] / "docs" / "environment.md"
 TEXTS = [
     "1", "0", "true", "True", "TRUE", "false", "False", "yes", "Yes", "no", "y", "n", "on", "ON", "off", "t", "f", "T",
     "", " ", " 1", "1 ", "01", "2", "-1", "+1", "1.0", "0x1", "none", "None", "enable", "１",

@@ -1,4 +1,4 @@
-"""`nvfp4viz doctor`: what can run here, whether it is right to the bit, and whether all consumers read one recipe."""
+"""`nvfp4viz doctor`: what can run here, whether it is right to the bit, and whether all programs read one recipe."""
 
 from __future__ import annotations
 
@@ -11,35 +11,61 @@ import platform
 import re
 import shutil
 import sys
-import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from ..engine import engines, verdict, verify
 from ..environment import (
-    CONSUMERS,
-    SEVERITIES,
+    SITES,
     VARIABLES,
-    Finding,
+    Costs,
     Settings,
+    bundled,
     check_settings,
+    phrase,
+    program_of,
     read_environment,
-    read_process,
+    read_processes,
+    read_text,
     recipes_of,
+    settled,
+    sites_of,
+    ways,
+    with_command,
 )
+from .doctor_text import printable, text
 
-PACKAGES = ("torch", "flashinfer-python", "nvidia-cutlass-dsl", "numba", "numpy", "sglang", "transformer-engine")
-COLORS = {"error": "31", "warning": "33", "note": "36", "yes": "32"}
+PACKAGES = (
+    "torch",
+    "flashinfer-python",
+    "nvidia-cutlass-dsl",
+    "numba",
+    "numpy",
+    "sglang",
+    "vllm",
+    "transformer-engine",
+)
+SHOWN = 4  # ways of an unsettled text whose recipes are shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--env-file", action="append", metavar="FILE",
-        help="check a .env, Dockerfile, docker-compose, Kubernetes or shell file; may be repeated",
+        "files", nargs="*", metavar="FILE",
+        help="any text that sets variables: shell, Slurm, Dockerfile, compose, Kubernetes, Helm, .env, systemd, "
+        "Makefile, Python; - is what env, docker inspect, docker compose config or kubectl get -o yaml print",
     )  # fmt: skip
-    parser.add_argument("--pid", type=int, action="append", help="check the environment of a running process (Linux)")
+    parser.add_argument("--env-file", action="append", metavar="FILE", help="the same as FILE; may be repeated")
+    parser.add_argument(
+        "--pid", type=int, action="append", help="check a running process and those that it started (Linux)"
+    )
+    parser.add_argument(
+        "--command", metavar="LINE", help='the command line that gets the settings, such as "vllm serve ..."'
+    )
+    parser.add_argument(
+        "--activations", metavar="FILE", help="say what a mismatch costs on these, not on the bundled ones"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--verify", action="store_true", help="run FlashInfer's golden cases through every engine here")
 
@@ -49,44 +75,97 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises ValueError or OSError where a file or process cannot be read.
     """
-    files = [s for path in arguments.env_file or () for s in read_environment(Path(path))]
-    where = files + [read_process(pid) for pid in arguments.pid or ()]
-    report = examine(where or [Settings("this process", dict(os.environ))])
+    where = _where(arguments)
+    machine = not where or arguments.verify or arguments.json
+    where = where or [with_command(Settings("this process", dict(os.environ)), arguments.command or "")]
+    costs = _measured(where, arguments.activations) if arguments.activations else bundled()
+    report = examine(where, costs, machine)
     if not arguments.json:
-        print("\n".join(map(_printable, text(report, *_terminal()))))
+        say("\n".join(map(printable, text(report, *_terminal()))))
     if arguments.verify:
         report["verify"] = []
         if not arguments.json:
-            print("\nGolden cases: what FlashInfer's kernels returned, against each engine here", flush=True)
+            say("\nGolden cases: what FlashInfer's kernels returned, against each engine here")
         for result in verify(row for row in report["engines"] if row["available"]):
             report["verify"].append(result)
             if not arguments.json:
-                print(f"  {result['engine']:20} {verdict(result)}", flush=True)
+                say(f"  {result['engine']:20} {verdict(result)}")
     report["ok"] = not _errors(report) and all(r["ok"] for r in report.get("verify", ()))
     if arguments.json:
-        print(json.dumps(report, indent=2))
+        say(json.dumps(report, indent=2))
     return 0 if report["ok"] else 1
+
+
+def _where(arguments: argparse.Namespace) -> list[Settings]:
+    found = []
+    for path in [*(arguments.files or ()), *(arguments.env_file or ())]:
+        if path == "-":
+            read = read_text(sys.stdin.buffer.read().decode(errors="surrogateescape"))
+            found += [dataclasses.replace(s, name=f"input: {s.name}" if s.name else "input") for s in read]
+        else:
+            found += read_environment(Path(path))
+    found += [s for pid in arguments.pid or () for s in read_processes(pid)]
+    return [with_command(s, arguments.command or "") for s in found]
+
+
+def say(line: str) -> None:
+    """Print to any console: what its encoding lacks is spelt out."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def _measured(where: Iterable[Settings], path: str) -> Costs:
+    """SQNR on a user's activations of the recipes that findings compare."""
+    from ..activations import load
+    from ..analysis import sweep
+
+    names = {name for s in where for f in check_settings(s) for name in f.costs}
+    names |= {s.recipe.name for one in where for w in ways(one)[:SHOWN] for s in sites_of(one, w) if s.recipe}
+    result = sweep(load(path), sorted(names))
+    engine = ", ".join(sorted(set(result.table()["engine"])))
+    return Costs({name: result.total(name).sqnr_db for name in result.recipes}, f"{path}, engine {engine}")
 
 
 # --- what there is to say
 
 
-def examine(where: Iterable[Settings]) -> dict:
-    """Versions, GPUs, engines, and for each environment its variables, recipes and findings; plain data."""
+def examine(where: Iterable[Settings], costs: Costs | None = None, machine: bool = True) -> dict:
+    """Versions, GPUs, engines, and for each environment its variables, sites, recipes and findings; plain data."""
+    costs = costs or bundled()
+    report = {"versions": versions(), "gpus": gpus(), "engines": engines()} if machine else {}
+    return report | {"costs_on": costs.where, "environments": [_environment(s, costs) for s in where]}
+
+
+def _environment(settings: Settings, costs: Costs) -> dict:
+    findings = []
+    for finding in check_settings(settings):
+        findings.append(dataclasses.asdict(finding) | {"cost": phrase(finding.costs, costs)})
+    possible = ways(settings)
     return {
-        "versions": versions(),
-        "gpus": gpus(),
-        "engines": engines(),
-        "environments": [
-            {
-                "name": settings.name,
-                "variables": {n: settings.variables[n] for n in VARIABLES if n in settings.variables},
-                "recipes": {c: getattr(r, "name", r) for c, r in recipes_of(settings.variables).items()},
-                "findings": [dataclasses.asdict(f) for f in check_settings(settings)],
-            }
-            for settings in where
+        "name": settings.name,
+        "program": program_of(settings),
+        "variables": {n: v for n, v in settings.variables.items() if n in VARIABLES},
+        "lines": {n: line for n, line in settings.lines.items() if n in VARIABLES},
+        "unsettled": {n: dataclasses.asdict(v) for n, v in settings.unsettled.items()},
+        "settled": settled(settings),
+        "recipes": {c: getattr(r, "name", r) for c, r in recipes_of(settings.variables).items()}
+        if len(possible) == 1
+        else {},
+        "ways": [
+            {"given": w.given, "sites": [_site(s, costs) for s in sites_of(settings, w)]} for w in possible[:SHOWN]
         ],
+        "more_ways": max(0, len(possible) - SHOWN),
+        "findings": findings,
     }
+
+
+def _site(site, costs: Costs) -> dict:
+    name = site.recipe.name if site.recipe else None
+    return {
+        "program": site.program, "site": site.site, "place": SITES[site.site], "recipe": name, "why": site.why,
+        "error": site.error,
+        "sqnr_db": costs.sqnr_db.get(name), "mismatch": site.mismatch,
+    }  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -111,14 +190,6 @@ def gpus() -> list[dict]:
     return [{"name": p.name, "capability": f"{p.major}.{p.minor}"} for p in found]
 
 
-# --- how it is said
-
-
-def _printable(line: str) -> str:
-    """Control characters and broken bytes of a stranger's file spelt out; our own colours stay."""
-    return re.sub(r"(?!\033\[\d+m)[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda m: repr(m[0])[1:-1], line)
-
-
 def _terminal() -> tuple[int, bool]:
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return max(60, min(100, shutil.get_terminal_size().columns)), color
@@ -126,48 +197,3 @@ def _terminal() -> tuple[int, bool]:
 
 def _errors(report: dict) -> int:
     return sum(f["severity"] == "error" for e in report["environments"] for f in e["findings"])
-
-
-def text(report: dict, width: int = 88, color: bool = False) -> Iterator[str]:
-    """The report in lines, for a terminal."""
-
-    def paint(word: str, pad: int = 0) -> str:
-        padded = word.ljust(pad)
-        return f"\033[{COLORS[word]}m{padded}\033[0m" if color and word in COLORS else padded
-
-    def rows(pairs, indent: int = 2) -> Iterator[str]:
-        pairs = list(pairs)
-        column = max((len(a) for a, _ in pairs), default=0)
-        for a, b in pairs:
-            lines = textwrap.wrap(b, max(30, width - indent - column - 2), break_long_words=False) or [""]
-            yield " " * indent + f"{a.ljust(column)}  {lines[0]}".rstrip()
-            yield from (" " * (indent + column + 2) + line for line in lines[1:])
-
-    gpu = [("gpu", f"{g['name']}, compute capability {g['capability']}") for g in report["gpus"]]
-    yield from ("Versions", *rows([*report["versions"].items(), *(gpu or [("gpu", "none that torch can use")])]))
-    yield from ("", "Engines")
-    for row in report["engines"]:
-        lines = textwrap.wrap(row["why_not"] or "", width - 29, break_long_words=False) or [""]
-        yield f"  {row['name']:20}  {paint('yes' if row['available'] else 'no', 3)}  {lines[0]}".rstrip()
-        yield from (" " * 29 + line for line in lines[1:])
-    for e in report["environments"]:
-        yield from ("", f"Environment: {e['name']}")
-        if not e["variables"]:
-            yield f"  sets none of the NVFP4 variables: FlashInfer runs {e['recipes']['flashinfer']}"
-        else:
-            yield from rows(e["variables"].items())
-            yield from (
-                "",
-                "  the recipe that each makes of it",
-                *rows((CONSUMERS[c], r) for c, r in e["recipes"].items()),
-            )
-        for f in (Finding(**f) for f in e["findings"]):
-            value = "" if f.value is None else f"={f.value}"
-            yield from ("", f"  {paint(f.severity, 7)}  {f.variable}{value or ', not set'}")
-            yield from ("           " + line for line in textwrap.wrap(f.message, width - 11, break_long_words=False))
-            yield from rows(f.readings.items(), 13)
-            if f.fix:
-                yield from rows([("fix:", f.fix)], 11)
-    found = [f["severity"] for e in report["environments"] for f in e["findings"]]
-    counts = [f"{found.count(s)} {s}{'s' if found.count(s) > 1 else ''}" for s in SEVERITIES if s in found]
-    yield from ("", ", ".join(counts) if counts else "Nothing to mend.")

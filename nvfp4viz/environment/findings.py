@@ -1,88 +1,51 @@
-"""What the environment variables of NVFP4 4over6 mean to each program that reads them, and where they disagree.
+"""What is wrong with values: settings that two programs read differently, that do nothing, that nobody reads.
 
-The rules are data in envrules.py, tested against the programs themselves; docs/environment.md has them as tables.
+The rules are data in rules.py and programs.py, tested against the programs themselves; docs/environment.md has them
+as tables.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
-from .files import Settings, read_environment, read_process
-from .recipes import environment_of, flashinfer_config, recipe_from_environment, recipes_of, sglang_call
-from .rules import CONSUMERS, VARIABLES, reading
+from . import intent
+from .finding import (
+    ALIAS,
+    FI,
+    PER_TOKEN,
+    RHT,
+    STRICT,
+    TE,
+    U256,
+    Context,
+    Finding,
+    change,
+    is_on,
+    prose,
+    readings_of,
+    said,
+)
+from .names import ELSEWHERE, near_miss
+from .recipes import environment_of, flashinfer_config, recipe_from_environment
+from .rules import CONSUMERS, VARIABLES
 
-__all__ = ["CONSUMERS", "VARIABLES", "Finding", "Settings", "check", "check_settings", "environment_of",
-           "flashinfer_config", "read_environment", "read_process", "reading", "recipe_from_environment", "recipes_of",
-           "sglang_call"]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something in an environment that its author should know."""
-
-    severity: str  # "error": results differ from what the setting says; "warning": it does nothing; "note"
-    variable: str
-    value: str | None  # None: not set
-    readings: dict[str, str]  # consumer in prose -> what it makes of the value
-    message: str
-    fix: str = ""  # what to write instead, empty where there is nothing to mend
-
-
-SEVERITIES = ("error", "warning", "note")
-_ON = {"1", "true", "yes", "y", "on", "t", "01", "enable", "enabled"}
-_OFF = {"0", "false", "no", "n", "off", "", "none"}
-_ELSEWHERE = {  # real variables of other programs, or of other purpose, that look like ours
-    "NVTE_NVFP4_DISABLE_RHT", "NVTE_NVFP4_DISABLE_STOCHASTIC_ROUNDING", "NVTE_NVFP4_DISABLE_2D_QUANTIZATION",
-}  # fmt: skip
-_ONCE = {"SGLANG_FLASHINFER_PER_TOKEN_NVFP4_MOE": "SGLANG_FLASHINFER_NVFP4_PER_TOKEN_ACTIVATION"}  # before its release
+UNKNOWN = 300  # names that are compared with the known ones
 _HARM = {  # what follows where consumers disagree on a part
     "four_over_six": "the scale is made for one recipe and the kernel runs another",
     "ceiling": "the scale is made for one ceiling, and 4 or 6 is chosen by scores for the other, in silence",
     "strict": "CUDA and CuTe-DSL kernels round differently",
 }
-_COMPARED = (  # attribute of a recipe, how bad a difference is, the trainer's variable, the rollout's
-    ("four_over_six", "error", "NVTE_NVFP4_4OVER6", "FLASHINFER_NVFP4_4OVER6"),
-    ("e4m3_max", "error", "NVTE_NVFP4_4OVER6_E4M3_USE_256", "FLASHINFER_NVFP4_4OVER6_E4M3_USE_256"),
-    ("err_mode", "error", "NVTE_NVFP4_4OVER6_ERR_MODE", "FLASHINFER_NVFP4_4OVER6_ERR_MODE"),
-    ("err_use_fast_math", "error", "NVTE_NVFP4_4OVER6_ERR_USE_FAST_MATH", "FLASHINFER_NVFP4_4OVER6_ERR_USE_FAST_MATH"),
-    ("per_token", "error", "NVTE_NVFP4_ROW_SCALED_ACTIVATION", "SGLANG_FLASHINFER_NVFP4_PER_TOKEN_ACTIVATION"),
-    ("fast_math", "warning", "NVTE_USE_FAST_MATH", "FLASHINFER_DISABLE_FP4_QUANT_FAST_MATH"),
-)
 
 
-def check(env: Mapping[str, str] | None = None) -> list[Finding]:
-    """Findings about an environment (this process's where it is None), errors first.
-
-    >>> [f.severity for f in check({"FLASHINFER_NVFP4_4OVER6": "true"})]
-    ['error', 'warning']
-    """
-    env = os.environ if env is None else env
-    parts = (_names, _values, _ineffective, _alias, _trainer, _notes)
-    return sorted((f for part in parts for f in part(env)), key=lambda f: SEVERITIES.index(f.severity))
+def of_values(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
+    """All that an environment says by itself."""
+    for part in (_names, _values, _ineffective, _rht, _alias, _trainer):
+        yield from part(env, context)
 
 
-def check_settings(settings: Settings) -> list[Finding]:
-    """Findings about what a file sets, with those values of our variables that it does not settle."""
-    ours = (r for r in settings.remarks if r[1] in VARIABLES or r[1] in ("env_file", "envFrom"))
-    unsettled = [Finding(severity, name, written, {}, why) for severity, name, written, why in ours]
-    return sorted(check(settings.variables) + unsettled, key=lambda f: SEVERITIES.index(f.severity))
-
-
-def _readings(name: str, env: Mapping[str, str]) -> dict[str, tuple]:
-    """Consumer -> (value, words for it), `off, after a warning (448)` say."""
-    variable, found = VARIABLES[name], {}
-    for consumer in variable.readers:
-        value, text = reading(name, consumer, env.get(name))
-        named = isinstance(value, bool) and variable.words != ("off", "on")
-        found[consumer] = (value, f"{text} ({variable.words[value]})" if named else text)
-    return found
-
-
-def _prose(readings: dict[str, tuple]) -> dict[str, str]:
-    return {CONSUMERS[c]: text for c, (_, text) in readings.items()}
+def of_use(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
+    """What one should know of settings that are right."""
+    yield from _notes(env, context)
 
 
 def _list(consumers: list[str]) -> str:
@@ -94,89 +57,141 @@ def _list(consumers: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _on(name: str, env: Mapping[str, str]) -> bool:
-    return any(value is True for value, _ in _readings(name, env).values())
-
-
-def _names(env: Mapping[str, str]) -> Iterator[Finding]:
-    for name in sorted(set(env) - set(VARIABLES) - _ELSEWHERE):
-        near = difflib.get_close_matches(name.upper(), VARIABLES, n=1, cutoff=0.86)
-        meant = _ONCE.get(name) or (near[0] if near else None)
+def _names(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
+    for name in sorted(set(env) - set(VARIABLES) - ELSEWHERE)[:UNKNOWN]:
+        meant = near_miss(name)
         if meant:
-            yield Finding("error", name, env[name], {}, "no consumer reads this name", f"{meant}={env[name]}")
+            value = intent.intended(meant, env[name]) if intent.word(env[name]) in intent.ON | intent.OFF else env[name]
+            changes = {name: None, meant: value}
+            yield Finding(
+                "error", name, env[name], {}, "no consumer reads this name", f"{meant}={value}", changes=changes
+            )
         elif "4OVER6" in name.upper() and "NVFP4" in name.upper():
             yield Finding("note", name, env[name], {}, "none of the consumers known here reads this name")
 
 
-def _values(env: Mapping[str, str]) -> Iterator[Finding]:
-    used = {"FLASHINFER": _on("FLASHINFER_NVFP4_4OVER6", env), "NVTE": True}
-    for name, variable in VARIABLES.items():
-        if name not in env:
+def _values(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
+    used = {"FLASHINFER": is_on(FI, env, context), "NVTE": True}
+    for name in VARIABLES:
+        if name not in env or not context.readers(name):
             continue
-        text, found = env[name], _readings(name, env)
-        word, values = text.strip(" \t\r\n\"'").lower(), {value for value, _ in found.values()}
-        needed = used.get(name.split("_")[0], True) or name == "FLASHINFER_NVFP4_4OVER6" or "DISABLE" in name
-        severity, message, fix = "error" if needed else "warning", "", f"{name}={int(word in _ON)}"
-        if None in values:
-            who = _list([c for c, (value, _) in found.items() if value is None])
-            message, fix = f"{who} raises an error", f"{name}={variable.default.split()[0].replace('off', '0')}"
-        elif len(values) > 1:
-            on, off = (_list([c for c in found if found[c][0] is v]) for v in (True, False))
-            message = f"read as on by {on}, as off by {off}: {_HARM.get(variable.part, 'their results differ')}"
-        elif values == {False} and word in _ON:
-            message = "written as on, read as off"
-        elif values == {False} and word not in _OFF:
-            severity, message = "warning", "no consumer takes this for on, and none says so"
-        elif any("warning" in words for _, words in found.values()):
-            severity, message = "note", "off for everyone, and SGLang warns about the value"
-        if message:
-            yield Finding(severity, name, text, _prose(found), message, fix)
+        needed = used.get(name.split("_")[0], True) or name == FI or "DISABLE" in name
+        needed |= name != FI and intent.word(env.get(FI, "")) in intent.ON
+        verdict = _verdict(name, env[name], readings_of(name, env, context), needed)
+        if verdict:
+            severity, message = verdict
+            changes = change(name, intent.intended(name, env[name]))
+            shown, fix = prose(readings_of(name, env, context)), said(changes)
+            fix += ", or activations, or weights" if changes[name] == "all" and intent.scoped(name) else ""
+            yield Finding(severity, name, env[name], shown, message, fix, changes=changes)
 
 
-def _ineffective(env: Mapping[str, str]) -> Iterator[Finding]:
+def _verdict(name: str, text: str, found: dict[str, tuple], needed: bool) -> tuple[str, str] | None:
+    """How bad a value is and why; None where it is read as it is written."""
+    severity, word, values = "error" if needed else "warning", intent.word(text), {value for value, _ in found.values()}
+    if None in values:
+        return severity, f"{_list([c for c, (value, _) in found.items() if value is None])} raises an error"
+    if intent.scoped(name):
+        strict = {v for v in values if isinstance(v, str)}
+        return None if not strict or text in intent.SCOPES else (severity, "not one of the four scopes")
+    if VARIABLES[name].part == "err_mode":
+        return None
+    if len(values) > 1:
+        on, off = (_list([c for c in found if found[c][0] is v]) for v in (True, False))
+        return (
+            severity,
+            f"read as on by {on}, as off by {off}: {_HARM.get(VARIABLES[name].part, 'their results differ')}",
+        )
+    if values == {False} and word in intent.ON:
+        hidden = f"; it ends or begins with {_hidden(text)}, which they keep" if _hidden(text) else ""
+        return severity, "written as on, read as off" + hidden
+    if values == {False} and word not in intent.OFF:
+        return "warning", "no consumer takes this for on, and none says so"
+    if any("warning" in words for _, words in found.values()):
+        return "note", "off for everyone, and SGLang warns about the value"
+    return None
+
+
+def _hidden(text: str) -> str:
+    """Blanks and look-alikes that one does not see: a no-break space, a full-width digit."""
+    odd = next((c for c in text if ord(c) > 126), "")
+    if odd:
+        return f"U+{ord(odd):04X}"
+    return "a blank" if text != text.strip() else "quotes" if text[:1] in "\"'" and text else ""
+
+
+def _ineffective(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
     """Settings that are valid and do nothing."""
-    name, switch = "FLASHINFER_NVFP4_4OVER6_E4M3_USE_256", "FLASHINFER_NVFP4_4OVER6"
-    if _on(name, env) and not _on(switch, env):
-        yield Finding(
-            "warning", name, env[name], _prose(_readings(name, env)),
-            "a ceiling without 4over6 is ignored: the recipe is standard, with 448", f"{switch}=1",
-        )  # fmt: skip
-    per_token = "SGLANG_FLASHINFER_NVFP4_PER_TOKEN_ACTIVATION"
-    if _on(switch, env) and not _on(per_token, env):
-        ceiling = ", so 256 has no effect" if _on(name, env) else ""
-        yield Finding(
-            "warning", per_token, env.get(per_token), _prose(_readings(per_token, env)),
-            f"without it SGLang takes the checkpoint's scale per tensor, made for 448{ceiling}", f"{per_token}=1",
-        )  # fmt: skip
-    name, switch = "NVTE_NVFP4_4OVER6_E4M3_USE_256", "NVTE_NVFP4_4OVER6"
-    if name in env and env.get(switch, "none") == "none":
+    if is_on(U256, env, context) and not is_on(FI, env, context):
         message = "a ceiling without 4over6 is ignored: the recipe is standard, with 448"
-        yield Finding("warning", name, env[name], _prose(_readings(name, env)), message, f"{switch}=activations")
-    if env.get(switch) in ("activations", "all") and env.get("NVTE_NVFP4_DISABLE_RHT") != "1":
-        message = "Transformer Engine raises: 4over6 activations do not go with random Hadamard transforms"
-        yield Finding("error", switch, env[switch], _prose(_readings(switch, env)), message, "NVTE_NVFP4_DISABLE_RHT=1")
+        shown = prose(readings_of(U256, env, context))
+        yield Finding("warning", U256, env[U256], shown, message, f"{FI}=1", changes=change(FI, "1"))
+    per_token_anyway = context.arguments.get("quantization", "").replace("-", "_") in (
+        "nvfp4_online",
+        "minimax_m3_nvfp4",
+    )
+    if (
+        context.program in ("", "sglang")
+        and not per_token_anyway
+        and is_on(FI, env, context)
+        and not is_on(PER_TOKEN, env, context)
+    ):
+        ceiling = ", so 256 has no effect" if is_on(U256, env, context) else ""
+        yield Finding(
+            "warning", PER_TOKEN, env.get(PER_TOKEN), prose(readings_of(PER_TOKEN, env, context)),
+            f"without it SGLang takes the checkpoint's scale per tensor, made for 448{ceiling}", f"{PER_TOKEN}=1",
+            changes=change(PER_TOKEN, "1"),
+        )  # fmt: skip
+    name = f"{TE}_E4M3_USE_256"
+    if name in env and env.get(TE, "none") == "none":
+        message = "a ceiling without 4over6 is ignored: the recipe is standard, with 448"
+        shown = prose(readings_of(name, env, context))
+        yield Finding(
+            "warning", name, env[name], shown, message, f"{TE}=activations", changes=change(TE, "activations")
+        )
 
 
-def _alias(env: Mapping[str, str]) -> Iterator[Finding]:
+def _rht(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
+    if env.get(TE) in ("activations", "all") and env.get(RHT) != "1" and context.program != "miles":
+        transforms = "random Hadamard transforms, nor with the stochastic rounding that comes with them"
+        message = f"Transformer Engine raises: 4over6 activations do not go with {transforms}"
+        yield Finding(
+            "error", TE, env[TE], prose(readings_of(TE, env, context)), message, f"{RHT}=1", changes=change(RHT, "1")
+        )
+
+
+def _alias(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
     """Strict arithmetic asked of some kernels only."""
-    ours, alias = "FLASHINFER_DISABLE_FP4_QUANT_FAST_MATH", "TRTLLM_DISABLE_FP4_QUANT_FAST_MATH"
-    strict, readings = _on(ours, env), {CONSUMERS["flashinfer-cuda"]: "strict", CONSUMERS["cute-dsl"]: "fast"}
-    if _on(alias, env) and not strict:
+    strict, readings = (
+        is_on(STRICT, env, context),
+        {CONSUMERS["flashinfer-cuda"]: "strict", CONSUMERS["cute-dsl"]: "fast"},
+    )
+    if is_on(ALIAS, env, context) and not strict:
         message = f"only the C++ kernels read this name, so {_HARM['strict']}"
-        yield Finding("error", alias, env[alias], readings, message, f"{ours}=1")
-    elif strict and not _on(alias, env):
+        yield Finding("error", ALIAS, env[ALIAS], readings, message, f"{STRICT}=1", changes=change(STRICT, "1"))
+    elif strict and not is_on(ALIAS, env, context):
         readings = {"FlashInfer 0.6.12": "fast", "FlashInfer since 0.6.13": "strict"}
         message = "FlashInfer 0.6.12 (SGLang 0.5.13 to 0.5.15) reads the TRT-LLM name only"
-        yield Finding("note", ours, env[ours], readings, message, f"{alias}=1")
+        yield Finding("note", STRICT, env[STRICT], readings, message, f"{ALIAS}=1")
 
 
-def _trainer(env: Mapping[str, str]) -> Iterator[Finding]:
+_COMPARED = (  # attribute of a recipe, how bad a difference is, the trainer's variable, the rollout's
+    ("four_over_six", "error", TE, FI),
+    ("e4m3_max", "error", f"{TE}_E4M3_USE_256", U256),
+    ("err_mode", "error", f"{TE}_ERR_MODE", f"{FI}_ERR_MODE"),
+    ("err_use_fast_math", "error", f"{TE}_ERR_USE_FAST_MATH", f"{FI}_ERR_USE_FAST_MATH"),
+    ("per_token", "error", "NVTE_NVFP4_ROW_SCALED_ACTIVATION", PER_TOKEN),
+    ("fast_math", "warning", "NVTE_USE_FAST_MATH", STRICT),
+)
+
+
+def _trainer(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
     """Transformer Engine's recipe against FlashInfer's, where the environment speaks to both."""
     if not ({n for n in VARIABLES if n.startswith("NVTE")} & set(env)) or not (
         {n for n in VARIABLES if not n.startswith("NVTE")} & set(env)
     ):
         return
-    served_by = "sglang" if "SGLANG_FLASHINFER_NVFP4_PER_TOKEN_ACTIVATION" in env else "flashinfer"
+    served_by = "vllm" if context.program == "vllm" else "sglang" if PER_TOKEN in env else "flashinfer"
     try:
         trainer, rollout = (recipe_from_environment(env, c) for c in ("transformer-engine", served_by))
     except ValueError:
@@ -192,19 +207,33 @@ def _trainer(env: Mapping[str, str]) -> Iterator[Finding]:
             CONSUMERS["transformer-engine"]: f"{_word(asked)} ({trainer.name})",
             CONSUMERS[served_by]: f"{_word(got)} ({rollout.name})",
         }
+        changes = _reconciled(attribute, env, theirs, ours, trainer, rollout)
         message = f"trainer and rollout differ in {attribute}{defaults}"
-        wanted = environment_of(trainer, "sglang")[ours]
-        # per tensor, SGLang's scale is made for 448 whatever is set: only the trainer can follow
-        fix = f"{theirs}=none" if env.get(ours) == wanted else f"{ours}={wanted}, or change {theirs}"
-        yield Finding(severity, ours, env.get(ours), readings, message, fix)
+        yield Finding(severity, ours, env.get(ours), readings, message, said(changes), changes=changes)
+
+
+def _reconciled(attribute: str, env, theirs: str, ours: str, trainer, rollout) -> dict[str, str | None]:
+    """One side's variable, so that both run one recipe: 4over6 and strict where one side is, per token as rollout."""
+    if attribute == "four_over_six":
+        return (
+            change(ours, "1")
+            if trainer.four_over_six
+            else change(theirs, "all" if env.get(theirs) == "weights" else "activations")
+        )
+    if attribute == "fast_math":
+        return change(theirs, "0") if trainer.fast_math else change(ours, "1")
+    if attribute == "per_token":
+        return change(theirs, str(int(rollout.per_token)))
+    wanted = environment_of(trainer, "sglang")[ours]
+    follows = env.get(ours) != wanted and not (attribute == "e4m3_max" and rollout.scored_as)
+    return change(ours, wanted) if follows else change(theirs, "none" if rollout.e4m3_max == 448 else "all")
 
 
 def _word(value) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value).removesuffix(".0")
 
 
-def _notes(env: Mapping[str, str]) -> Iterator[Finding]:
-    name = "FLASHINFER_NVFP4_4OVER6"
+def _notes(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
     try:
         recipe = recipe_from_environment(env, "flashinfer")
     except ValueError:
@@ -212,6 +241,6 @@ def _notes(env: Mapping[str, str]) -> Iterator[Finding]:
     if recipe.four_over_six:
         message = "deprecated since FlashInfer 0.7.1, which warns: an explicit nvfp4_4over6= replaces the variables"
         call = f"nvfp4_4over6={flashinfer_config(recipe, text=True)} where you call FlashInfer yourself"
-        yield Finding("note", name, env[name], {}, message, call)
+        yield Finding("note", FI, env[FI], {}, message, call)
         readings = {CONSUMERS["flashinfer-cuda"]: "standard, in silence", CONSUMERS["cute-dsl"]: "raises ValueError"}
-        yield Finding("note", name, env[name], readings, "fp8 input has no 4over6: hand over bf16 or fp16")
+        yield Finding("note", FI, env[FI], readings, "fp8 input has no 4over6: hand over bf16 or fp16")

@@ -20,7 +20,9 @@ def _parts(env: Mapping[str, str], consumer: str, version: str | None) -> dict:
         if rule is None or (version and version_tuple(version) < version_tuple(since)):
             continue
         value, text = rule(env.get(v.name))
-        needed = not (v.part == "err_mode" and consumer != "transformer-engine") or parts.get("four_over_six")
+        needed = not (v.part == "err_mode" and consumer != "transformer-engine") or parts.get(
+            "four_over_six"
+        )  # in order
         if value is None and needed:
             raise ValueError(f"{v.name}={env[v.name]!r}: {CONSUMERS[consumer]} {text}")
         parts[v.part] = parts.get(v.part) or value
@@ -34,7 +36,8 @@ def recipe_from_environment(
 
     Args:
         env:      variables; this process's where it is None.
-        consumer: "flashinfer" (its Python), "flashinfer-cuda", "cute-dsl", "prims-ts", "sglang", "transformer-engine".
+        consumer: "flashinfer" (its Python), "flashinfer-cuda", "cute-dsl", "prims-ts", "sglang", "vllm" (per token),
+                  "transformer-engine", "miles" (the weights that it hands over).
         version:  of FlashInfer, SGLang or Transformer Engine; the newest known where it is None.
     FlashInfer has no variable for per token or per tensor, its caller says so: per token here. SGLang and Prims-TS make
     the scale, a FlashInfer kernel reads the rest: where the two disagree on the ceiling, `scored_as` is the kernel's.
@@ -43,10 +46,17 @@ def recipe_from_environment(
     if consumer not in CONSUMERS:
         raise ValueError(f"consumer={consumer!r} is not one of {', '.join(map(repr, CONSUMERS))}")
     env = os.environ if env is None else env
-    if consumer in ("sglang", "prims-ts"):
+    if consumer in ("sglang", "prims-ts", "vllm"):
         return _host_recipe(env, consumer, version)
     parts = _parts(env, consumer, version)
     on, ceiling = parts.get("four_over_six", False), parts.get("ceiling")
+    if consumer == "miles":
+        return Recipe(
+            256 if on and ceiling else 448,
+            four_over_six=bool(on),
+            err_mode=parts["err_mode"] if on else "MAE",
+            per_token=False,
+        )
     if consumer == "transformer-engine":
         on, ceiling = on in ("activations", "all"), ceiling in ("activations", "all")
     return Recipe(
@@ -62,6 +72,8 @@ def recipe_from_environment(
 def _host_recipe(env: Mapping[str, str], consumer: str, version: str | None) -> Recipe:
     """The scale by the host's reading, the kernel by FlashInfer's."""
     parts, per_token, kernel, flashinfer = _parts(env, consumer, version), True, "flashinfer-cuda", version
+    if consumer == "vllm":  # 1/(448*6) whatever is set, and FlashInfer's default backend
+        flashinfer = None
     if consumer == "sglang":
         release = sglang_release(version)
         per_token, flashinfer = parts["per_token"], release.flashinfer
@@ -95,9 +107,13 @@ def environment_of(recipe: Recipe, consumer: str = "flashinfer") -> dict[str, st
             f"{recipe.name}: the variables know the ceiling 448, and 256 with 4over6, the same for scale and kernel"
         )
     bit = {True: "1", False: "0"}
-    if consumer == "transformer-engine":
+    if consumer == "vllm" and recipe.e4m3_max != 448:
+        raise ValueError(f"{recipe.name}: vLLM passes the scale of 448 whatever the environment says")
+    if consumer in ("transformer-engine", "miles"):
         return {
-            "NVTE_NVFP4_4OVER6": "activations" if recipe.four_over_six else "none",
+            "NVTE_NVFP4_4OVER6": ("weights" if consumer == "miles" else "activations")
+            if recipe.four_over_six
+            else "none",
             "NVTE_NVFP4_4OVER6_E4M3_USE_256": "none" if recipe.e4m3_max == 448 else "all",
             "NVTE_NVFP4_4OVER6_ERR_MODE": recipe.err_mode,
             "NVTE_NVFP4_4OVER6_ERR_USE_FAST_MATH": bit[recipe.err_use_fast_math],

@@ -1,6 +1,7 @@
 """How each program reads the environment variables of NVFP4 4over6: rules, variables and versions, as data.
 
-Read off flashinfer-python 0.6.12 to 0.7.2.post1, sglang 0.5.13 to 0.5.23 and transformer-engine 2.16 to 2.20.2.
+Read off flashinfer-python 0.6.12 to 0.7.2.post1, sglang 0.5.13 to 0.5.23, vllm 0.26.0 to 0.33.0, transformer-engine
+2.16 to 2.20.2 and Miles' miles/utils/nvfp4.py. vLLM reads none of them: FlashInfer's kernels do, inside it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ CONSUMERS = {  # key: name in prose
     "cute-dsl": "FlashInfer CuTe-DSL",
     "prims-ts": "FlashInfer Prims-TS MoE",
     "sglang": "SGLang",
+    "vllm": "vLLM",
     "transformer-engine": "Transformer Engine",
+    "miles": "Miles",
 }
 
 
@@ -82,6 +85,15 @@ def mode(upper: Callable[[str], str]) -> Rule:
     return read
 
 
+def miles_scope(default: str) -> Rule:
+    """Miles, for the weights that it hands to the rollout: any case, blanks round it, "weights" and "all" are on."""
+
+    def read(text: str | None) -> Reading:
+        return _flag((default if text is None else text).strip().lower() in ("weights", "all"))
+
+    return read
+
+
 def ascii_upper(text: str) -> str:  # std::toupper, byte by byte
     return "".join(c.upper() if c.isascii() else c for c in text)
 
@@ -105,8 +117,8 @@ def _flashinfer(python: Rule, cpp: Rule, cpp_since: str = "0.6.12") -> dict[str,
     return {"flashinfer": (python, "0.6.13"), "flashinfer-cuda": (cpp, cpp_since), "cute-dsl": (python, "0.6.13")}
 
 
-def _te(rule: Rule, since: str = "2.17") -> dict[str, tuple[Rule, str]]:
-    return {"transformer-engine": (rule, since)}
+def _te(rule: Rule, since: str = "2.17", miles: Rule | None = None) -> dict[str, tuple[Rule, str]]:
+    return {"transformer-engine": (rule, since)} | ({"miles": (miles, "2026-11")} if miles else {})
 
 
 _HOSTS = {"prims-ts": (prims_word, "0.7.0"), "sglang": (sglang_bool, "0.5.13")}
@@ -127,9 +139,21 @@ VARIABLES = {
         Variable("FLASHINFER_DISABLE_FP4_QUANT_FAST_MATH", "strict", _STRICT, "off", _CALL),
         Variable("TRTLLM_DISABLE_FP4_QUANT_FAST_MATH", "strict", _ALIAS, "off", _CALL),
         Variable("SGLANG_FLASHINFER_NVFP4_PER_TOKEN_ACTIVATION", "per_token", _PER_TOKEN, "off", "model load"),
-        Variable("NVTE_NVFP4_4OVER6", "four_over_six", _te(scope("none")), "none", "import"),
-        Variable("NVTE_NVFP4_4OVER6_E4M3_USE_256", "ceiling", _te(scope("all")), "all (256)", "import"),
-        Variable("NVTE_NVFP4_4OVER6_ERR_MODE", "err_mode", _te(mode(str.upper)), "MAE", "import"),
+        Variable("NVTE_NVFP4_4OVER6", "four_over_six", _te(scope("none"), miles=miles_scope("")), "none", "import"),
+        Variable(
+            "NVTE_NVFP4_4OVER6_E4M3_USE_256",
+            "ceiling",
+            _te(scope("all"), miles=miles_scope("all")),
+            "all (256)",
+            "import",
+        ),
+        Variable(
+            "NVTE_NVFP4_4OVER6_ERR_MODE",
+            "err_mode",
+            _te(mode(str.upper), miles=mode(lambda t: t.strip().upper())),
+            "MAE",
+            "import",
+        ),
         Variable("NVTE_NVFP4_4OVER6_ERR_USE_FAST_MATH", "err_use_fast_math", _te(cpp_stream), "off", _CALL),
         Variable("NVTE_USE_FAST_MATH", "fast_math", _te(cpp_stream), "off", _CALL),
         Variable("NVTE_NVFP4_ROW_SCALED_ACTIVATION", "per_token", _te(only_1, "2.16"), "off", "import"),

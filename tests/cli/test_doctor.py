@@ -30,8 +30,8 @@ def test_a_mismatch_fails_and_names_both_readings_and_the_fix(clean, capsys):
     clean.setenv(U256, "true")
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert f"error    {U256}=true" in out and f"fix:  {U256}=1" in out
-    assert "SGLang                   on (256)" in out and "FlashInfer CuTe-DSL      off (448)" in out
+    assert f"error    {U256}=true" in out and f"fix:  {U256}=1" in out and " dB as it is at SGLang's" in out
+    assert "SGLang                   on (256)" in out and "FlashInfer               off (448)" in out
     assert out.rstrip().endswith("1 error, 1 warning, 2 notes")
     assert "\033[" not in out and all(len(line) <= 100 for line in out.splitlines())
 
@@ -64,11 +64,13 @@ def test_files(tmp_path, capsys):
         "compose.yaml: service good", "compose.yaml: service bad", "run.sh",
     ]  # fmt: skip
     severities = [[f["severity"] for f in e["findings"]] for e in report["environments"]]
-    assert severities[0] == ["note", "note"] and severities[1][0] == "error" and severities[2] == ["warning"]
+    assert severities[0] == ["note", "note"] and severities[1][0] == "error" and "warning" in severities[2]
     assert report["ok"] is False and report["versions"]["torch"] == torch.__version__
     assert report["environments"][0]["recipes"]["sglang"] == "4/6-mae-448-fast"
+    fc1 = report["environments"][0]["ways"][0]["sites"][0]
+    assert (fc1["program"], fc1["site"], fc1["recipe"]) == ("sglang", "fc1", "4/6-mae-448-fast") and fc1["sqnr_db"] > 20
     assert main(call) == 1
-    assert "its value is only known when the shell runs" in capsys.readouterr().out
+    assert "not settled by this text: only known when the shell runs" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -97,7 +99,7 @@ def test_colour_is_for_terminals(clean):
     report = doctor.examine([Settings("x", {U256: "1"})])
     assert "\033[33mwarning\033[0m" in "\n".join(doctor.text(report, 80, color=True))
     assert "\033[" not in "\n".join(doctor.text(report, 80))
-    assert all(len(line) <= 62 for line in doctor.text(report, 60))
+    assert all(len(line) <= 70 for line in doctor.text(report, 60))  # a variable's name and value are not broken
 
     class Terminal:
         def isatty(self):
@@ -122,7 +124,7 @@ def test_strangers_bytes_do_not_reach_the_terminal(tmp_path, capsys):
     assert main(["doctor", "--env-file", str(tmp_path / ".env")]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out and r"\x1b]0;title\x07\x1b[2J" in out
-    assert doctor._printable("a\udcffb") == r"a\udcffb"
+    assert doctor.printable("a\udcffb") == r"a\udcffb"
 
 
 # --- golden cases

@@ -1,0 +1,79 @@
+"""Which commands start a program that does not get this shell's variables: containers, other hosts, other users."""
+
+from __future__ import annotations
+
+import re
+
+from .assignments import NAME
+from .commandline import program_of
+from .lexer import Command
+
+CONTAINERS = {"docker", "podman", "nerdctl"}
+
+
+def cut(words: list[str]) -> str:
+    """Why the program that a command starts does not get this shell's environment; empty where it does.
+
+    >>> cut(["docker", "run", "img"]), cut(["sudo", "-E", "python3"])
+    ('docker run starts with its own environment: pass it with -e', '')
+    """
+    for i, word in enumerate(words[:12]):
+        head, rest = word.rsplit("/", 1)[-1], words[i + 1 :]
+        sub = next((w for w in rest if not w.startswith("-")), "")
+        if head in CONTAINERS and sub in ("run", "exec", "create", "container", "compose"):
+            return f"{head} {sub} starts with its own environment: pass it with -e"
+        if head in ("ssh", "pdsh", "clush", "parallel-ssh"):
+            return f"{head} sends no variables: write them into the remote command"
+        if head in ("kubectl", "oc") and sub in ("exec", "run", "apply", "create"):
+            return f"{head} {sub} sends no variables: set them in the pod, or with env in front of the command"
+        if head == "ray" and sub == "job":
+            return "ray job submit sends no variables: put them into env_vars of the runtime environment"
+        if head == "sudo" and not _keeps(rest, ("-E", "--preserve-env")):
+            return "sudo drops variables: use sudo -E, or sudo env NAME=value"
+        if head == "su" and any(w in ("-", "-l", "--login") for w in rest[:3]):
+            return "su with a login starts from a clean environment"
+        if head in ("srun", "sbatch", "salloc") and _exported(rest) is not None and "ALL" not in _exported(rest):
+            return f"{head} --export without ALL passes the variables named there only"
+        if head in ("apptainer", "singularity") and _keeps(rest, ("--cleanenv", "-e", "--containall", "-C")):
+            return f"{head} --cleanenv drops variables"
+        if head == "env" and _keeps(rest, ("-i", "-", "--ignore-environment")):
+            return "env -i drops variables"
+        if head in ("systemd-run", "machinectl", "at", "crontab", "gcloud"):
+            return f"{head} starts it from another environment"
+    return ""
+
+
+def _keeps(words: list[str], flags: tuple[str, ...]) -> bool:
+    for word in words:
+        if not word.startswith("-"):
+            return False
+        short = re.fullmatch(r"-[A-Za-z]+", word)
+        if word in flags or (short and any(f[1] in word for f in flags if len(f) == 2 and f != "-")):
+            return True
+    return False
+
+
+def _exported(words: list[str]) -> str | None:
+    return next((w.partition("=")[2] for w in words if w.startswith("--export=")), None)
+
+
+def requote(text: str, literal: bool) -> str:
+    return "'" + text.replace("'", "'\\''") + "'" if literal else text
+
+
+def runs(body: str) -> bool:
+    return bool(re.search(r"\s\S*\w", body)) and bool(
+        re.search(r"[A-Za-z_]\w*=\S*\s+[\w./-]|;|&&|\bexport\b|\n", body) or program_of(body)
+    )
+
+
+def started(command: Command) -> str:
+    """A command in short, without what it sets."""
+    words = []
+    for word in command.words:
+        if NAME.search(word.raw):
+            words = words[:-1] if words[-1:] in (["-e"], ["--env"], ["-x"]) else words
+            continue
+        words.append(word.raw)
+    text = " ".join(words)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,217 @@
+"""Scopes of texts that are neither shell nor YAML: systemd unit, Makefile, TOML, Python, a README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from .assignments import FOLD, NAME, Lines, Place, Value, places, possible, value_of
+from .commandline import arguments_of, program_of
+from .lexer import WORD, unquote
+from .settings import Remark, Settings, settings
+
+
+def assemble(found: Iterable[Place], given: dict[str, Value] | None = None) -> dict[str, Value]:
+    """What places set, in order; a name that is set to several values is open, for one of them may hold."""
+    values, seen = dict(given or {}), {}
+    for place in found:
+        name, value = place.name, place.value
+        if place.kind == "unset":
+            values[name] = Value(None, value.line, name)
+        elif place.kind in ("set", "inherit"):
+            before = seen.get(name)
+            if before is not None and (before.text, before.maybe) != (value.text, value.maybe):
+                texts = [t for v in (before, value) for t in ((v.text,) if v.settled else v.maybe)]
+                why = f"set on line {before.line} and again on line {value.line}"
+                value = Value(None, value.line, value.written, why, tuple(dict.fromkeys(texts))[:6])
+            values[name] = seen[name] = value
+    return values
+
+
+def uncommented(found: Iterable[Place], text: str, marks: str = "#") -> Iterator[Place]:
+    """Places that do not stand in a comment."""
+    pattern = re.compile(rf"(?:^|\s)(?:{marks})[^\"'\n]*$")
+    for place in found:
+        before = text[max(0, place.start - 300) : place.start]
+        if not pattern.search(before[max(before.rfind("\n"), before.rfind(FOLD)) + 1 :]):
+            yield place
+
+
+# --- systemd
+
+
+def read_systemd(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
+    values: dict[str, Value] = {}
+    remarks: list[Remark] = []
+    started: list[tuple[str, int]] = []
+    folded = re.sub(r"\\\n", " " + FOLD, text)
+    for m in re.finditer(r"^[ \t]*(\w+)[ \t]*=[ \t]*([^\n]*)", folded, re.M):
+        key, rest, at = m[1], m[2], lines.at(m.start())
+        if key == "Environment":
+            if not rest.strip():
+                values.clear()
+            for word in WORD.finditer(rest):
+                name, eq, text_ = unquote(word[0])[0].partition("=")
+                if eq and NAME.fullmatch(name):
+                    line = lines.at(m.start(2) + word.start())
+                    values[name] = (
+                        value_of(text_, line, why="a specifier of systemd")
+                        if re.search(r"%[^%]", text_)
+                        else Value(text_, line, text_[:80])
+                    )
+        elif key in ("PassEnvironment", "UnsetEnvironment"):
+            for name in rest.split():
+                passed = Value(None, at, name, "taken over from the service manager", (None, "1"))
+                values[name] = passed if key[0] == "P" else Value(None, at, name)
+        elif key == "EnvironmentFile":
+            remarks.append(
+                Remark("warning", key, rest[:80], "not followed: check that file too, as systemd reads it", at)
+            )
+        elif key.startswith("Exec"):
+            started.append((rest.lstrip("-@:+!"), at))
+    values = {n: v for n, v in values.items() if NAME.fullmatch(n)}
+    found: list[Settings] = []
+    for rest, line in started:
+        inner = reader(rest, "shell", Lines(rest, line), values, depth + 1)
+        found += [one for one in inner if one.variables or one.program or one.unsettled or one.remarks]
+    if not found:
+        return [settings("", values, remarks)]
+    return [
+        Settings(o.name, o.variables, o.lines, o.unsettled, o.program, o.arguments, (*remarks, *o.remarks))
+        for o in found
+    ]
+
+
+# --- Makefile
+
+
+def read_makefile(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
+    """Exported variables, and what each recipe starts with them."""
+    folded = re.sub(r"\\\n", " " + FOLD, text)
+    values: dict[str, Value] = {}
+    exported, all_exported, recipes = set(), False, []
+    rule = re.compile(r"^(?:[\w./$()%-]+[ \t]*:{1,2}[ \t]*)?(?P<export>(?:override[ \t]+)?export[ \t]+)?"
+                      r"(?P<name>\w+)[ \t]*"
+                      r"(?P<op>\+|\?|:{0,3})=[ \t]*(?P<value>[^\n#]*)")  # fmt: skip
+    target, body, first, offset = "", [], 0, 0
+    for row in [*folded.split("\n"), ""]:
+        if row.startswith("\t"):
+            first = first or lines.at(offset)
+            body.append(re.sub(r"^\t[@+-]*", "", row).replace("$$", "$"))
+        else:
+            if body:
+                recipes.append((target, "\n".join(body), first))
+            body, first = [], 0
+            if re.match(r"export[ \t]*(?:#|$)", row):
+                all_exported = True
+            m, alone = rule.match(row), re.match(r"export[ \t]+([\w \t]+)$", row)
+            if m and NAME.fullmatch(m["name"]):
+                line, raw = lines.at(offset), m["value"].strip(" \t\r" + FOLD)
+                values[m["name"]] = value_of(raw, line)
+                if m["op"] in ("+", "?"):
+                    why = "kept or added to, if it is set already"
+                    values[m["name"]] = Value(None, line, raw[:80], why, (raw, *possible(raw)))
+                exported |= {m["name"]} if m["export"] else set()
+            elif alone:
+                exported |= set(alone[1].split())
+            elif re.match(r"[^\s#][^=]*:(?!=)", row):
+                target = row.split(":")[0].strip()
+        offset += len(row) + 1
+    given = {n: v for n, v in values.items() if all_exported or n in exported}
+    found = []
+    for target, recipe, line in recipes:
+        if NAME.search(recipe) or program_of(recipe):
+            inner = reader(recipe, "shell", Lines(recipe, line), given, depth + 1)
+            found += [one.named(f"target {target}") for one in inner]
+    why = "assigned, but not exported: what a recipe starts does not see it"
+    remarks = [Remark("warning", n, v.written, why, v.line)
+               for n, v in values.items() if n not in given]  # fmt: skip
+    if remarks or not found:
+        found.append(settings("", given | {n: v for n, v in values.items() if n not in given}, remarks))
+    return found
+
+
+# --- anything else: braces and sections are scopes
+
+
+def read_generic(text: str, lines: Lines, language: str, given: dict[str, Value]) -> list[Settings]:
+    """Assignments of the text itself, and with them those of each group of braces or section."""
+    found = list(
+        uncommented(places(text, lines, language), text, "//|#|--|;" if language != "bat" else r"(?i:rem)\s|::")
+    )
+    spans = _groups(text)
+    scoped: dict[int, list[Place]] = {}
+    for place in found:
+        scoped.setdefault(_scope(spans, place, text), []).append(place)
+    outer = assemble(scoped.pop(-1, []), given)
+    program, arguments = program_of(text), arguments_of(text)
+    if not scoped:
+        return [settings("", outer, (), program, arguments)] if outer or program else []
+    result = []
+    for start, inner in scoped.items():
+        label = (
+            "section " + text[start:].split("]")[0][1:].strip("[ ") if text[start] == "[" else f"line {lines.at(start)}"
+        )
+        values = assemble(inner, outer)
+        if any(p.kind != "mention" for p in inner):
+            result.append(settings(label, values, (), program, arguments))
+    return result or ([settings("", outer, (), program, arguments)] if outer or program else [])
+
+
+def _groups(text: str) -> list[tuple[int, int]]:
+    """Spans of `{...}` and of `[section]`s, those that begin later later."""
+    spans, stack = [], []
+    for m in re.finditer(r"(?<![$%{])\{(?!\{)|(?<!\})\}(?!\})|^[ \t]*\[{1,2}[\w .:\"'/-]+\]{1,2}[ \t]*$", text, re.M):
+        if m[0] == "{":
+            stack.append(m.start())
+        elif m[0] == "}":
+            if stack:
+                spans.append((stack.pop(), m.end()))
+        else:
+            following = re.compile(r"^[ \t]*\[{1,2}[\w .:\"'/-]+\]{1,2}[ \t]*$", re.M).search(text, m.end())
+            spans.append((m.start() + len(m[0]) - len(m[0].lstrip()), following.start() if following else len(text)))
+    return sorted(spans)
+
+
+def _scope(spans: list[tuple[int, int]], place: Place, text: str) -> int:
+    """Where the innermost group round a place begins; -1 for the text itself."""
+    import bisect
+
+    at, skip = bisect.bisect_right(spans, (place.start, len(text) + 1)) - 1, 0
+    pair = bool(re.search(r"(?i)name\\?[\"']?\s*[:=]\s*\\?[\"']?$", text[max(0, place.start - 40) : place.start]))
+    for start, end in reversed(spans[max(0, at - 50) : at + 1]):
+        if start < place.start < end:
+            if pair and text[start] == "{" and skip == 0:  # {name: X, value: 1} belongs to what is round it
+                skip = 1
+                continue
+            return start
+    return -1
+
+
+def read_markdown(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
+    """Each fenced block as the text that it is; the prose names variables and sets none."""
+    found: list[Settings] = []
+    for m in re.finditer(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1", text, re.M | re.S):
+        kind = {
+            "bash": "shell",
+            "sh": "shell",
+            "console": "shell",
+            "shell": "shell",
+            "zsh": "shell",
+            "py": "python",
+            "python": "python",
+            "dockerfile": "Dockerfile",
+            "env": ".env",
+            "dotenv": ".env",
+            "bat": "x.bat",
+            "ini": "x.ini",
+            "toml": "x.toml",
+        }
+        body = re.sub(r"^([ \t]*)\$ ", r"\1  ", m[3], flags=re.M)
+        if NAME.search(body):
+            first = lines.at(m.start(3))
+            inner = reader(
+                body, kind.get(m[2].lower(), m[2].lower() and f"x.{m[2].lower()}"), Lines(body, first), {}, depth + 1
+            )
+            found += [one.named(f"block of line {first - 1}") for one in inner]
+    return found
