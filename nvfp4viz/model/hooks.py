@@ -51,7 +51,7 @@ class Observer:
         self._local = threading.local()
 
     def __enter__(self):
-        self._choice = choice = choose(self._model, self._modules)
+        self._choice = choice = self._chosen()
         chosen = len(choice.observed) + len(choice.modules)
         self.about = {"model": type(self._model).__name__, "modules": describe(self._modules), "chosen": chosen}
         self.coverage = Coverage(choice)
@@ -62,6 +62,9 @@ class Observer:
             self.detach()
             raise
         return self
+
+    def _chosen(self) -> Choice:
+        return choose(self._model, self._modules)
 
     def _attach(self, model: nn.Module, choice: Choice) -> None:
         self._undo.enter_context(eager())

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..analysis import versions
 from ..nvfp4 import RECIPES, Recipe, as_recipe
 from ..stats import poisson_weights
-from .choose import choose_modules, describe
-from .swap import RUN, Outputs, decoded_weights, swapped
-from .weights import is_linear
+from .choose import describe
+from .coverage import coverage_sentence
+from .inputs import eager
+from .presets import MODES, Plan, check_weights, plan_of, quantized_already
+from .swap import Decoded, Outputs, Swap
+from .task import Survey, Task
 
 MIN_RUNS = 8  # fewer give no interval
-CHUNK = 128  # tokens whose probabilities are compared at a time
-MODES = ("activations", "activations+weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +51,19 @@ class Impact:
     """Effects by recipe and layer, against the model as it is. Intervals: 95 %, over runs of 64 neighbouring tokens."""
 
     effects: list[Effect]
-    quantize: str  # "activations" or "activations+weights"
+    quantize: str  # a mode or a preset
     skipped: dict[str, str] = field(default_factory=dict)  # layer -> why it was not quantized
     provenance: dict = field(default_factory=dict)
+
+    @property
+    def coverage(self) -> str:
+        """Of the model's products, the share that ran quantized: "192 of 288 matrices, 97 % of multiply-adds"."""
+        return coverage_sentence(self.provenance.get("coverage"))
+
+    def __repr__(self) -> str:
+        skipped = f"; {len(self.skipped)} not quantized, see .skipped" if self.skipped else ""
+        said = f"{self.provenance.get('quantized', self.quantize)}: {self.coverage}"
+        return f"Impact({len(self.effects)} effects of {said}{skipped}; .table() has the numbers)"
 
     def table(self):
         """A pandas DataFrame, a row an effect: perplexity and its change, KL (nats a token), top-1 agreement."""
@@ -72,7 +84,9 @@ class Impact:
 
     def _unquantized(self) -> Effect:
         tokens, before, *_ = self.effects[0].runs.T
-        return Effect("unquantized", None, np.stack([tokens, before, before, 0 * tokens, tokens], 1), {})
+        already = self.provenance.get("already")
+        name = f"as loaded ({already})" if already else "unquantized"
+        return Effect(name, None, np.stack([tokens, before, before, 0 * tokens, tokens], 1), {})
 
     @staticmethod
     def _frame(rows: list[dict]):
@@ -100,69 +114,106 @@ def _columns(measures: dict[str, np.ndarray], runs: int) -> dict[str, float]:
     return columns
 
 
+class NothingQuantizedError(ValueError):
+    """Not one product ran quantized: a table of zeros would say that quantizing does no harm."""
+
+
 def impact(
-    model: nn.Module,
-    batches: Iterable,
-    recipes=RECIPES,
-    *,
-    quantize: str = "activations",
-    modules=None,
-    per_layer: bool = False,
-    engine: str = "auto",
-    progress: Callable[[int, int, str], None] | None = None,
-) -> Impact:
-    """Quantize the inputs (and weights) of linear layers, one recipe at a time, and measure what it does to the output.
+    model: nn.Module, batches: Iterable, recipes=RECIPES, *, quantize: str = "activations", weights=None,
+    checkpoint=None, modules=None, per_layer=False, forward: Callable | None = None, loss: Callable | None = None,
+    engine: str = "auto", progress: Callable[[int, int, str], None] | None = None,
+) -> Impact:  # fmt: skip
+    """Quantize inputs (and weights) of a model's matrices, a recipe at a time, and measure what it does to the output.
 
     Args:
-        model:     a causal language model in evaluation mode: token ids -> logits [B, T, V], or an object with them.
-        batches:   token ids, int [B, T], or the model's keyword arguments with `input_ids` (and `attention_mask`).
-        recipes:   as for `sweep`; None or "identity" among them changes nothing, and must show no difference.
-        quantize:  "activations", or "activations+weights": weights by the same recipe with one scale a tensor.
-        modules:   as for `record`; None: all linear layers but the one that makes the logits, as usual.
-        per_layer: quantize each layer alone, too: layers x recipes more passes.
+        model:      a causal language model in evaluation mode: token ids -> logits [B, T, V], or an object with them.
+        batches:    token ids, int [B, T], or the model's keyword arguments with `input_ids` (and `attention_mask`).
+        recipes:    as for `sweep`; None or "identity" among them changes nothing, and must show no difference.
+        quantize:   "activations"; "activations+weights": weights by the same recipe, one scale a tensor; "all-linear":
+                    and q, k, v and gate, up share a scale; "sglang-nvfp4-online": experts alone, weights by
+                    4/6-mse-448-tensor-fast; "checkpoint": what `checkpoint`, a path, quantizes, with its scales.
+        weights:    a recipe of the weights' own.
+        modules:    as for `record`; by default not the layer that makes the logits, as usual.
+        per_layer:  quantize each layer alone, too: layers x recipes more passes.
+        forward:    (model, batch) -> logits [..., C] of what is no causal language model.
+        loss:       (logits, batch) -> the loss of each [...]; without it there is no perplexity.
     Returns: Impact; `.table()` has perplexity, KL in nats and top-1 agreement, with 95 % intervals.
-    Raises ValueError for a model in training mode, batches without a token to predict, or layers that do not fit.
+    Raises ValueError for a model in training mode or no causal one, batches without a token to predict, layers or
+    weights that cannot be quantized; NothingQuantizedError, one too, where no product ran quantized.
 
     Decoded values are rounded to the layer's dtype, which in bf16 adds about 1/3000 of NVFP4's error power. Memory: for
     one batch the logits in fp32 and all chosen layers' outputs, and with weights the chosen weights once more.
     """
-    if quantize not in MODES:
-        raise ValueError(f"quantize={quantize!r} is neither {MODES[0]!r} nor {MODES[1]!r}")
     if model.training:
         raise ValueError("the model is in training mode, where dropout alone changes its output: call model.eval()")
-    batches = [b if isinstance(b, dict) else {"input_ids": b} for b in batches]
-    if not batches or min(b["input_ids"].shape[-1] for b in batches) < 2:
-        raise ValueError("no token is predicted: batches are token ids, int [B, T], with T at least 2")
-    chosen = _chosen(model, modules)
-    plan = [(name, r, None) for name, r in _recipes(recipes).items()]
-    plan += [(name, r, layer) for layer in chosen for name, r, _ in list(plan) if per_layer]
+    task = Task(model, forward, loss)
+    batches = task.batches(batches)
+    named = _recipes(recipes)
+    plan = plan_of(model, quantize, modules, weights, checkpoint)
+    if plan.quantize != MODES[0]:
+        check_weights(plan, model)
+    with torch.no_grad(), eager():
+        task.check(batches[0])
+        coverage, *found = _measure(task, batches, plan, named, per_layer, engine, progress)
+    about = {**versions(), "model": type(model).__name__, "modules": describe(modules), "coverage": coverage,
+             "layers": [w.name for w in plan.choice.observed], "quantized": plan.sentence(),
+             "already": quantized_already(model)}  # fmt: skip
+    return Impact(*found, about)
+
+
+def _measure(task: Task, batches, plan: Plan, recipes: dict, per_layer: bool, engine: str, progress):
+    """The coverage, effects, the mode's name, and what was skipped."""
+    chosen = list(plan.choice.observed)
+    todo = [(name, r, None) for name, r in recipes.items()]
+    todo += [(name, r, w) for w in chosen for name, r, _ in list(todo) if per_layer]
     # with weights a recipe at a time, so that only its weights are kept
-    groups = [plan] if quantize == MODES[0] else [[v for v in plan if v[0] == n] for n in {v[0]: 0 for v in plan}]
-    runs, layers, skipped = defaultdict(list), defaultdict(lambda: defaultdict(list)), {}
-    done, total = 0, len(batches) * len(plan)
-    with torch.no_grad():
-        for group in groups:
-            weights = decoded_weights(chosen, group[0][1], engine, skipped) if quantize == MODES[1] else {}
-            for batch in batches:
-                with Outputs().watching(chosen) as original:
-                    before = _log_probabilities(_logits(model, batch), batch)
-                for name, recipe, layer in group:
-                    if progress:
-                        progress(done, total, f"{name} {layer or ''}".strip())
-                    some = {layer: chosen[layer]} if layer else chosen
-                    with swapped(some, recipe, weights, engine, skipped), Outputs(original).watching(some) as changed:
-                        logits = _logits(model, batch)
-                    runs[name, layer] += _compare(before, logits, batch)
-                    for module, sums in changed.sums.items():
-                        layers[name, layer][module] += sums
-                    done += 1
+    groups = [todo] if plan.quantize == MODES[0] else [[v for v in todo if v[0] == n] for n in {v[0]: 0 for v in todo}]
+    runs, layers, ran = defaultdict(list), defaultdict(lambda: defaultdict(list)), set()
+    skipped, kept, coverage, done = {}, {}, None, 0
+    for group in groups:
+        recipe = group[0][1]
+        made = Decoded(plan, plan.recipe_of_weights(recipe), engine) if recipe and plan.quantize != MODES[0] else None
+        for batch in batches:
+            survey = Survey(plan, task.model) if coverage is None else contextlib.nullcontext()
+            with Outputs().watching(outputs_of(chosen)) as original, survey:
+                before = task.log_probabilities(task.outcomes(batch))
+            coverage = coverage or survey.coverage.to_dict(survey.problems)
+            for name, recipe, only in group:
+                if progress:
+                    progress(done, len(batches) * len(todo), f"{name} {only.name if only else ''}".strip())
+                some, swap = outputs_of([only] if only else chosen), Swap(plan, recipe, made, engine, skipped, only)
+                with swap, Outputs(original).watching(some) as changed:
+                    after = task.outcomes(batch)
+                runs[name, only] += task.compare(before, after, batch)
+                for module, sums in changed.sums.items():
+                    layers[name, only][module] += sums
+                ran |= {(name, label) for label in swap.ran}
+                done += 1
+        kept |= made.kept if made else {}
+    _check_ran(plan, recipes, ran, skipped)
     effects = [
-        Effect(name, layer, np.array(runs[name, layer]),
-               {module: np.array(sums) for module, sums in layers[name, layer].items()})
-        for name, _, layer in plan
+        Effect(name, only.name if only else None, np.array(runs[name, only]),
+               {module: np.array(sums) for module, sums in layers[name, only].items()})
+        for name, _, only in todo
     ]  # fmt: skip
-    about = {**versions(), "model": type(model).__name__, "modules": describe(modules), "layers": list(chosen)}
-    return Impact(effects, quantize, skipped, about)
+    return coverage, effects, plan.quantize, {**kept, **skipped}
+
+
+def outputs_of(weights) -> dict[str, nn.Module]:
+    """Modules whose output shows a weight's effect, by name: a linear layer, or the block that owns it."""
+    return {w.name if w.is_called else w.name.rpartition(".")[0] or w.name: w.module for w in weights}
+
+
+def _check_ran(plan: Plan, recipes: dict, ran: set, skipped: dict) -> None:
+    """NothingQuantizedError where nothing ran; what was not called is in `skipped`."""
+    real = [name for name, r in recipes.items() if r is not None]
+    for w in plan.choice.observed:
+        if real and not any((name, w.name) in ran for name in real):
+            skipped.setdefault(w.name, "it took part in no product that was seen")
+    for name in real:
+        if not any(recipe == name for recipe, _ in ran):
+            why = "; ".join(f"{n}: {text}" for n, text in list(skipped.items())[:3])
+            raise NothingQuantizedError(f"nothing ran quantized under {name}: {why}")
 
 
 def _recipes(recipes) -> dict[str, Recipe | None]:
@@ -177,51 +228,3 @@ def _recipes(recipes) -> dict[str, Recipe | None]:
     if not found:
         raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
     return found
-
-
-def _chosen(model: nn.Module, modules) -> dict[str, nn.Module]:
-    chosen = choose_modules(model, modules)
-    if modules is None:
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        chosen = {n: m for n, m in chosen.items() if m is not head and n.rpartition(".")[2] != "lm_head"}
-    linear = {n: m for n, m in chosen.items() if is_linear(m)}
-    if not linear:
-        why = f"{', '.join(chosen)}, which are not linear" if chosen else "only the output layer"
-        raise ValueError(f"modules={describe(modules)} gives {why}: choose linear layers")
-    return linear
-
-
-def _logits(model: nn.Module, batch: dict) -> Tensor:
-    given = dict(batch)
-    out = model(given.pop("input_ids"), **given)
-    return out if isinstance(out, Tensor) else out.logits
-
-
-def _targets(batch: dict) -> tuple[Tensor, Tensor]:
-    """The next token of each position, and whether it counts: both [B, T-1]."""
-    ids = batch["input_ids"]
-    mask = batch.get("attention_mask")
-    return ids[:, 1:], torch.ones_like(ids[:, 1:], dtype=torch.bool) if mask is None else mask[:, 1:].bool()
-
-
-def _log_probabilities(logits: Tensor, batch: dict) -> Tensor:
-    """float32 [B, T-1, V] of the tokens that follow."""
-    return torch.log_softmax(logits[:, :-1].float(), -1)
-
-
-def _compare(before: Tensor, logits: Tensor, batch: dict) -> Iterator[list[float]]:
-    """For each run of tokens: their number, loss before and after, KL and agreement, summed."""
-    targets, counts = _targets(batch)
-    for b in range(before.shape[0]):
-        columns = []
-        for i in range(0, before.shape[1], CHUNK):
-            p, q = before[b, i : i + CHUNK], torch.log_softmax(logits[b, :-1][i : i + CHUNK].float(), -1)  # [c, V]
-            target = targets[b, i : i + CHUNK, None].to(p.device)
-            kl = (p.exp() * (p - q)).sum(-1, dtype=torch.float64)
-            same = (p.argmax(-1) == q.argmax(-1)).double()
-            loss = [-x.gather(-1, target).squeeze(-1).double() for x in (p, q)]
-            valid = counts[b, i : i + CHUNK, None].to(p.device)
-            columns.append(torch.stack([torch.ones_like(kl), *loss, kl, same], 1).where(valid, 0.0))
-        for run in torch.cat(columns).split(RUN):
-            if run[:, 0].any():
-                yield run.sum(0).tolist()

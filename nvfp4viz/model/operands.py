@@ -16,7 +16,7 @@ def _linear(watch, args, kwargs):
     x, w = args[:2]
     if w.ndim != 2:
         return None
-    found = watch.product(x, w, -1, w.shape[1], w.shape[0], False)
+    found = watch.product(x, w, -1, w.shape[1], w.shape[0], -1)
     return found and (found, 0, 1)
 
 
@@ -43,7 +43,7 @@ def _right(watch, x: Tensor, w: Tensor):
         spread = (*batch, *x.shape[-2:]) if tuple(x.shape[:-2]) != batch else None
         if w.ndim > 3 or x.ndim < 2 or len(batch) != 1:
             return None
-    return watch.product(x, w, -1, w.shape[-2], w.shape[-1], w.ndim > 2, spread)
+    return watch.product(x, w, -1, w.shape[-2], w.shape[-1], -2, w.ndim > 2, spread)
 
 
 def _left(watch, w: Tensor, x: Tensor):
@@ -54,7 +54,7 @@ def _left(watch, w: Tensor, x: Tensor):
         spread = (*batch, *x.shape[-2:]) if tuple(x.shape[:-2]) != batch else None
         if w.ndim > 3 or x.ndim < 2 or len(batch) != 1:
             return None
-    return watch.product(x, w, max(-2, -x.ndim), w.shape[-1], w.shape[-2], w.ndim > 2, spread)
+    return watch.product(x, w, max(-2, -x.ndim), w.shape[-1], w.shape[-2], -1, w.ndim > 2, spread)
 
 
 def _swapped_matmul(watch, args, kwargs):
@@ -68,7 +68,7 @@ def _grouped(watch, args, kwargs):
     offsets = kwargs.get("offs", args[2] if len(args) > 2 else None)
     if offsets is None or w.ndim != 3 or x.ndim != 2:
         return None
-    found = watch.product(x, w, -1, w.shape[-2], w.shape[-1], False)
+    found = watch.product(x, w, -1, w.shape[-2], w.shape[-1], -2)
     if found is None or found.weight.kind != "stack":
         return None
     found.expert, found.offsets, found.casts = None, offsets, False
@@ -95,7 +95,7 @@ def _einsum(watch, args, kwargs):
     axis = x_term.index(summed[0]) - len(x_term) if "." in x_term else x_term.index(summed[0])
     k = w.shape[w_term.index(summed[0])]
     n = w.numel() // k // (w.shape[0] if batch else 1)
-    found = watch.product(x, w, axis, k, n, bool(batch))
+    found = watch.product(x, w, axis, k, n, w_term.index(summed[0]), bool(batch))
     return found and (found, 2 - w_at, 1 + w_at)
 
 

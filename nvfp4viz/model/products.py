@@ -42,9 +42,11 @@ class Product:
     matrix: Tensor  # the weight as it was passed, perhaps a slice, a view or a copy
     outputs: int  # N
     features: int  # K
+    k_axis: int  # of `matrix`
     expert: int | None = None  # the one that all rows are for
     experts: Tensor | None = None  # int64 [M], the expert of each row
     offsets: Tensor | None = None  # int [E], ends of the experts' rows; what lies behind the last is not computed
+    first: int = 0  # of the weight's outputs, the first that takes part
     part: str = ""  # " [rows 0:64]" where only some of the weight's outputs take part
     spread: tuple[int, ...] | None = None  # the shape that broadcasting gives x
     casts: bool = True  # whether autocast changes its dtype
@@ -54,6 +56,12 @@ class Product:
         """[M, K]; of a batched product by expert."""
         x = self.given if self.spread is None else self.given.expand(self.spread)
         return x.movedim(self.axis, -1).reshape(-1, self.features)
+
+    @property
+    def k_last(self) -> bool:
+        """Whether features vary fastest in the matrix's memory: [N, K], not [K, N]."""
+        others = [s for axis, s in enumerate(self.matrix.stride()) if axis != self.k_axis]
+        return self.matrix.stride(self.k_axis) < min(others[-2:] if len(others) > 1 else others)
 
     @property
     def count(self) -> int:
@@ -182,18 +190,18 @@ class Watch(TorchFunctionMode):
             return source.experts
         return (matrix.storage_offset() - source.offset) // source.stride if source.stride else None
 
-    def product(self, x: Tensor, matrix: Tensor, axis: int, k: int, n: int, batched: bool, spread=None):
+    def product(self, x: Tensor, matrix: Tensor, axis: int, k: int, n: int, k_axis: int, batched=False, spread=None):
         """The product of x with a matrix whose source is known; None where it is none."""
         source = self.source(matrix)
         if source is None or (self.source(x) is not None and source.weight.kind != "embedding"):
             return None
-        found = Product(source.weight, x, axis % x.ndim, matrix, n, k, spread=spread)
+        found = Product(source.weight, x, axis % x.ndim, matrix, n, k, k_axis % matrix.ndim, spread=spread)
         if source.weight.kind == "stack":
             self._experts(found, source, batched)
         elif n * k < math.prod(source.shape) and source.weight.kind == "function":
             first = matrix.storage_offset() - source.offset
-            row = first // source.shape[-1]
-            found.part = f" [{row}:{row + n}]"
+            found.first = first // k if found.k_last else first
+            found.part = f" [{found.first}:{found.first + n}]"
         return found
 
     def _experts(self, found: Product, source: Source, batched: bool) -> None:

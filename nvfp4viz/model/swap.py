@@ -1,74 +1,222 @@
-"""Run a model with quantized inputs and weights in some of its linear layers, and watch how layers' outputs change."""
+"""Run a model with quantized inputs and weights in some of its products, and watch how layers' outputs change."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
 
 from ..engine import quantize
-from ..nvfp4 import Recipe, as_tokens
-from .inputs import module_input
+from ..nvfp4 import Recipe, as_tokens, check_finite, tensor_amax, tensor_scales
+from .inputs import computed, module_input
+from .presets import Plan, stored_names
+from .products import Product, Watch
+from .weights import Weight
 
 RUN = 64  # consecutive tokens that the bootstrap draws together, since neighbours are alike
 
 
-def decoded(x: Tensor, recipe: Recipe, engine: str) -> Tensor:
+def decoded(x: Tensor, recipe: Recipe, engine: str, encode_scale=None) -> Tensor:
     """x [..., K] through NVFP4 and back, in x's shape and dtype."""
     if not x.numel():
         return x
-    return quantize(as_tokens(x), recipe, engine=engine).dequantize().to(x.device, x.dtype).reshape(x.shape)
+    q = quantize(as_tokens(x), recipe, engine=engine, encode_scale=encode_scale)
+    return q.dequantize().to(x.device, x.dtype).reshape(x.shape)
 
 
-def decoded_weights(
-    layers: dict[str, nn.Module], recipe: Recipe | None, engine: str, skipped: dict
-) -> dict[str, Tensor]:
-    """The weights [N, K] of layers through NVFP4 with one scale a tensor, as checkpoints have them."""
-    found = {}
-    for name, module in layers.items() if recipe else ():
-        try:
-            found[name] = decoded(module.weight.detach(), replace(recipe, per_token=False), engine)
-        except (TypeError, ValueError) as error:
-            skipped[name] = f"weight: {error}"
-    return found
+class Decoded:
+    """Weights through NVFP4, each [N, K], of a stack [E, N, K]; made at first use, for one recipe."""
+
+    def __init__(self, plan: Plan, recipe: Recipe, engine: str):
+        self.plan, self.recipe, self.engine = plan, recipe, engine
+        self.kept: dict[str, str] = {}  # weight -> why it stays as it is
+        self._made: dict[Weight, Tensor | None] = {}
+
+    def __call__(self, weight: Weight, k_last: bool = True) -> Tensor | None:
+        """None where the weight stays as it is. k_last: it is stored [N, K]."""
+        if weight not in self._made:
+            try:
+                self._made[weight] = self._make(weight, k_last)
+            except (TypeError, ValueError) as error:
+                self.kept[weight.name], self._made[weight] = f"weight: {error}", None
+        return self._made[weight]
+
+    def _make(self, weight: Weight, k_last: bool) -> Tensor:
+        w = matrix_of(weight, k_last)
+        check_finite(w)
+        if self.plan.checkpoint is not None:
+            return torch.stack([self._stored(n) for n in weight.labels()]).reshape(w.shape).to(w)
+        if weight.kind == "stack":  # gate and up of an expert are one slice, so they share its scale
+            return torch.stack([decoded(e, self.recipe, self.engine) for e in w])
+        group = [matrix_of(g, True) for g in self.plan.group(weight)] if self.plan.shared else [w]
+        amax = torch.stack([tensor_amax(as_tokens(g)).flatten()[0] for g in group]).max().reshape(1, 1)
+        return decoded(w, self.recipe, self.engine, tensor_scales(amax, self.recipe)[0])
+
+    def _stored(self, label: str) -> Tensor:
+        weights = self.plan.checkpoint.weights
+        return torch.cat([weights[n] for n in stored_names(label) if n in weights])
 
 
-@contextlib.contextmanager
-def swapped(
-    layers: dict[str, nn.Module], recipe: Recipe | None, weights: dict[str, Tensor], engine: str, skipped: dict
-):
-    """Layers compute with inputs quantized by `recipe`, and with `weights` by name; as before when the block ends.
+def matrix_of(weight: Weight, k_last: bool) -> Tensor:
+    """The parameter as [N, K], of a stack [E, N, K]."""
+    w = weight.parameter.detach()
+    return w.transpose(-1, -2).contiguous() if not k_last or type(weight.module).__name__ == "Conv1D" else w
 
-    A layer that cannot be quantized runs as it is, and is in `skipped` with the reason. None changes nothing.
+
+class Swap:
+    """A context in which products compute with inputs quantized by `recipe`, and with `weights`; then all is as before.
+
+    What cannot be quantized runs as it is, and is in `skipped` with the reason. A recipe of None changes nothing.
     """
-    last: list = [None, None, None]  # an input, its version and what became of it: q_proj, k_proj and v_proj share one
 
-    def hook(name, module, args, kwargs):
-        if recipe is None or name in skipped:
+    def __init__(self, plan: Plan, recipe: Recipe | None, weights: Decoded | None, engine: str, skipped, only=None):
+        self.plan, self.recipe, self.weights, self.engine, self.skipped = plan, recipe, weights, engine, skipped
+        self.some = [only] if only is not None else list(plan.choice.observed)
+        self.ran = Counter()  # label -> products that were swapped
+        self._last: list = [None, None, None]  # an input, its version, what became of it: q, k and v share one
+        self._called, self._blocks = None, []
+
+    def __enter__(self):
+        self._undo = contextlib.ExitStack()
+        if self.recipe is not None:
+            try:
+                self._attach()
+            except BaseException:
+                self._undo.close()
+                raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._undo.close()
+
+    def _attach(self) -> None:
+        by_hand = [w for w in self.some if not w.is_called]
+        for w in self.some:
+            if w.is_called:
+                hook = w.module.register_forward_pre_hook(_named(self._hook, w), with_kwargs=True)
+                self._undo.callback(hook.remove)
+                self._place(w)
+        for module in dict.fromkeys(w.module for w in by_hand if w.kind == "stack"):
+            hooks = (module.register_forward_pre_hook(self._entered, with_kwargs=True),
+                     module.register_forward_hook(self._left, always_call=True))  # fmt: skip
+            for hook in hooks:
+                self._undo.callback(hook.remove)
+        if by_hand:
+            self._undo.enter_context(Watch(self.some, self._visit))
+
+    def _entered(self, module, args, kwargs) -> None:
+        self._blocks.append((module, args, kwargs))
+
+    def _left(self, *_) -> None:
+        self._blocks.pop()
+
+    def _place(self, weight: Weight) -> None:
+        """A module's weight changed in its place only: a tied embedding keeps its own."""
+        made = self.weights(weight) if self.weights is not None else None
+        if made is not None:
+            parameters = weight.module._parameters
+            self._undo.callback(parameters.__setitem__, "weight", parameters["weight"])
+            made = made.T.contiguous() if type(weight.module).__name__ == "Conv1D" else made
+            parameters["weight"] = nn.Parameter(made, requires_grad=False)
+
+    def _hook(self, weight: Weight, module, args, kwargs):
+        self._called = module
+        if weight.name in self.skipped:
             return None
         try:
-            x = module_input(module, args, kwargs)
-            given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point())
-            version = None if given.is_inference() else given._version
-            if last[0] is not given or version is None or last[1] != version:
-                last[:] = given, version, decoded(x, recipe, engine)
+            with torch._C.DisableTorchFunction():
+                x = module_input(module, args, kwargs)
+                given = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point())
+                version = None if given.is_inference() else given._version
+                scale = self._encode_scale(weight.name)
+                if scale is not None or self._last[0] is not given or version is None or self._last[1] != version:
+                    self._last[:] = given, version, decoded(x, self.recipe, self.engine, scale)
         except (TypeError, ValueError, StopIteration) as error:
-            skipped[name] = str(error) or "its input has no floating-point tensor"
+            self.skipped[weight.name] = str(error) or "its input has no floating-point tensor"
             return None
-        swap = lambda v: last[2] if v is given else v  # noqa: E731
+        self.ran[weight.name] += 1
+        swap = lambda v: self._last[2] if v is given else v  # noqa: E731
         return tuple(map(swap, args)), {key: swap(v) for key, v in kwargs.items()}
 
-    with contextlib.ExitStack() as undo:
-        for name, module in layers.items():
-            handle = module.register_forward_pre_hook(_named(hook, name), with_kwargs=True)
-            undo.callback(handle.remove)
-            if name in weights and name not in skipped:
-                # in the module's place only: a tied embedding keeps its own
-                undo.callback(module._parameters.__setitem__, "weight", module._parameters["weight"])
-                module._parameters["weight"] = nn.Parameter(weights[name], requires_grad=False)
-        yield
+    def _encode_scale(self, label: str) -> float | None:
+        return None if self.recipe.per_token else self.plan.input_scale(label)
+
+    def _visit(self, product: Product):
+        w = product.weight
+        if w.is_called and self._called is w.module:
+            self._called = None
+            return None
+        if not self.plan.choice.takes(w, product.expert) or w.name in self.skipped:
+            return None
+        try:
+            with torch._C.DisableTorchFunction():
+                x = product.restored(self._rows(product)).to(product.given.dtype)
+                matrix = self._matrix(product)
+        except (TypeError, ValueError) as error:
+            self.skipped[w.name] = str(error)
+            return None
+        self.ran[w.name] += 1
+        return x, matrix
+
+    def _rows(self, product: Product) -> Tensor:
+        """Rows of activations, quantized; of experts that were not asked for, as they are."""
+        rows, w = computed(product.rows(), product), product.weight
+        if product.offsets is not None:
+            place = torch.arange(len(rows), device=rows.device)
+            experts = torch.searchsorted(product.offsets.long(), place, right=True)
+        elif product.experts is not None:
+            experts = product.experts
+        else:
+            experts = None if product.expert is None else torch.full((len(rows),), product.expert)
+        if experts is None:
+            return decoded(rows, self.recipe, self.engine, self._encode_scale(w.name))
+        served = self._served_scale(product)
+        new = rows.clone()
+        if self.recipe.per_token:  # a row has its own scale, whoever computes it
+            picked = torch.tensor([self.plan.choice.takes(w, e) for e in range(w.experts)] + [False])  # and of no one
+            keep = picked.to(experts.device)[experts]
+            new[keep] = decoded(rows[keep], self.recipe, self.engine)
+            return new
+        for e in range(w.experts):
+            mine = experts == e
+            if self.plan.choice.takes(w, e) and mine.any():
+                scale = self._encode_scale(w.label(e)) or served
+                new[mine] = decoded(rows[mine], self.recipe, self.engine, scale)
+        return new
+
+    def _served_scale(self, product: Product):
+        """One scale for what a block of experts was called with, quantized before routing; None behind that."""
+        if self.recipe.per_token or not self._blocks or self._blocks[-1][0] is not product.weight.module:
+            return None
+        module, args, kwargs = self._blocks[-1]
+        x = module_input(module, args, kwargs)
+        if x.shape[-1] != product.features or product.weight.attribute.startswith("down"):
+            return None
+        return tensor_scales(tensor_amax(as_tokens(x)), self.recipe)[0]
+
+    def _matrix(self, product: Product) -> Tensor | None:
+        w = product.weight
+        made = self.weights(w, product.k_last) if self.weights is not None else None
+        if made is None:
+            return None
+        if w.kind == "stack":
+            made = self._experts(made, product)
+        elif product.part:
+            made = made[product.first : product.first + product.outputs]
+        shape = product.matrix.movedim(product.k_axis, -1).shape
+        return made.reshape(shape).movedim(-1, product.k_axis).to(product.matrix.dtype)
+
+    @staticmethod
+    def _experts(made: Tensor, product: Product) -> Tensor:
+        """Of [E, N, K] what takes part: one expert, all, or one a row."""
+        if product.expert is not None:
+            return made[product.expert]
+        n = product.matrix.shape[0]
+        if product.offsets is not None or (n == len(made) and product.dense):
+            return made
+        return made[product.experts[:: max(1, len(product.experts) // n)]]
 
 
 class Outputs:
