@@ -15,7 +15,7 @@ from torch import Tensor
 from ..engine import given_encode_scale
 from ..nvfp4 import E2M1_MAX, Recipe, Tokens, as_recipe, blocks
 from ..stats import Additive, rate, summed, summed_array
-from .attribution import exact_encode, implementation
+from .attribution import compiled, exact_encode
 
 SIDE = 42  # bins of a signed ratio on either side of 0: two an octave from 2^-20 to 2
 PLACES = 16  # bins of a position
@@ -201,7 +201,7 @@ def _choosing(recipe: Recipe) -> Recipe:
 
 def _chunks(x: Tensor, recipes):
     """Chunks of x [m, K], prepared, and for each recipe the candidates' errors, where it takes 4 and encode scales."""
-    tokens, compute, cpu = Tokens.of(x), implementation(), torch.device("cpu")
+    tokens, compute, cpu = Tokens.of(x), compiled(), torch.device("cpu")
     _ = tokens.amax  # refuses what is not finite
     given = [(r, given_encode_scale(tokens, r, scale, cpu)) for r, scale in recipes]
     rules = [compute.arithmetic(r, scale) for r, scale in given]

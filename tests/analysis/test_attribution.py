@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import torch_attribution
 
 from nvfp4viz import RECIPES, Recipe, Sweep, analyze, load, sweep, synthetic
 from nvfp4viz.analysis import PARTS, Attribution, attribute, attribute_all, attribution
-from nvfp4viz.engine import analyze_all
-from nvfp4viz.engine.cpu import engine as cpu
+from nvfp4viz.engine import analyze_all, find_engine
 
 VARIANTS = [
     "standard",
@@ -23,15 +23,6 @@ VARIANTS = [
     "4/6-mse-160-scored448",
 ]
 GRID = torch.tensor([0.0, 0.5, 1, 1.5, 2, 3, 4, 6])
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    if cpu.why_not():
-        pytest.skip(cpu.why_not())
-    from nvfp4viz.engine.cpu import errors as cpu_errors
-
-    return cpu_errors
 
 
 def _hard() -> torch.Tensor:
@@ -156,44 +147,45 @@ def test_clipping_is_never_negative_and_choice_neither():
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_compiled_errors_equal_the_plain_ones(compiled, name, dtype):
+def test_the_compiled_sums_of_every_token_equal_the_plain_ones(name, dtype):
     x, recipe = (_hard() if dtype != torch.float16 else _hard().clamp(-6e4, 6e4)).to(dtype), Recipe.parse(name)
-    plain, fused = attribution.prepare(x), compiled.prepare(x)
-    np.testing.assert_array_equal(plain.amax, fused.amax)
-    np.testing.assert_allclose(plain.energy, fused.energy, rtol=1e-14)
-    close = {"rtol": 1e-11, "atol": 1e-13 * plain.energy.max()}
-    np.testing.assert_allclose(compiled.ideal_errors(fused), attribution.ideal_errors(plain), **close)
-    encode = attribution.exact_encode(plain.amax, recipe, None)
-    scaled = attribution.scaled_errors(plain, encode)
-    np.testing.assert_allclose(compiled.scaled_errors(fused, encode), scaled, **close)
-    errors, four = attribution.candidate_errors(plain, attribution.arithmetic(recipe, None))
-    found, chosen = compiled.candidate_errors(fused, compiled.arithmetic(recipe, None))
+    compiled = attribution.compiled()
+    plain_plan, plan = torch_attribution.plan([recipe], [None]), compiled.plan([recipe], [None])
+    for token in (*range(9), 40, 77):  # the odd ones, and two of the rest
+        row, sampled = x[token : token + 1], np.ones((1, 8), bool)
+        counts, sums = torch_attribution.sums(row, plain_plan, sampled)
+        found_counts, found = compiled.sums(row, plan, sampled)
+        np.testing.assert_array_equal(found_counts, counts)
+        np.testing.assert_allclose(found, sums, rtol=1e-11, atol=1e-13 * sums[0, 14])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_compiled_candidates_equal_the_plain_ones_block_by_block(name):
+    x, recipe, compiled = _hard().bfloat16(), Recipe.parse(name), attribution.compiled()
+    plain = torch_attribution.prepare(x)
+    errors, four = torch_attribution.candidate_errors(plain, torch_attribution.arithmetic(recipe, None))
+    found, chosen = compiled.candidate_errors(compiled.prepare(x), compiled.arithmetic(recipe, None))
     np.testing.assert_allclose(found, errors, rtol=1e-12)
     np.testing.assert_array_equal(chosen, four)
-    every = attribution.every_scale_errors(plain, encode, scaled[3, 0])
-    np.testing.assert_allclose(compiled.every_scale_errors(fused, encode, scaled[3, 0]), every, **close)
 
 
-def test_compiled_sums_equal_the_plain_ones(compiled):
+def test_compiled_sums_equal_the_plain_ones():
     x, recipes = (
         _hard().bfloat16(),
         [Recipe.parse(n) for n in [*RECIPES, *VARIANTS, "4/6-mse-256-tensor", "standard-tensor"]],
     )
     scales = [None if r.per_token else torch.tensor([[3.0]]) for r in recipes]
-    sampled = attribution._sampled(0, 96, 8, 3)
-    plain = attribution.sums(x, attribution.plan(recipes, scales), sampled)
+    sampled, compiled = attribution._sampled(0, 96, 8, 3), attribution.compiled()
+    plain = torch_attribution.sums(x, torch_attribution.plan(recipes, scales), sampled)
     fused = compiled.sums(x, compiled.plan(recipes, scales), sampled)
     np.testing.assert_array_equal(fused[0], plain[0])
     np.testing.assert_allclose(fused[1], plain[1], rtol=1e-11)
 
 
-def test_without_numba_plain_torch_computes(monkeypatch):
-    x = _hard().bfloat16()
-    compiled = attribute(x, "4/6-mae-448")
-    monkeypatch.setattr(cpu, "why_not", lambda: "numba is not installed")
-    plain = attribute(x, "4/6-mae-448")
-    np.testing.assert_allclose(plain.quantizers, compiled.quantizers, rtol=1e-10)
-    assert plain.sampled_every == pytest.approx(compiled.sampled_every)
+def test_without_numba_it_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(type(find_engine("cpu")), "why_not", lambda self: "numba is not installed: pip install numba")
+    with pytest.raises(RuntimeError, match="splitting errors needs the cpu engine's compiled code: numba is not"):
+        attribute(_hard(), "4/6-mae-448")
 
 
 # every scale
@@ -287,5 +279,4 @@ def test_a_sweep_splits_merges_and_saves(tmp_path):
     assert Sweep.load(tmp_path / "sweep.json").attributions == whole.attributions
     both = whole + sweep({"x": x, "y": x}, recipes, attribution=True)
     assert both.attributions["x"]["standard"].total == pytest.approx(2 * whole.attributions["x"]["standard"].total)
-    assert both.total_attribution("standard").blocks == 3 * split.blocks
     assert list((plain + sweep({"x": x, "y": x}, recipes, attribution=True)).attributions) == ["y"]
