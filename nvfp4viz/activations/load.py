@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..files import said, sha256
+from ..nvfp4 import as_tensor
 from .dumps import Steps
-from .guards import QuantizedCheckpointError, reason, why_not
+from .guards import QuantizedCheckpointError, reason
 from .readers import FORMATS, Contents, free
 
 INDEX = ".safetensors.index.json"  # Hugging Face's list of shards
@@ -173,6 +173,7 @@ class _Named(Mapping):
                 raise ValueError(f"two tensors are called {name!r}: give them names that differ as text")
             self._keys[name] = key
         self.sources, self.left_out = getattr(source, "sources", []), getattr(source, "left_out", {})
+        self.lengths = getattr(source, "lengths", None)
 
     def __getitem__(self, name: str):
         return as_tensor(self._source[self._keys[name]])
@@ -182,18 +183,6 @@ class _Named(Mapping):
 
     def __len__(self) -> int:
         return len(self._keys)
-
-
-def as_tensor(x):
-    """A NumPy array as a tensor, ml_dtypes' bfloat16 too; whatever else it is, itself."""
-    if not isinstance(x, np.ndarray):
-        return x
-    if x.dtype.name == "bfloat16":
-        return torch.from_numpy(np.ascontiguousarray(x).view(np.int16)).view(torch.bfloat16)
-    try:
-        return torch.from_numpy(x if x.dtype.isnative and x.flags.writeable else x.astype(x.dtype.newbyteorder("=")))
-    except TypeError as error:
-        raise TypeError(f"{why_not(x.dtype.str, x.ndim) or x.dtype}: torch has no such numbers") from error
 
 
 # Files

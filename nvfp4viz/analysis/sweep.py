@@ -13,9 +13,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..activations import INDEX
+from ..activations import INDEX, as_activations
 from ..catalog import COLUMNS
-from ..engine import find_engine
+from ..engine import usable_engine
 from ..files import replacing, said
 from ..nvfp4 import RECIPES, Recipe, as_recipes
 from ..stats import Stats
@@ -207,7 +207,8 @@ def sweep(
     """Statistics of every tensor under every recipe.
 
     Args:
-        activations: tensor name -> [..., K], as `load` gives them; each is read once and let go.
+        activations: tensor name -> [..., K], as `load` gives them, each read once and let go; names may be of any kind,
+                     values NumPy arrays; or one tensor, or a path.
         recipes:     recipes, or their short names, as a mapping or a sequence.
         attribution: also split each error into parts, into `.attributions`; takes twice the time again.
         blocks:      keep some blocks of each tensor, found by rule, for the microscope of a report; 3 kB a tensor.
@@ -215,22 +216,21 @@ def sweep(
     Returns: Sweep. A tensor that cannot be quantized is in `.skipped` with the reason; an interrupt keeps what is done.
     Raises ValueError where no tensor could be analysed.
     """
-    activations = _named(activations)
+    activations = as_activations(activations)
     recipes = as_recipes(recipes)
     if not recipes:
         raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
     if engine != "auto":
-        find_engine(engine)  # a misspelt engine is the caller's mistake, not a tensor's
-    records, skipped, interrupted = {}, {}, False
+        usable_engine(engine)  # the caller's mistake, not a tensor's
+    records, skipped, interrupted = {}, dict(getattr(activations, "left_out", {})), False
     sources = getattr(activations, "sources", [])
     texts = token_texts(sources) if blocks else None
     try:
-        for done, key in enumerate(activations):
-            name = str(key).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text elsewhere
+        for done, name in enumerate(activations):
             if progress:
                 progress(done, len(activations), name)
             try:
-                records[name] = _record(activations, key, recipes, engine, attribution, texts)
+                records[name] = _record(activations, name, recipes, engine, attribution, texts)
             except Exception as error:  # of whatever kind: it costs this tensor alone
                 skipped[name] = str(error) or type(error).__name__
     except KeyboardInterrupt:
@@ -244,21 +244,10 @@ def sweep(
     return Sweep(records, recipes, {**versions(), "sources": sources, "interrupted": interrupted}, skipped)
 
 
-def _named(activations) -> Mapping[str, Tensor]:
-    if isinstance(activations, Tensor):
-        return {"activations": activations}
-    if not isinstance(activations, Mapping):
-        raise TypeError(
-            f"activations is a {type(activations).__name__}: give one tensor, or a mapping of name -> tensor, "
-            "as load(path) returns"
-        )
-    return activations
-
-
-def _record(activations: Mapping, key, recipes: dict, engine: str, attribution: bool, texts: list | None) -> Record:
-    """What is known of one tensor; with blocks where `texts`, the tokens' strings, are no None."""
+def _record(activations: Mapping, name: str, recipes: dict, engine: str, attribution: bool, texts: list | None):
+    """The Record of one tensor; with blocks where `texts`, the tokens' strings, are no None."""
     try:
-        x = activations[key]
+        x = activations[name]
     except Exception as error:  # a file that went away, in whatever way its reader says so
         raise ValueError(f"cannot be read: {error}") from error
     tokens, named = with_sequences(x), list(recipes.values())

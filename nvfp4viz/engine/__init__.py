@@ -5,7 +5,7 @@ import importlib
 from . import cpu, cuda, flashinfer, reference
 from .base import Engine, Pending, Ready
 from .cpu.engine import run_tasks
-from .dispatch import analyze, analyze_all, choose, engines, find_engine, given_encode_scale, quantize
+from .dispatch import analyze, analyze_all, choose, engines, find_engine, given_encode_scale, quantize, usable_engine
 from .golden import Golden, golden_cases, recipe_of
 from .verify import verdict, verify
 

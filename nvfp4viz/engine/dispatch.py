@@ -47,6 +47,14 @@ def find_engine(name: str) -> Engine:
     return _imported(name)
 
 
+def usable_engine(name: str) -> Engine:
+    """The engine of a name; ValueError where there is none, RuntimeError where it cannot run here."""
+    engine = find_engine(name)
+    if why := engine.why_not():
+        raise RuntimeError(f"engine {name!r} cannot run here: {why}")
+    return engine
+
+
 def engines() -> list[dict]:
     """One row an engine, in the order of preference: name, available, why not (None where it is available)."""
     reasons = {name: find_engine(name).why_not() for name in _REGISTRY}
@@ -62,10 +70,7 @@ def choose(name: str, x: Tensor, recipes: Sequence[Recipe]) -> Engine:
         for candidate in map(find_engine, _AUTO):
             if candidate.why_not() is None and not any(candidate.refuses(x, r) for r in recipes):
                 return candidate
-    engine = find_engine(name)
-    why = engine.why_not()
-    if why:
-        raise RuntimeError(f"engine {name!r} cannot run here: {why}")
+    engine = usable_engine(name)
     for recipe in recipes:
         why = engine.refuses(x, recipe)
         if why:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipywidgets as widgets
 
 from ..activations import SYNTHETIC, synthetic
-from ..engine import find_engine
+from ..engine import usable_engine
 from ..nvfp4 import Recipe
 from .store import Store
 from .widget import Explorer
@@ -20,7 +20,7 @@ def lab(recipe_a: Recipe | str = "4/6-mae-448", recipe_b: Recipe | str = "4/6-ma
     Returns: Lab, which Jupyter shows. Raises traitlets' TraitError for an unknown recipe, ValueError for an engine.
     """
     if engine != "auto":
-        find_engine(engine)  # a misspelt engine is one error, not one in every tensor
+        usable_engine(engine)  # a misspelt engine is one error, not one in every tensor
     return Lab(recipe_a, recipe_b, engine)
 
 

@@ -17,7 +17,7 @@ from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
 from ..activations import as_activations
 from ..analysis import RULES, Sweep, is_saved
-from ..engine import find_engine
+from ..engine import usable_engine
 from ..nvfp4 import as_recipe
 from ..stats import Stats
 from ..web import asset, explorer_module
@@ -50,7 +50,7 @@ def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
     if not (source.stats if isinstance(source, Sweep) else source):
         raise ValueError("nothing to explore: there is no tensor")
     if engine != "auto":
-        find_engine(engine)  # a misspelt engine is an error now, not in every tensor
+        usable_engine(engine)  # one error now, not one in every tensor
     unknown = set(shown) - set(SHOWN)
     if unknown:
         raise TypeError(f"explore has no argument {', '.join(sorted(unknown))}; shown first may be {', '.join(SHOWN)}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,14 +29,17 @@ def tiles(m: int, k: int, limit: int = 1 << 21):
 
 
 def as_tokens(x: Tensor) -> Tensor:
-    """x checked and viewed as tokens: [..., K] to [M, K]; a copy only where strides forbid a view.
+    """x, a tensor or NumPy array, checked and viewed as tokens: [..., K] to [M, K]; copied where strides forbid a view.
 
     Raises TypeError or ValueError where x is no floating-point tensor of features in whole blocks.
     """
+    x = as_tensor(x)
     if not isinstance(x, Tensor):
-        raise TypeError(f"x is a {type(x).__name__}, not a torch.Tensor: wrap it in torch.as_tensor(x)")
+        raise TypeError(f"x is a {type(x).__name__}, not a torch.Tensor: {_way_out(x)}")
+    if x.is_nested:
+        raise TypeError("x is a nested tensor, with rows of their own lengths: concatenate them, torch.cat(x.unbind())")
     if x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
-        raise TypeError(f"x has dtype {x.dtype}: activations are bfloat16, float16 or float32; convert with x.to(...)")
+        raise TypeError(f"x has dtype {x.dtype}: activations are bfloat16, float16 or float32; {_conversion(x.dtype)}")
     if x.is_meta:
         raise TypeError("x is on the meta device: it has a shape, and no values to quantize")
     if x.layout != torch.strided:
@@ -48,6 +53,37 @@ def as_tokens(x: Tensor) -> Tensor:
         way_out = f"pad, or slice x[..., :{k - k % BLOCK}]" if k > BLOCK else f"pad x to {BLOCK} features"
         raise ValueError(f"K={k} is not a multiple of {BLOCK}: NVFP4 scales blocks of {BLOCK} features; {way_out}")
     return x.detach().reshape(-1, k)
+
+
+def as_tensor(x):
+    """A NumPy array as a tensor, ml_dtypes' bfloat16 too; anything else as it is. TypeError where torch lacks it."""
+    if not isinstance(x, np.ndarray):
+        return x
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(x).view(np.int16)).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(x if x.dtype.isnative and x.flags.writeable else x.astype(x.dtype.newbyteorder("=")))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"an array of {x.dtype} is no tensor that torch has: give float32, float16 or ml_dtypes.bfloat16"
+        ) from error
+
+
+def _way_out(x) -> str:
+    """What to do with something that is no tensor."""
+    if isinstance(x, Mapping):
+        return f"sweep takes a mapping of tensors; here give one of them, x[{next(iter(x), 'name')!r}]"
+    if isinstance(x, (str, os.PathLike)):
+        return "load(path) reads a file's tensors; give one of them"
+    return "give a tensor or a NumPy array, as torch.as_tensor(x) makes of numbers"
+
+
+def _conversion(dtype: torch.dtype) -> str:
+    if str(dtype).startswith("torch.float8"):
+        return "FP8 is quantized already: decode it first, x.float() times its scale"
+    if "float4" in str(dtype):
+        return "it is quantized already: Quantized.from_flashinfer(x.view(torch.uint8), scales, decode_scale, recipe)"
+    return "convert with x.to(torch.float32)" + ("" if dtype == torch.float64 else ", if these are activations at all")
 
 
 def check_finite(x: Tensor) -> None:

@@ -1,5 +1,8 @@
 """What a newcomer gets wrong, and the way out that the message gives."""
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from traitlets import TraitError
@@ -9,19 +12,31 @@ import nvfp4viz
 X = nvfp4viz.synthetic("normal", 16, 64)
 SWEEP = nvfp4viz.sweep(X, ["standard", "4/6-mae-448"], engine="reference")
 
+FP4 = torch.zeros(4, 16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+with warnings.catch_warnings(action="ignore"):
+    NESTED = torch.nested.nested_tensor([torch.randn(3, 64), torch.randn(5, 64)])
+
 MISTAKES = {
-    "array": (lambda: nvfp4viz.quantize(X.float().numpy(), "standard"), TypeError, "wrap it in torch.as_tensor"),
+    "numbers": (lambda: nvfp4viz.quantize([[1.0] * 16], "standard"), TypeError, "a list, not a torch.*as_tensor"),
+    "mapping for one": (lambda: nvfp4viz.analyze({"q": X}, "standard"), TypeError, r"sweep takes a mapping.*x\['q'\]"),
+    "path for one": (lambda: nvfp4viz.quantize("x.npy", "standard"), TypeError, r"load\(path\) reads"),
+    "fp8": (lambda: nvfp4viz.analyze(X.to(torch.float8_e4m3fn), "standard"), TypeError, "FP8 is quantized already"),
+    "packed": (lambda: nvfp4viz.analyze(FP4, "standard"), TypeError, "Quantized.from_flashinfer"),
+    "doubles": (lambda: nvfp4viz.analyze(X.double(), "standard"), TypeError, r"convert with x.to"),
+    "nested": (lambda: nvfp4viz.analyze(NESTED, "standard"), TypeError, "nested tensor.*torch.cat"),
+    "no such numbers": (lambda: nvfp4viz.analyze(np.zeros((4, 16), "V2"), "standard"), TypeError, "ml_dtypes.bfloat16"),
     "meta": (lambda: nvfp4viz.quantize(X.to("meta"), "standard"), TypeError, "meta device: it has a shape, and no val"),
     "recipe for codes": (lambda: nvfp4viz.measure(X, "standard"), TypeError, "a str: give what quantize returns"),
     "no recipes": (lambda: nvfp4viz.sweep(X, None), TypeError, "recipes is None: give recipes"),
-    "list of tensors": (lambda: nvfp4viz.sweep([X]), TypeError, "activations is a list: give one tensor, or a mapping"),
+    "list of tensors": (lambda: nvfp4viz.sweep([X]), TypeError, "activations is a list: give one tensor or array"),
     "nothing": (lambda: nvfp4viz.sweep({}), ValueError, "no tensor could be analysed: there is none"),
     "list of paths": (lambda: nvfp4viz.load(["a.npy"]), TypeError, r"load takes paths, not a list: load\(a, b\)"),
     "activations judged": (lambda: nvfp4viz.recommend({"x": X}), TypeError, "sweep is a dict: give what"),
     "total of no recipe": (lambda: SWEEP.total("4/6"), ValueError, "no recipe '4/6' in the sweep: there is standard"),
     "no model": (lambda: nvfp4viz.record(X).__enter__(), TypeError, "model is a Tensor, not a torch.nn.Module"),
     "odd features": (lambda: nvfp4viz.synthetic("spread", 4, 20), ValueError, "features=20 is not a multiple of 16"),
-    "array explored": (lambda: nvfp4viz.explore(X.float().numpy()), TypeError, "cannot explore a ndarray: give a"),
+    "engine that cannot run": (lambda: nvfp4viz.explore(X, engine="flashinfer"), RuntimeError, "cannot run here"),
+    "engine that cannot sweep": (lambda: nvfp4viz.sweep(X, engine="flashinfer"), RuntimeError, "cannot run here"),
     "misspelt argument": (lambda: nvfp4viz.explore(SWEEP, recipe="standard"), TypeError, "has no argument recipe"),
     "lab's engine": (lambda: nvfp4viz.lab(engine="cpuu"), ValueError, "^unknown engine 'cpuu', did you mean 'cpu'"),
 }  # fmt: skip
@@ -56,3 +71,34 @@ def test_a_report_of_anything_but_a_sweep(tmp_path):
     with pytest.raises(TypeError, match="report takes a Sweep and a path, not a dict"):
         nvfp4viz.report({"a": nvfp4viz.synthetic("normal", 4, 64)}, tmp_path / "a.html")
     assert not list(tmp_path.iterdir())
+
+
+def test_arrays_paths_and_numbered_layers_are_taken_everywhere(tmp_path):
+    array = X.float().numpy()
+    one = nvfp4viz.analyze(X.float(), "4/6-mae-448", engine="reference")
+    assert nvfp4viz.analyze(array, "4/6-mae-448", engine="reference") == one
+    np.save(tmp_path / "x.npy", array)
+    for source in ({0: array}, array, tmp_path / "x.npy", str(tmp_path / "x.npy"), {0: X.float()}):
+        (row,) = nvfp4viz.sweep(source, ["4/6-mae-448"], engine="reference").stats.values()
+        assert row["4/6-mae-448"] == one
+        widget = nvfp4viz.explore(source, ["4/6-mae-448"], engine="reference").wait(60)
+        assert widget.stats_a == one
+        widget.close()
+    q = nvfp4viz.quantize(array, "standard")
+    assert nvfp4viz.measure(array, q) == nvfp4viz.measure(X.float(), q)
+    for function in (nvfp4viz.attribute, nvfp4viz.choice):
+        assert function(array, "4/6-mae-448") == function(X.float(), "4/6-mae-448")
+    dials = [nvfp4viz.ceiling_dial(x, values=(448,)).nmse for x in (array, X.float())]
+    assert (dials[0] == dials[1]).all()
+
+
+def test_one_odd_tensor_costs_only_itself():
+    found = nvfp4viz.sweep({"a": X, "ragged": NESTED, 7: X.bool(), "none": None}, ["standard"], engine="reference")
+    assert found.tensors == ["a"] and set(found.skipped) == {"ragged", "7", "none"}
+    assert "nested" in found.skipped["ragged"] and "NoneType" in found.skipped["none"]
+
+
+def test_what_a_file_holds_besides_is_skipped_by_name(tmp_path):
+    torch.save({"x": X, "ids": torch.arange(3), "w": X.to(torch.float8_e4m3fn)}, tmp_path / "x.pt")
+    found = nvfp4viz.sweep(tmp_path / "x.pt", ["standard"], engine="reference")
+    assert found.tensors == ["x"] and set(found.skipped) == {"ids", "w"} and "FP8" in found.skipped["w"]
