@@ -9,13 +9,14 @@ from operator import add
 from torch import Tensor
 
 from ..engine import analyze_all
-from ..nvfp4 import Recipe, Tokens, tensor_scales
+from ..nvfp4 import Recipe, Tokens, as_tensor, tensor_scales
 from ..stats import Stats
 
 
 def with_sequences(x: Tensor) -> Tokens:
     """x [..., T, K] as tokens, each row of leading axes a sequence of T."""
-    known = isinstance(x, Tensor) and x.ndim > 2 and x.shape[-2] > 1
+    x = as_tensor(x)
+    known = isinstance(x, Tensor) and not x.is_nested and x.ndim > 2 and x.shape[-2] > 1
     return Tokens.of(x, sequences=(0, x.shape[-2]) if known else None)
 
 
