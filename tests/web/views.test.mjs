@@ -7,7 +7,7 @@ import { tag, text } from "../../nvfp4viz/web/lib/svg.js";
 import { drawScales } from "../../nvfp4viz/web/views/scales.js";
 import { drawClipping } from "../../nvfp4viz/web/views/clipping.js";
 import { drawError } from "../../nvfp4viz/web/views/error.js";
-import { drawTensors, LANES } from "../../nvfp4viz/web/views/tensors.js";
+import { drawTensors, lanesOf } from "../../nvfp4viz/web/views/tensors.js";
 import { BLOCK_NARROWEST, drawBlock } from "../../nvfp4viz/web/views/block.js";
 
 const { contexts, look } = JSON.parse(fs.readFileSync(process.env.NVFP4VIZ_CONTEXT, "utf8"));
@@ -46,7 +46,7 @@ for (const name of Object.keys(contexts))
       wellFormed(drawClipping(c, W));
       wellFormed(drawError(c, W, 300, false));
       wellFormed(drawError(c, W, 460, true));
-      for (const sort of ["layer", "error", "gain"]) wellFormed(drawTensors({ ...c, sort }, W, Object.keys(LANES), 56));
+      for (const sort of ["layer", "error", "gain"]) wellFormed(drawTensors({ ...c, sort }, W, lanesOf(c.catalog), 56));
       for (const picture of [drawScales(c, W, 320), drawClipping(c, W), drawError(c, W, 460, true)])
         for (const stop of picture.stops) assert.ok(picture.point(stop).label.length > 2);
     });

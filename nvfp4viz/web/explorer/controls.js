@@ -21,7 +21,7 @@ function changed(at, page, dials) {
   if (at.matches("[type=range]")) return; // "input" came before, and the notice that it left stays
   page.notice = "";
   const { dial, setting, trait } = at.dataset;
-  if (dial) dials.turnTo(dial, setting, at.value);
+  if (dial) dials.turn(dial, { [setting]: at.value });
   else if (trait) page.set({ [trait]: at.value, ...(BLOCK_FOLLOWS.includes(trait) ? { block: [] } : {}) });
   else if (at.matches(".at")) page.set({ block: typedBlock(page) });
 }

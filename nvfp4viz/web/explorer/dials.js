@@ -1,6 +1,7 @@
 // The dials of A and B. A recipe that the page does not have by its settings is asked for, one at a time.
 
 import { ONLY_4OVER6 } from "./skeleton.js";
+import { recipeName, sameSettings, studyOnly } from "../lib/recipe.js";
 import { SIDES } from "../lib/sides.js";
 import { short } from "../lib/text.js";
 
@@ -27,20 +28,34 @@ export class Dials {
     }
     const old = this.recipeOf(side)?.settings;
     if (!old) return;
-    const settings = { ...old, scored_as: null, ...change };
-    if (!settings.four_over_six) Object.assign(settings, STANDARD_SCORE);
+    const settings = Object.entries(change).reduce((s, [setting, value]) => changedSettings(s, setting, value), old);
     const known = [...this.cache.recipes.values()].find((r) => sameSettings(r.settings, settings));
     if (known) this.page.set({ [`recipe_${side}`]: known.name });
+    else if (this.computed(settings)) this.make(side, settings);
     else this.ask(side, settings);
   }
 
-  // As a control tells it: text that stands for what the setting is now.
-  turnTo(side, setting, written) {
-    const old = this.recipeOf(side)?.settings[setting];
-    let value = written;
-    if (typeof old === "boolean") value = written === "true";
-    if (typeof old === "number") value = Number(written);
-    this.turn(side, { [setting]: value });
+  // Whether the page works out itself what it shows of a recipe: without a kernel, the microscope's block
+  computed(settings) {
+    const { page } = this;
+    return !page.get("live") && page.get("view") === "microscope" && !settings.fast_math;
+  }
+
+  // A recipe that the page has no statistics of
+  make(side, settings) {
+    const name = recipeName(settings);
+    const like = [...this.cache.recipes.values()].find(({ settings: s }) => isLike(s, settings));
+    this.cache.recipes.set(name, { color: "#7a7a7a", dash: "", marker: "o", ...like, name, settings });
+    this.page.set({ [`recipe_${side}`]: name });
+  }
+
+  // Why a choice shows nothing in a page without a kernel; "" where it does
+  lacking(settings) {
+    const { page, cache } = this;
+    if (page.get("live") || this.computed(settings)) return "";
+    const known = [...cache.recipes.values()].find((r) => sameSettings(r.settings, settings));
+    if (known && cache.stats.has(`${page.get("tensor")}|${known.name}`)) return "";
+    return `nothing is recorded under ${recipeName(settings)}: that needs a notebook with the activations`;
   }
 
   ask(side, settings) {
@@ -58,28 +73,41 @@ export class Dials {
     for (const [side, change] of next) this.turn(side, change);
   }
 
+  // Greyed, and says why where the pointer rests; a click says it too.
+  dim(input, why) {
+    input.setAttribute("aria-disabled", Boolean(why));
+    (input.closest("label") || input).title = why;
+  }
+
   forget() {
     this.turned = {};
   }
 
-  // Show both recipes.
+  // Show both recipes. Of one colour, as variants of a recipe are, B takes a shade of its own.
   sync() {
+    const [a, b] = SIDES.map((side) => this.recipeOf(side)?.color);
+    if (a) this.page.root.style.setProperty("--a", a);
+    if (b) this.page.root.style.setProperty("--b", a === b ? `color-mix(in oklab, ${b} 50%, var(--ink))` : b);
     for (const side of SIDES) {
       const entry = this.recipeOf(side);
       if (entry) this.syncSide(side, entry);
     }
   }
 
-  syncSide(side, { name, color, settings }) {
+  syncSide(side, { name, settings }) {
     const { page } = this;
-    page.root.style.setProperty(`--${side}`, color);
     page.write(`.name.${side}`, name);
     for (const input of page.all(`input[data-dial="${side}"]`)) {
       const { setting } = input.dataset;
       input.checked = String(settings[setting]) === input.value;
       input.disabled = !settings.four_over_six && ONLY_4OVER6.includes(setting);
+      this.dim(input, this.lacking(changedSettings(settings, setting, input.value)));
     }
+    const study = studyOnly(settings);
+    page.one(`.name.${side}`).classList.toggle("study", Boolean(study));
+    page.one(`.name.${side}`).title = study;
     const slider = page.one(`input[data-slider="${side}"]`);
+    this.dim(slider, this.lacking({ ...settings, e4m3_max: 1.125 })); // what no page has recorded
     const held = document.activeElement === slider && !page.notice; // the hand is ahead of the answers
     if (!held) slider.value = page.get("catalog").e4m3.findLastIndex((v) => v <= settings.e4m3_max);
     slider.setAttribute("aria-valuetext", short(settings.e4m3_max));
@@ -87,4 +115,15 @@ export class Dials {
   }
 }
 
-const sameSettings = (p, q) => Object.keys(p).every((k) => p[k] === q[k]);
+// Settings after one dial was turned, `written` as the control has it
+function changedSettings(old, setting, written) {
+  let value = written;
+  if (typeof old[setting] === "boolean") value = written === "true";
+  if (typeof old[setting] === "number") value = Number(written);
+  const settings = { ...old, scored_as: null, [setting]: value };
+  return settings.four_over_six ? settings : { ...settings, ...STANDARD_SCORE };
+}
+
+const isLike = (p, q) =>
+  p.four_over_six === q.four_over_six &&
+  (!p.four_over_six || (p.err_mode === q.err_mode && p.e4m3_max > 298 === q.e4m3_max > 298));

@@ -102,8 +102,9 @@ class Explorer {
     this.drawAllTensors(now.view, W);
     if (now.lacking) return;
     this.drawView(now.view, W);
-    page.one(".verdict").innerHTML = verdict(this.context);
-    page.write("footer", provenance(this.context));
+    const measured = now.sides.every((s) => s.stats);
+    page.one(".verdict").innerHTML = measured ? verdict(this.context) : "Not measured: only the block below is computed here.";
+    if (measured) page.write("footer", provenance(this.context));
     this.askSweeps(now);
     const [a, b] = now.sides;
     Object.assign(page.root.dataset, { tensor: now.tensor, a: a.name, b: b.name, view: now.view, drawn: ++this.drawn });
@@ -115,7 +116,8 @@ class Explorer {
     const [tensor, view] = [page.get("tensor"), page.get("view")];
     const sides = SIDES.map((side) => this.sideOf(side, tensor));
     const recipes = sides.map((s) => s.name);
-    const lacking = sides.some((s) => !s.stats || !s.entry);
+    const computes = view === "microscope" && !page.get("live"); // the page itself, without statistics
+    const lacking = sides.some((s) => !s.entry || !(s.stats || computes));
     const { skipped } = page.get("catalog").tensors.find((t) => t.name === tensor) || {};
     const id = `stats|${tensor}|${recipes.join("|")}`;
     if (lacking && !skipped) cache.ask(id, { want: "stats", tensor, recipes });

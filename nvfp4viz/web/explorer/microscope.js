@@ -133,7 +133,7 @@ export class Microscope {
 
   pickedText() {
     const picks = this.picks();
-    if (!picks) return "looking …";
+    if (!picks) return this.cache.refused.has(this.picksId()) ? "not in this page" : "looking …";
     const { blocks, note } = picks;
     if (!blocks.length) return note;
     return `${1 + this.indexHere(blocks) || "–"} of ${blocks.length}${note ? ", " + note : ""}`;

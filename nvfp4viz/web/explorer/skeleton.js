@@ -65,7 +65,7 @@ export function skeleton(uid, catalog) {
   const span = radios(`${uid}-span`, "scales shown", Object.entries(SPANS), 'data-trait="span"');
   const letters = SIDES.map((side) => [side, side.toUpperCase()]);
   const under = radios(`${uid}-under`, "recipe that ranks", letters, 'data-trait="under"');
-  const legend = "blocks by their E4M3 scale; solid mapped their largest value to 6, hollow to 4";
+  const legend = "blocks an octave of their E4M3 scale; solid mapped their largest value to 6, hollow to 4";
   return `
 <div class="top">
   <label>tensor <select class="tensor" data-trait="tensor"></select></label>

@@ -11,7 +11,6 @@ export const minus = (text) => text.replace("-", "−");
 const INTEGER = new Intl.NumberFormat("en-US"); // kept: toLocaleString makes one each time
 export const int = (v) => INTEGER.format(v);
 export const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
-export const words = (name) => name.replaceAll("_", " ");
 export const hex = (byte) => "0x" + byte.toString(16).toUpperCase().padStart(2, "0");
 
 export function fixed(v, n = 2) {

@@ -1,6 +1,8 @@
 // The data that a page holds, unfolded, and the answers that it has in a kernel's place. Numbers are Python's; only
 // decoded values are multiplied out, as `inspect_block` does.
 
+import { inspectBlock } from "../lib/quantize.js";
+import { settingsOf } from "../lib/recipe.js";
 import { num } from "../lib/text.js";
 
 // JSON, gzipped, in base64
@@ -46,6 +48,8 @@ function unfoldCandidate([h, byte, saturated, score, digits], to, values, scale,
   };
 }
 
+const NO_FAST = "Fast arithmetic takes a GPU's reciprocals, which this page has not: that needs a notebook.";
+
 // What a kernel would answer, as far as the page holds it
 export function answers(data) {
   const wanted = { stats: statsAnswer, picks: picksAnswer, block: blockAnswer };
@@ -57,19 +61,28 @@ function statsAnswer({ stats }, { tensor, recipes }) {
   return row && recipes.every((name) => row[name]) && { kind: "stats", stats: { [tensor]: row } };
 }
 
+// Under a recipe that the page made itself nothing is ranked: all the blocks that the file has
 function picksAnswer({ blocks }, { tensor, recipe, rule }) {
-  const picks = blocks[tensor]?.picks[`${recipe}|${rule}`];
-  return picks && { kind: "picks", ...picks };
+  const kept = blocks[tensor];
+  if (!kept) return null;
+  const all = Object.keys(kept.blocks).map((key) => key.split(",").map(Number));
+  const unranked = { blocks: all.map(([token, block]) => ({ token, block })), note: "those in this file, not ranked" };
+  return { kind: "picks", ...(kept.picks[`${recipe}|${rule}`] || unranked) };
 }
 
 function blockAnswer({ catalog, blocks, inspections }, { tensor, recipes, block, values }) {
   const kept = blocks[tensor]?.blocks;
-  const at = kept && !values ? Object.keys(kept).indexOf(block.join()) : -1;
+  const at = kept ? Object.keys(kept).indexOf(block.join()) : -1;
   if (at < 0) return null;
-  const { values: stored, token_text } = kept[block.join()];
+  const { values: stored, token_text, token_amax, tensor_amax } = kept[block.join()];
   const packed = inspections[tensor][at];
-  if (!recipes.every((name) => packed[name])) return null;
   const byName = (name) => catalog.recipes.find((r) => r.name === name);
-  const seen = recipes.map((name) => [name, unfold(packed[name], stored, byName(name), catalog)]);
+  const seen = recipes.map((name) => {
+    if (packed[name] && !values) return [name, unfold(packed[name], stored, byName(name), catalog)];
+    const settings = byName(name)?.settings || settingsOf(name);
+    if (settings.fast_math) return [name, null];
+    return [name, inspectBlock(values || stored, num(settings.per_token ? token_amax : tensor_amax), name, settings)];
+  });
+  if (seen.some(([, one]) => !one)) return { kind: "refused", text: NO_FAST };
   return { kind: "block", stored, token_text, inspections: Object.fromEntries(seen) };
 }

@@ -103,7 +103,7 @@ function candidate(plot, inspection, k, j, y, middle) {
 // Scale and score: beside the rail, or on a line of their own where that is narrow.
 function candidateText({ W, place, side }, inspection, k, j, y, wins) {
   const scale = `to ${k.to}:  ${hex(k.byte)} = ${short(k.block_scale)}`;
-  const unfit = k.saturated ? `${short(k.h)} does not fit` : "";
+  const unfit = k.saturated ? `${short(k.h)} saturates` : "";
   const what = inspection.err_mode === "MAE" ? "sum |error|" : "sum error²";
   const at = { "data-side": side, "data-to": k.to, "data-score": k.score };
   const loud = wins ? "strong" : "soft";

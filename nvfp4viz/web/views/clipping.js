@@ -1,7 +1,8 @@
 // Rates on a logarithmic axis, A and B joined; the definition below gives way to the counts under the pointer.
 
+import { ratesOf } from "../lib/catalog.js";
 import { CURSOR, dot, line, sideColumn, sideHeads, tag, text } from "../lib/svg.js";
-import { clamp, int, percent, words } from "../lib/text.js";
+import { clamp, int, percent } from "../lib/text.js";
 
 const RATE_ROW = 37; // the height of one
 const RATES_TOP = 24;
@@ -16,15 +17,15 @@ const RATE_MARKS = [
 const SPARSE_MARKS = [0, 1e-2, 1]; // where there is no room for all
 
 export function drawClipping(c, W) {
-  const rates = Object.entries(c.catalog.rates);
+  const rates = ratesOf(c.catalog);
   const X = rateAxis(W);
-  const rows = rates.map(([name, meaning], i) => rateRow(c, W, X, i, name, meaning));
+  const rows = rates.map((rate, i) => rateRow(c, W, X, i, rate));
   return {
     out: rateHead(W, X) + rows.join("") + CURSOR,
     H: RATES_TOP + rates.length * RATE_ROW,
-    label: `Clipping rates of ${c.tensor}: ${rates.map(([name]) => ratesText(c, name)).join("; ")}`,
+    label: `Clipping rates of ${c.tensor}: ${rates.map((rate) => ratesText(c, rate)).join("; ")}`,
     stops: rates.map((_, i) => i),
-    point: (i) => ({ label: rates[i][0], row: i, svg: "" }),
+    point: (i) => ({ label: ratesText(c, rates[i]), row: i, svg: "" }),
     at: (_, y) => clamp(Math.floor((y - RATES_TOP) / RATE_ROW), 0, rates.length - 1),
   };
 }
@@ -45,9 +46,9 @@ function rateHead(W, X) {
   return marks.map(([v, shown]) => text(X(v), 10, shown, "soft mid")).join("") + sideHeads(W, 10);
 }
 
-function rateRow(c, W, X, i, name, meaning) {
+function rateRow(c, W, X, i, { name, label, definition, of }) {
   const y = RATES_TOP + i * RATE_ROW + 10;
-  const values = c.sides.map((s) => s.stats.rates[name]);
+  const values = c.sides.map((s) => s.stats.rates[name] || [0, 0, 0]);
   const one = ({ side }, k) => {
     const [rate, count, of] = values[k];
     const at = { "data-side": side, "data-rate": name, "data-value": rate, "data-count": count, "data-of": of };
@@ -57,21 +58,15 @@ function rateRow(c, W, X, i, name, meaning) {
   const counted = c.sides.map((s, k) => `${s.side.toUpperCase()} ${int(values[k][1])} of ${int(values[k][2])}`);
   return (
     RATE_MARKS.map(([v]) => line(X(v), y - 6, X(v), y + 6, "grid")).join("") +
-    text(0, y + 4, words(name), "label") +
+    text(0, y + 4, label, "label") +
     line(X(values[0][0]), y, X(values[1][0]), y, "join") +
     c.sides.map(one).join("") +
-    text(0, y + 19, meaning, "soft meaning", { "data-row": i }) +
-    text(0, y + 19, `${counted.join("   ·   ")} ${whatCounts(name)}`, "counts", { "data-row": i })
+    text(0, y + 19, definition, "soft meaning", { "data-row": i }) +
+    text(0, y + 19, `${counted.join("   ·   ")} ${of.replaceAll("_", " ")}`, "counts", { "data-row": i })
   );
 }
 
-// What a rate is a share of
-function whatCounts(name) {
-  if (name.startsWith("element_cl")) return "elements";
-  return name.startsWith("element") ? "non-zero elements" : "non-zero blocks";
-}
-
-function ratesText(c, name) {
-  const [a, b] = c.sides.map((s) => percent(s.stats.rates[name][0]));
-  return `${words(name)} A ${a}, B ${b}`;
+function ratesText(c, { name, label }) {
+  const [a, b] = c.sides.map((s) => percent(s.stats.rates[name]?.[0] ?? 0));
+  return `${label} A ${a}, B ${b}`;
 }

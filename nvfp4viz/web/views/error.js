@@ -148,16 +148,18 @@ function spreadPlot(c, W, y, height, field, what) {
   const X = (db) => 4 + ((db - least) / (best - least)) * (W - 16);
   const Y = (n) => base - (n / most) * (height - 18);
   const bins = Array.from({ length: last - first + 1 }, (_, i) => last - i); // from the left
-  return { W, y, base, field, what, edges, rows, bins, least, best, most, X, Y };
+  return { W, y, base, field, what, edges, rows, bins, first, last, least, best, most, X, Y };
 }
 
-function spreadFrame({ W, y, base, what, least, best, most, X }) {
+function spreadFrame({ W, y, base, what, edges, first, last, least, best, most, X }) {
   const tick = (db) =>
     line(X(db), base, X(db), base + 4, "axis") + text(X(db), base + 16, minus(String(db)), "soft mid");
   return (
     text(0, y - 2, `SQNR of ${what}, dB`, "label") +
     text(W - 8, y - 2, `tallest ${int(most)}; dashed: the tensor`, "soft end") +
     ticks(least, best, 8).map(tick).join("") +
+    (first === 0 ? text(W - 8, y + 12, `← the last bar: ${endText(edges, 0)}`, "soft end", { "data-end": 0 }) : "") +
+    (last === edges.length - 2 ? text(4, y + 12, `the first bar: ${endText(edges, last)}`, "soft", { "data-end": last }) : "") +
     line(0, base, W - 8, base, "axis")
   );
 }
@@ -175,9 +177,16 @@ function spreadSteps({ W, y, base, field, edges, bins, X, Y }, { side, stats, bi
   return x >= 0 && x <= W ? path + line(x, base, x, y + 8, `mean ${side}`) : path;
 }
 
+// The first and the last bin have no other end.
+function endText(edges, bin) {
+  if (bin === 0) return `${fixed(edges[1], 1)} dB or better, up to no error`;
+  if (bin === edges.length - 2) return `${fixed(edges[bin], 1)} dB or worse`;
+  return `${fixed(edges[bin + 1], 1)} to ${fixed(edges[bin], 1)} dB`;
+}
+
 function spreadTip({ W, y, base, what, edges, rows }, bin, x) {
   const counted = rows.map((r) => `${r.side.toUpperCase()} ${int(r.bins.get(bin) || 0)}`).join(",  ");
-  const label = `${fixed(edges[bin + 1], 1)} to ${fixed(edges[bin], 1)} dB:  ${counted} ${what}`;
+  const label = `${endText(edges, bin)}:  ${counted} ${what}`;
   const width = 12 + label.length * 6;
   const left = clamp(x - width / 2, 0, W - width);
   return {

@@ -2,7 +2,7 @@
 
 import { SIDES } from "../lib/sides.js";
 import { CURSOR, line, rect, tag, text, tip } from "../lib/svg.js";
-import { counts, fixed, hex, int, nearest, short, ticks } from "../lib/text.js";
+import { counts, fixed, hex, int, nearest, percent, short, ticks } from "../lib/text.js";
 
 const SCALE_BOX = { left: 52, right: 14, top: 42, band: 22 }; // margins, and the band between A and B for the axis
 const DECADES = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
@@ -10,7 +10,7 @@ const DECADES = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
 export function drawScales(c, W, H) {
   const plot = scalePlot(c, W, H);
   const { rows, used, edges } = plot;
-  const middleOf = (byte) => (edges[byte][0] + edges[byte][1]) / 2;
+  const middleOf = (byte) => (edges[byte].from + edges[byte].to) / 2;
   return {
     out: subnormals(plot) + rows.map((_, i) => scaleRow(plot, i)).join("") + scaleLabels(plot) + CURSOR,
     H,
@@ -28,7 +28,7 @@ function scalePlot(c, W, H) {
   const middle = H / 2;
   const reach = middle - SCALE_BOX.band / 2 - SCALE_BOX.top;
   const x = scaleAxis(c, used, W);
-  const y = countAxis(c.scale, rows, reach);
+  const y = countAxis(c.scale, rows, x.edges, reach);
   return { catalog: c.catalog, rows, used, W, H, middle, reach, ...x, ...y };
 }
 
@@ -47,27 +47,34 @@ function scaleAxis({ catalog, span }, used, W) {
   const zero = span === "full" || used[0] === 0 ? 22 : 0;
   const start = left + zero;
   const X = (v) => start + ((Math.log2(v) - low) / (high - low)) * (W - left - right - zero);
-  return { X, zero, start, octave: (W - left) / (high - low), edges: barEdges(value, X, start) };
+  return { X, zero, start, octave: (W - left) / (high - low), edges: bars(value, X, start) };
 }
 
-// Each byte's bar goes half way to its neighbours.
-function barEdges(value, X, start) {
-  const between = (p, q) => X(Math.sqrt(value[p] * value[q]));
-  const edges = value.map((_, byte) => [between(byte, Math.max(byte - 1, 1)), between(byte, Math.min(byte + 1, 126))]);
-  edges[0] = [SCALE_BOX.left + 3, start - 7];
-  edges[1][0] = 2 * X(value[1]) - edges[1][1];
-  edges[126][1] = 2 * X(value[126]) - edges[126][0];
-  return edges;
+// The values that each byte stands for: half way to its neighbours, where rounding changes
+function cells(value) {
+  const between = (byte) => (value[byte] + value[byte + 1]) / 2;
+  const ends = value.map((v, byte) => [byte ? between(byte - 1) : 0, byte < 126 ? between(byte) : v]);
+  ends[126][1] = 2 * value[126] - ends[126][0];
+  return ends;
 }
 
-// `marks` are the counts that get a line, Y(n) is how far from the base a count reaches.
-function countAxis(scale, rows, reach) {
-  const most = Math.max(1, ...rows.flatMap((r) => [...r.six.values(), ...r.four.values()]));
+// Where each byte's bar stands, and how many octaves wide it is; the scale 0 has a slot that is no part of the axis.
+function bars(value, X, start) {
+  return cells(value).map(([low, high], byte) =>
+    byte ? { from: X(low), to: X(high), octaves: Math.log2(high / low) } : { from: SCALE_BOX.left + 3, to: start - 7, octaves: 1 },
+  );
+}
+
+// `marks` are the counts an octave that get a line, Y(n) is how far from the base n blocks an octave reach. Cells of
+// E4M3 are unequal: a count a cell would have teeth at powers of 2 that are in the cells and not in the data.
+function countAxis(scale, rows, edges, reach) {
+  const perOctave = (counted) => [...counted].map(([byte, n]) => n / edges[byte].octaves);
+  const most = Math.max(1, ...rows.flatMap((r) => [...perOctave(r.six), ...perOctave(r.four)]));
   if (scale === "log") {
     const whole = Math.log10(most * 2.2);
     return {
       marks: DECADES.filter((v) => v <= most * 1.3),
-      Y: (n) => (n ? (reach * Math.log10(n * 2)) / whole : 0),
+      Y: (n) => (n ? (reach * Math.log10(Math.max(n * 2, 1))) / whole : 0),
     };
   }
   return { marks: ticks(0, most, 3).filter(Number.isInteger), Y: (n) => (reach * n) / (most * 1.04) };
@@ -80,8 +87,8 @@ function subnormals({ catalog, rows, X, start, edges, middle }) {
     const [a, b] = rows.map((r) => int(r.stats.rates.scale_subnormal[1]));
     return text(left, top - 28, `← subnormal below 2⁻⁶: A ${a}, B ${b} blocks`, "soft");
   }
-  const from = Math.max(start, edges[1][0]);
-  const to = edges[8][0];
+  const from = Math.max(start, edges[1].from);
+  const to = edges[8].from;
   return (
     rect(from, top - 14, to - from, 2 * (middle - top + 14), "shade") +
     text((from + to) / 2, top - 1, to - from > 70 ? "subnormal" : "", "soft mid")
@@ -118,7 +125,7 @@ function countLines({ marks, Y, W }, { sign, base }) {
   return marks.map(one).join("");
 }
 
-// What is to the right is named further out: the ceiling, or the limit above which no block can choose 4.
+// What is to the right is named further out: the ceiling, or the scale for 6 above which the one for 4 saturates.
 const ceilingIsOuter = ({ X, catalog }, { row }) => X(row.entry.settings.e4m3_max) > X(catalog.four_limit);
 
 function ceilingMark(plot, half) {
@@ -145,7 +152,10 @@ function limitMark(plot, half, named) {
   const stop = ceilingIsOuter(plot, half) ? far : outer;
   const mark = line(x, base, x, stop + sign * 12, "limit");
   if (!named) return mark;
-  return mark + text(x - 5, stop + 4 + sign * 8, `above ${fixed(limit)} a 4 saturates`, "soft end");
+  const [, saturated = 0] = row.stats.rates.four_saturated;
+  const [, chosen] = row.stats.rates.four_saturated_chosen || [];
+  const all = chosen === undefined || !saturated ? "" : `, chosen all the same in ${percent(chosen / saturated)}`;
+  return mark + text(x - 5, stop + 4 + sign * 8, `scale for 6 above ${fixed(limit)}: its 4 saturates${all}`, "soft end");
 }
 
 // How many blocks have this scale: those that chose 4 behind those that chose 6.
@@ -154,13 +164,16 @@ function scaleBar({ catalog, edges, Y }, { row, sign, base }, byte) {
   const four = row.four.get(byte) || 0;
   if (!six && !four) return "";
   const { side } = row;
-  const [from, to] = edges[byte];
+  const { from, to, octaves } = edges[byte];
   const x = from + 0.5;
   const width = Math.max(1.2, to - from - 1);
   const inset = four ? width * 0.17 : 0;
-  const top = (n) => (sign < 0 ? base - Y(n) : base);
-  const behind = four ? rect(x, top(four), width, Y(four), `four ${side}`) : "";
-  const before = six ? rect(x + inset, top(six), width - 2 * inset, Y(six), `six ${side}`) : "";
+  const bar = (n, left, wide, cls) => {
+    const height = Y(n / octaves);
+    return n ? rect(left, sign < 0 ? base - height : base, wide, height, `${cls} ${side}`) : "";
+  };
+  const behind = bar(four, x, width, "four");
+  const before = bar(six, x + inset, width - 2 * inset, "six");
   const at = { "data-side": side, "data-byte": byte, "data-value": catalog.e4m3[byte], "data-six": six };
   return tag("g", { ...at, "data-four": four }, behind + before);
 }

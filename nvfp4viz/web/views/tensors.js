@@ -15,6 +15,7 @@ export const LANES = {
   element_flushed: ["element flushed, %", 100],
 };
 const LANE_GAP = 18;
+const LEAST_SPAN = 0.01; // in a lane's unit, dB or %: what is less is drawn as little as it is
 const LANES_LEFT = 128; // room for headings and numbers
 const LANES_RIGHT = 12;
 const ORDER_TEXT = {
@@ -90,7 +91,9 @@ function laneRange(lane, all) {
   const most = Math.max(...all);
   const around = lane === "sqnr_db" ? [least, most] : [Math.min(0, least), Math.max(0, most)];
   const nothing = all.length > 0 && around[0] === 0 && around[1] === 0;
-  if (around[1] > around[0]) return [...around, nothing];
+  const span = around[1] - around[0];
+  if (span >= LEAST_SPAN) return [...around, nothing];
+  if (span > 0) return around[1] > 0 ? [around[0], around[0] + LEAST_SPAN, nothing] : [-LEAST_SPAN, 0, nothing];
   const flat = lane === "sqnr_db" && all.length ? [least - 0.5, most + 0.5] : [0, 1];
   return [...flat, nothing];
 }
@@ -159,7 +162,7 @@ function layerLabels({ c, W, names, step, X, H }) {
   return numbered ? out + text(LANES_LEFT - 7, H - 4, "layer", "soft end") : out;
 }
 
-const lastPart = (name) => name.split(".").at(-1);
+const lastPart = (name) => name.split(/\.(?!\d)/).at(-1); // a dot before a digit belongs to a number: "x1.26"
 
 function groupLabel(of, group, room) {
   if (of === null) return group.length > 2 ? "others" : lastPart(group[0]);
