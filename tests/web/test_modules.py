@@ -61,8 +61,11 @@ def test_every_name_is_declared_or_imported_and_used(path):
 
 
 @pytest.mark.node
-def test_every_export_is_imported():
+def test_every_export_is_imported_by_a_module_or_a_test():
     imported = {(target(path, relative), name) for path, m in scopes().items() for name, relative in m["imports"]}
+    for test in Path(__file__).parent.glob("*.mjs"):
+        for names, path in re.findall(r"import \{([^}]*)\} from \"[./]*nvfp4viz/web/(.*?)\"", test.read_text()):
+            imported |= {(path, name.strip()) for name in names.split(",")}
     exported = {(path, name) for path, m in scopes().items() for name in m["exports"]}
     assert exported - imported == set()
 

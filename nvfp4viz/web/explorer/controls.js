@@ -23,6 +23,7 @@ function changed(at, page, dials) {
   const { dial, setting, trait } = at.dataset;
   if (dial) dials.turn(dial, { [setting]: at.value });
   else if (trait) page.set({ [trait]: at.value, ...(BLOCK_FOLLOWS.includes(trait) ? { block: [] } : {}) });
+  else if (at.matches(".measure")) page.later();
   else if (at.matches(".at")) page.set({ block: typedBlock(page) });
 }
 
@@ -33,9 +34,10 @@ function typedBlock(page) {
 
 function pressed(button, page, microscope) {
   if (!button) return;
-  const { view, step } = button.dataset;
+  const { view, step, play } = button.dataset;
   if (view) page.set({ view });
   else if (step) microscope.step(Number(step));
+  else if (play) microscope.play(Number(play));
   else if (button.matches(".reset")) microscope.reset();
 }
 

@@ -10,6 +10,8 @@ const STANDARD_SCORE = { err_mode: "MAE", err_use_fast_math: false }; // under s
 export class Dials {
   turned = {}; // side -> what was changed while an answer was awaited
   asked = ""; // the side that the awaited recipe is for
+  recorded = {}; // side -> the last recipe that the page has statistics of
+  made = new Set(); // names of recipes that the page has none of
 
   constructor(page, cache) {
     this.page = page;
@@ -45,8 +47,25 @@ export class Dials {
   make(side, settings) {
     const name = recipeName(settings);
     const like = [...this.cache.recipes.values()].find(({ settings: s }) => isLike(s, settings));
+    this.made.add(name);
     this.cache.recipes.set(name, { color: "#7a7a7a", dash: "", marker: "o", ...like, name, settings });
     this.page.set({ [`recipe_${side}`]: name });
+  }
+
+  // Back to what is recorded, when the page leaves the microscope with a recipe of its own
+  settle() {
+    const { page, cache } = this;
+    const tensor = page.get("tensor");
+    if (page.get("live")) return;
+    for (const side of SIDES) {
+      const name = page.get(`recipe_${side}`);
+      const last = this.recorded[side];
+      if (cache.stats.has(`${tensor}|${name}`)) this.recorded[side] = name;
+      else if (page.get("view") !== "microscope" && last && this.made.has(name)) {
+        page.notice = `${name} is not recorded in this page: back to ${last}`;
+        page.set({ [`recipe_${side}`]: last });
+      }
+    }
   }
 
   // Why a choice shows nothing in a page without a kernel; "" where it does

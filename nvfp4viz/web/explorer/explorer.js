@@ -15,8 +15,9 @@ import { fixed, int, num } from "../lib/text.js";
 import { BLOCK_NARROWEST, drawBlock } from "../views/block.js";
 import { drawClipping } from "../views/clipping.js";
 import { drawError } from "../views/error.js";
+import { drawHeat } from "../views/heat.js";
 import { drawScales } from "../views/scales.js";
-import { drawTensors, LANES } from "../views/tensors.js";
+import { drawTensors, lanesOf } from "../views/tensors.js";
 
 const FROM_PAGE = ["tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block"];
 const FROM_KERNEL = ["catalog", "summary", "statistics", "progress", "live"];
@@ -40,7 +41,7 @@ class Explorer {
     this.microscope = new Microscope(this.page, this.cache);
     const tensors = this.choiceOfTensors();
     const microscope = this.microscope.choiceOfValues();
-    this.pictures = new Pictures(this.page, { strip: tensors, tensors, microscope });
+    this.pictures = new Pictures(this.page, { strip: tensors, tensors, microscope, heat: this.choiceOfCells() });
     listenToControls(this.page, this.dials, this.list, this.microscope);
   }
 
@@ -85,10 +86,20 @@ class Explorer {
     };
   }
 
+  choiceOfCells() {
+    const cells = () => this.pictures.drawn.heat.cells;
+    return {
+      position: () => cells().findIndex((cell) => cell.name === this.page.get("tensor")),
+      size: () => cells().length,
+      choose: (i) => this.page.set({ tensor: cells()[i].name, block: [] }),
+    };
+  }
+
   draw() {
     const { page } = this;
     const W = Math.floor(page.root.clientWidth);
     if (W < 50) return;
+    this.dials.settle();
     this.dials.sync();
     const now = this.wanted();
     page.root.dataset.state = stateOf(now);
@@ -103,6 +114,7 @@ class Explorer {
     if (now.lacking) return;
     this.drawView(now.view, W);
     const measured = now.sides.every((s) => s.stats);
+    page.one("svg.strip").parentElement.hidden ||= !measured;
     page.one(".verdict").innerHTML = measured ? verdict(this.context) : "Not measured: only the block below is computed here.";
     if (measured) page.write("footer", provenance(this.context));
     this.askSweeps(now);
@@ -166,7 +178,11 @@ class Explorer {
     const put = (name, lanes, height) => {
       pictures.put(name, drawTensors(c, W, lanes, height, pictures.drawn[name]), W);
     };
-    if (view === "tensors") put("tensors", Object.keys(LANES), 56);
+    if (view === "tensors") {
+      const measure = this.page.one(".measure:checked")?.value || "error";
+      pictures.put("heat", drawHeat(c, W, measure), W);
+      put("tensors", lanesOf(c.catalog), 56);
+    }
     else if (c.catalog.tensors.length > 1) put("strip", ["sqnr_db", "gain"], 40);
   }
 
@@ -203,6 +219,7 @@ class Explorer {
     const look = microscope.inspected(c.tensor, recipes);
     if (!look) return;
     this.pictures.put("microscope", drawBlock(c, W, look, microscope.column), W);
+    microscope.showSteps(c);
     this.page.root.dataset.block = [look.token, look.block];
   }
 

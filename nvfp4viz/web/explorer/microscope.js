@@ -1,6 +1,7 @@
 // The microscope: which block lies under it, and one value of it that can be changed.
 
 import { int, num, short } from "../lib/text.js";
+import { blockSteps, STAGES } from "../views/steps.js";
 
 export class Microscope {
   column = 0; // the value that is chosen
@@ -8,6 +9,7 @@ export class Microscope {
   of = ""; // the block that they belong to
   asked = ""; // the last question about changed values
   look = null; // what was drawn last
+  stage = 0; // the step that is played, 0 for all at once
 
   constructor(page, cache) {
     this.page = page;
@@ -56,6 +58,19 @@ export class Microscope {
     this.values = [...(this.values || this.look.stored)];
     this.values[this.column] = value;
     this.page.later();
+  }
+
+  // To the next step of quantizing, or back; past the last all are shown.
+  play(by) {
+    this.stage = (this.stage + by + STAGES.length + 1) % (STAGES.length + 1);
+    this.page.later();
+  }
+
+  showSteps(context) {
+    const { page, stage, look, column } = this;
+    page.one(".stages").innerHTML = blockSteps(context, look, column, stage);
+    page.write(".stage", stage ? `step ${stage} of ${STAGES.length}: ${STAGES[stage - 1]}` : "all steps");
+    page.one("svg.microscope").dataset.stage = stage;
   }
 
   reset() {

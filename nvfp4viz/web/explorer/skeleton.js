@@ -23,6 +23,7 @@ const DIALS = [
 export const ONLY_4OVER6 = ["err_mode", "err_use_fast_math"]; // they say nothing under standard
 const ORDERS = { layer: "by layer", error: "by error", gain: "by B − A" };
 const AXES = { linear: "linear", log: "log" };
+const HEATS = { error: "error", gain: "B − A", saturation: "saturation" };
 const SPANS = { full: "all of E4M3", data: "in use" };
 
 const options = (named) =>
@@ -30,9 +31,9 @@ const options = (named) =>
     .map(([value, shown]) => `<option value="${esc(value)}">${esc(shown)}</option>`)
     .join("");
 
-function radios(group, label, choices, at) {
+function radios(group, label, choices, at, first = null) {
   const one = ([value, shown]) =>
-    `<label><input type="radio" name="${group}" value="${esc(value)}" ${at}><span>${esc(shown)}</span></label>`;
+    `<label><input type="radio" name="${group}" value="${esc(value)}" ${at}${value === first ? " checked" : ""}><span>${esc(shown)}</span></label>`;
   return `<span role="radiogroup" aria-label="${esc(label)}" class="choice">${choices.map(one).join("")}</span>`;
 }
 
@@ -63,6 +64,7 @@ export function skeleton(uid, catalog) {
   const tabs = Object.entries(VIEWS).map(([view, shown]) => `<button role="tab" data-view="${view}">${shown}</button>`);
   const axis = radios(`${uid}-scale`, "count axis", Object.entries(AXES), 'data-trait="scale"');
   const span = radios(`${uid}-span`, "scales shown", Object.entries(SPANS), 'data-trait="span"');
+  const heat = radios(`${uid}-heat`, "shown by colour", Object.entries(HEATS), 'class="measure"', "error");
   const letters = SIDES.map((side) => [side, side.toUpperCase()]);
   const under = radios(`${uid}-under`, "recipe that ranks", letters, 'data-trait="under"');
   const legend = "blocks an octave of their E4M3 scale; solid mapped their largest value to 6, hollow to 4";
@@ -91,6 +93,9 @@ export function skeleton(uid, catalog) {
   </figure>
   <figure data-in="overview error">${caption("Error", "of the decoded tensor")}${canvas("error")}</figure>
 </div>
+<figure data-in="tensors">
+  ${caption("Layers by kinds", "click one, or use the arrow keys", `<span class="aside">${heat}</span>`)}${canvas("heat")}
+</figure>
 <figure data-in="tensors">${caption("All tensors", "click one, or use the arrow keys")}${marked("tensors")}</figure>
 <figure data-in="microscope" class="wide">
   <figcaption><b>Microscope</b> <span class="where soft"></span></figcaption>
@@ -105,7 +110,10 @@ export function skeleton(uid, catalog) {
   <div class="bench">
     <label><span class="value-name"></span> <input class="value-slider" type="range" step="any"></label>
     <output class="value-now"></output><button class="reset">as stored</button>
+    <span class="player"><button data-play="-1" aria-label="step before">‹</button><span class="stage" role="status"></span
+    ><button data-play="1" aria-label="next step">›</button></span>
   </div>
+  <div class="stages"></div>
 </figure>
 <div class="said" aria-live="polite"></div>
 <footer></footer>`;

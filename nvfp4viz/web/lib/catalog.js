@@ -11,6 +11,6 @@ export function ratesOf(catalog) {
 }
 
 // One rate's entry; of a name that is none, the name
-function rateOf(catalog, name) {
+export function rateOf(catalog, name) {
   return ratesOf(catalog).find((rate) => rate.name === name) || { name, label: name, short: name, definition: "", of: "" };
 }

@@ -16,7 +16,7 @@ export async function dataOf(id) {
 }
 
 // What microscope.inspect_block gives, from [amax, encode scale, decode scale, choice, candidate...]
-function unfold([amax, _encode, decode, choice, ...tried], values, recipe, catalog) {
+function unfold([amax, encode, decode, choice, ...tried], values, recipe, catalog) {
   const scale = Math.fround(num(decode));
   const candidates = tried.map((one, i) => unfoldCandidate(one, i ? 4 : 6, values, scale, catalog));
   return {
@@ -24,6 +24,8 @@ function unfold([amax, _encode, decode, choice, ...tried], values, recipe, catal
     err_mode: recipe.settings.err_mode,
     values,
     amax: Math.fround(num(amax)),
+    encode_scale: Math.fround(num(encode)),
+    decode_scale: scale,
     choice,
     byte: candidates[choice === 4 ? 1 : 0].byte,
     candidates,

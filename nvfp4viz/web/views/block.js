@@ -4,18 +4,20 @@ import { SIDES } from "../lib/sides.js";
 import { line, rect, tag, text } from "../lib/svg.js";
 import { clamp, fixed, hex, minus, nearest, num, percent, short, tenTo } from "../lib/text.js";
 
-export const BLOCK_NARROWEST = 400;
+export const BLOCK_NARROWEST = 280;
 // Where things stand in one recipe's part, `each` high: the values, and the rails they fall on; and the table's cells.
 const BLOCK_WIDE = { left: 176, right: 128, each: 158, rails: [22, 122], middle: 72, columns: 16, cells: 112 };
 // The same with the texts above and below the rails, and the table in two parts
 const BLOCK_NARROW = { left: 22, right: 8, each: 216, rails: [66, 166], middle: 116, columns: 8, cells: 100 };
+const BLOCK_TINY = { ...BLOCK_NARROW, columns: 4, cells: 84 };
 const LABELLED = [0, 1, 2, 3, 4, 6]; // of E2M1's values; 0.5 and 1.5 have no room
+const FEW_LABELLED = [0, 2, 4, 6];
 const CELL_ROW = 18;
 
 export function drawBlock(c, W, look, chosen) {
   const inspections = c.sides.map((s) => look.inspections[s.name]);
   const { values } = inspections[0];
-  const place = W < 760 ? BLOCK_NARROW : BLOCK_WIDE;
+  const place = placeFor(W);
   const X = valueAxis(inspections, W, place);
   const plot = { catalog: c.catalog, W, X, chosen, place };
   const tried = inspections.map((one, i) => blockPart({ ...plot, side: SIDES[i], top: i * place.each }, one));
@@ -34,6 +36,11 @@ export function drawBlock(c, W, look, chosen) {
       return table ? table.at(x) : nearest(columns, (t) => Math.abs(X(values[t]) - x));
     },
   };
+}
+
+function placeFor(W) {
+  if (W < 400) return BLOCK_TINY;
+  return W < 760 ? BLOCK_NARROW : BLOCK_WIDE;
 }
 
 function blockLabel({ token, block }, inspections) {
@@ -66,7 +73,7 @@ function blockPart(plot, inspection) {
     return tag("circle", { cx: X(v), cy: middle, r, class: cls, "data-column": t });
   };
   const named =
-    place === BLOCK_NARROW
+    place !== BLOCK_WIDE
       ? text(place.left, top + 16, inspection.recipe, `strong ${side}-ink`, at) +
         text(W, top + 16, won || chose, `end ${side}-ink strong`)
       : text(22, middle - 8, inspection.recipe, `strong ${side}-ink`, at) +
@@ -107,30 +114,30 @@ function candidateText({ W, place, side }, inspection, k, j, y, wins) {
   const what = inspection.err_mode === "MAE" ? "sum |error|" : "sum error²";
   const at = { "data-side": side, "data-to": k.to, "data-score": k.score };
   const loud = wins ? "strong" : "soft";
-  if (place === BLOCK_NARROW) {
+  if (place !== BLOCK_WIDE) {
     const row = j ? y + 36 : y - 27;
     return (
       text(place.left, row, scale, wins ? "" : "soft") +
       (unfit && text(place.left + 130, row, unfit, "warn")) +
-      text(W - 72, row, short(k.score, 4), `end ${loud}`, at) +
+      text(W - 72, row, short(k.score, 4), `end score ${loud}`, at) +
       text(W, row, what, "end soft")
     );
   }
   return (
     text(22, y + 4, scale, wins ? "" : "soft") +
     (unfit && text(22, y + 18, unfit, "warn")) +
-    text(W, y - 2, short(k.score, 4), `end ${loud}`, at) +
+    text(W, y - 2, short(k.score, 4), `end score ${loud}`, at) +
     text(W, y + 12, what, "end soft")
   );
 }
 
-function railTicks({ catalog, X }, k, y, below, cls, wins) {
+function railTicks({ catalog, X, place }, k, y, below, cls, wins) {
   const signedValues = catalog.e2m1.flatMap((v) => (v ? [v, -v] : [0]));
   const one = (v) => {
     const x = X(v * k.step);
     const mark = line(x, y - 4, x, y + 4, `rail ${cls}`);
-    if (!LABELLED.includes(Math.abs(v))) return mark;
-    return mark + text(x, below, minus(String(v)), `${wins ? "" : "soft"} mid`);
+    if (!(place === BLOCK_TINY ? FEW_LABELLED : LABELLED).includes(Math.abs(v))) return mark;
+    return mark + text(x, below, minus(String(v)), `${wins ? "" : "soft"} mid tick`);
   };
   return signedValues.map(one).join("");
 }

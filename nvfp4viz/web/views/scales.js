@@ -119,7 +119,7 @@ function countLines({ marks, Y, W }, { sign, base }) {
   const { left, right } = SCALE_BOX;
   const one = (v) => {
     const y = base + sign * Y(v);
-    const shown = v >= 1e4 ? short(v / 1e3) + "k" : int(v);
+    const shown = v >= 1e3 ? short(v / 1e3) + "k" : int(v);
     return (v ? line(left, y, W - right, y, "grid") : "") + text(left - 7, y + 3.5, shown, "soft end");
   };
   return marks.map(one).join("");

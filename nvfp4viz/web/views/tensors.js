@@ -1,19 +1,17 @@
 // All tensors, one column each: a lane for each number. Clicking goes there.
 
+import { rateOf } from "../lib/catalog.js";
 import { SIDES } from "../lib/sides.js";
 import { CURSOR, dot, line, rect, tag, text, tip } from "../lib/svg.js";
 import { clamp, fixed, num, signed } from "../lib/text.js";
 
-// heading, and what the number is multiplied by
-export const LANES = {
-  sqnr_db: ["SQNR, dB", 1],
-  gain: ["B − A, dB", 1],
-  four_rate: ["chose 4, %", 100],
-  four_saturated: ["4 saturated, %", 100],
-  scale_subnormal: ["scale subnormal, %", 100],
-  element_clipped: ["element clipped, %", 100],
-  element_flushed: ["element flushed, %", 100],
-};
+// The numbers of a summary, and what B gains over A behind the first
+export const lanesOf = ({ summary_columns: [first, ...rates] }) => [first, "gain", ...rates];
+
+// What a lane is called, and what its number is multiplied by
+const DB_LANES = { sqnr_db: "SQNR, dB", gain: "B − A, dB" };
+const laneHeading = (catalog, lane) => DB_LANES[lane] || `${rateOf(catalog, lane).short}, %`;
+const laneUnit = (lane) => (lane in DB_LANES ? 1 : 100);
 const LANE_GAP = 18;
 const LEAST_SPAN = 0.01; // in a lane's unit, dB or %: what is less is drawn as little as it is
 const LANES_LEFT = 128; // room for headings and numbers
@@ -59,7 +57,7 @@ function tensorLane(plot, lane, y) {
   const scale = laneScale(plot, lane, y);
   const bottom = lane === "gain" ? scale.Y(0) : y + height;
   return (
-    text(0, y + height / 2 + 4, LANES[lane][0], "label") +
+    text(0, y + height / 2 + 4, laneHeading(plot.c.catalog, lane), "label") +
     laneNumbers(plot, lane, y, scale) +
     line(LANES_LEFT, bottom, W - LANES_RIGHT, bottom, lane === "gain" ? "axis" : "grid") +
     (scale.nothing ? "" : laneMarks(plot, lane, scale))
@@ -70,7 +68,7 @@ function tensorLane(plot, lane, y) {
 function laneValues({ c, names }, lane) {
   const [a, b] = c.sides.map((s) => s.name);
   const column = lane === "gain" ? 0 : c.catalog.summary_columns.indexOf(lane);
-  const unit = LANES[lane][1];
+  const unit = laneUnit(lane);
   const stored = (name, recipe) => num(c.summaryOf(name, recipe)?.[column]);
   if (lane === "gain") return names.map((name) => [stored(name, b) - stored(name, a)]);
   return names.map((name) => [unit * stored(name, a), unit * stored(name, b)]);
@@ -135,7 +133,7 @@ function sidesMark({ step }, lane, { Y }, name, x, values) {
   let out = values.every(Number.isFinite) ? line(x, Y(values[0]), x, Y(values[1]), "join") : "";
   values.forEach((v, i) => {
     if (!Number.isFinite(v)) return;
-    const at = { "data-tensor": name, "data-lane": lane, "data-side": SIDES[i], "data-value": v / LANES[lane][1] };
+    const at = { "data-tensor": name, "data-lane": lane, "data-side": SIDES[i], "data-value": v / laneUnit(lane) };
     out += tag("g", at, dot(x, Y(v), SIDES[i], r));
   });
   return out;
