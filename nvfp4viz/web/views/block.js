@@ -116,9 +116,11 @@ function candidateText({ W, place, side }, inspection, k, j, y, wins) {
   const loud = wins ? "strong" : "soft";
   if (place !== BLOCK_WIDE) {
     const row = j ? y + 36 : y - 27;
+    const beside = place !== BLOCK_TINY; // or in the scale's place
+    const what4 = unfit && !beside ? `to ${k.to}:  ${short(k.h)} saturates` : scale;
     return (
-      text(place.left, row, scale, wins ? "" : "soft") +
-      (unfit && text(place.left + 130, row, unfit, "warn")) +
+      text(place.left, row, what4, unfit && !beside ? "warn" : wins ? "" : "soft") +
+      (unfit && beside ? text(place.left + 130, row, unfit, "warn") : "") +
       text(W - 72, row, short(k.score, 4), `end score ${loud}`, at) +
       text(W, row, what, "end soft")
     );
