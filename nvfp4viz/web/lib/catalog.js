@@ -1,16 +1,10 @@
-// The catalog's tables as the views read them; nvfp4viz/catalog.py says what they mean.
+// The catalog's rates as the views read them; nvfp4viz/catalog.py says what they mean.
 
-// [{name, label, short, definition, count, of}], in the order of tables; `of` says what a rate is a share of
-export function ratesOf(catalog) {
-  const { rates } = catalog;
-  if (Array.isArray(rates)) return rates;
-  return Object.entries(rates).map(([name, definition]) => {
-    const label = name.replaceAll("_", " ");
-    return { name, label, short: label, definition, of: "" };
-  });
-}
+// [{name, heading, label, definition, count, whole, ...}], in the order of tables
+export const ratesOf = (catalog) => catalog.numbers;
 
 // One rate's entry; of a name that is none, the name
-export function rateOf(catalog, name) {
-  return ratesOf(catalog).find((rate) => rate.name === name) || { name, label: name, short: name, definition: "", of: "" };
-}
+export const rateOf = (catalog, name) => ratesOf(catalog).find((rate) => rate.name === name) || { name, heading: name };
+
+// What a rate is a share of, in words
+export const wholeOf = ({ whole }) => whole.replace("nonzero_", "non-zero ");

@@ -1,6 +1,6 @@
 // Rates on a logarithmic axis, A and B joined; the definition below gives way to the counts under the pointer.
 
-import { ratesOf } from "../lib/catalog.js";
+import { ratesOf, wholeOf } from "../lib/catalog.js";
 import { CURSOR, dot, line, sideColumn, sideHeads, tag, text } from "../lib/svg.js";
 import { clamp, int, percent } from "../lib/text.js";
 
@@ -46,7 +46,8 @@ function rateHead(W, X) {
   return marks.map(([v, shown]) => text(X(v), 10, shown, "soft mid")).join("") + sideHeads(W, 10);
 }
 
-function rateRow(c, W, X, i, { name, label, definition, of }) {
+function rateRow(c, W, X, i, rate) {
+  const { name, label, definition } = rate;
   const y = RATES_TOP + i * RATE_ROW + 10;
   const values = c.sides.map((s) => s.stats.rates[name] || [0, 0, 0]);
   const one = ({ side }, k) => {
@@ -62,7 +63,7 @@ function rateRow(c, W, X, i, { name, label, definition, of }) {
     line(X(values[0][0]), y, X(values[1][0]), y, "join") +
     c.sides.map(one).join("") +
     text(0, y + 19, definition, "soft meaning", { "data-row": i }) +
-    text(0, y + 19, `${counted.join("   ·   ")} ${of.replaceAll("_", " ")}`, "counts", { "data-row": i })
+    text(0, y + 19, `${counted.join("   ·   ")} ${wholeOf(rate)}`, "counts", { "data-row": i })
   );
 }
 

@@ -10,7 +10,7 @@ export const lanesOf = ({ summary_columns: [first, ...rates] }) => [first, "gain
 
 // What a lane is called, and what its number is multiplied by
 const DB_LANES = { sqnr_db: "SQNR, dB", gain: "B − A, dB" };
-const laneHeading = (catalog, lane) => DB_LANES[lane] || `${rateOf(catalog, lane).short}, %`;
+const laneHeading = (catalog, lane) => DB_LANES[lane] || `${rateOf(catalog, lane).heading}, %`;
 const laneUnit = (lane) => (lane in DB_LANES ? 1 : 100);
 const LANE_GAP = 18;
 const LEAST_SPAN = 0.01; // in a lane's unit, dB or %: what is less is drawn as little as it is
