@@ -70,24 +70,53 @@ def pairs(a: Sweep, b: Sweep) -> list[Pair]:
     return found
 
 
+def obstacles(a: Sweep, b: Sweep, found: list[Pair]) -> list[str]:
+    """What a reader must know before any difference: data that one side lacks, or that is not the same in both."""
+    text = []
+    for side, mine, other in (("A", a, b), ("B", b, a)):
+        only = [t for t in mine.stats if t not in other.stats]
+        if only:
+            text.append(f"Only in {side}: {len(only):,} of its {len(mine.stats):,} tensors, such as {only[0]}.")
+        text += [f"Skipped in {side}: {name}: {why}" for name, why in list(mine.skipped.items())[:3]]
+    lengths = {p.tensor: p for p in found if p.a.tokens != p.b.tokens}
+    values = {p.tensor for p in found if not p.same_input} - set(lengths)
+    if lengths:
+        first = next(iter(lengths.values()))
+        counted = f"{first.a.tokens:,} in A, {first.b.tokens:,} in B"
+        text.append(f"Other numbers of tokens in {len(lengths):,} tensors, such as {first.tensor}: {counted}.")
+    if values:
+        text.append(f"Other values in {len(values):,} tensors of as many tokens, such as {min(values)}.")
+    return text
+
+
 def sentence(found: list[Pair]) -> str:
-    """What the comparison says, in plain English: B against A."""
+    """What the comparison says, in plain English: B against A, by the median, which no outlier decides."""
     identical = sum(p.identical for p in found)
     if identical == len(found):
         return f"No difference: all {len(found)} statistics (tensor and recipe) are the same to the last bit."
-    gains = np.array([p.gain_db for p in found if np.isfinite(p.gain_db)])
-    worse = [p for p in found if p.gain_db < 0]
-    surely = [p for p in worse if p.interval_db and p.interval_db[1] < 0]
-    side = "better" if len(gains) and gains.mean() > 0 else "worse"
-    mean = gains.mean() if len(gains) else 0.0
-    text = f"A typical token is {abs(mean):.2g} dB {side} in B than in A on average"
-    text += f": over {len(found)} pairs of tensor and recipe"
-    text += f", {identical} are identical and {len(worse)} got worse"
-    if worse:
-        first = min(worse, key=lambda p: p.gain_db)
-        text += f" ({len(surely)} of them surely, the 95 % interval below zero)"
-        text += f", most {first.tensor} under {first.recipe}: {db(first.gain_db)} dB"
-    return text + "."
+    gains = [p.gain_db for p in found if np.isfinite(p.gain_db)]
+    median = float(np.median(gains)) if gains else 0.0
+    better, worse = [p for p in found if p.gain_db > 0], [p for p in found if p.gain_db < 0]
+    counted = f"of {len(found)} pairs of tensor and recipe {len(better)} are better, {len(worse)} worse"
+    counted += f" and {identical} identical"
+    other = {p.tensor for p in found if not p.same_input}
+    if other:
+        many = f"{len(other)} of {len({p.tensor for p in found})} tensors"
+        return f"A and B saw different activations: in {many}, so that a difference may be the data's; {counted}."
+    side = "better" if median > 0 else "worse"
+    start = f"A typical token is {abs(median):.2g} dB {side} in B, in the median"
+    start = start if median else "No difference in the median"
+    ends = [f"{what} {p.tensor} under {p.recipe}, {db(p.gain_db)} dB{_sure(p)}"
+            for what, those, pick in (("most gained", better, max), ("most lost", worse, min)) if those
+            for p in [pick(those, key=lambda p: p.gain_db)]]  # fmt: skip
+    return f"{start}: {'; '.join([counted, *ends])}."
+
+
+def _sure(pair: Pair) -> str:
+    if pair.interval_db is None:
+        return " (too few tokens for an interval)"
+    there = pair.interval_db[0] > 0 or pair.interval_db[1] < 0
+    return " (the 95 % interval excludes 0)" if there else " (the 95 % interval includes 0)"
 
 
 def db(value: float) -> str:

@@ -40,10 +40,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """Write the page of one sweep, or of two saved ones side by side; returns the exit code."""
-    from ..analysis import is_saved
     from ..pages import report
 
-    if len(arguments.files) == 2 and all(map(is_saved, arguments.files)):
+    if len(arguments.files) == 2 and all(map(_is_done, arguments.files)):
         return _compare(arguments)
     sweep = _measure(arguments)
     return _finish(sweep, report(sweep, arguments.output))
@@ -61,22 +60,22 @@ def run_sweep(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace):
     from ..activations import load
-    from ..analysis import Sweep, is_saved, sweep
+    from ..analysis import sweep
     from ..nvfp4 import RECIPES, as_recipes
 
     files = arguments.files or [bundled()]
     _check_output(arguments.output, files)
-    if len(files) == 1 and is_saved(files[0]):
+    if len(files) == 1 and _is_done(files[0]):
         if arguments.recipes or arguments.engine != "auto":
             raise ValueError(
                 "a saved sweep is measured already: --recipes and --engine need the activations themselves"
             )
-        return Sweep.load(files[0])
+        return _load(files[0])
     for name in arguments.recipes or ():
         if Path(name).is_file():  # --recipes takes all that follows
             raise ValueError(f"{name!r} is a file, not a recipe: name the files before --recipes, or after a --")
     recipes = as_recipes(arguments.recipes or RECIPES)
-    saved = [f for f in files if is_saved(f)]
+    saved = [f for f in files if _is_done(f)]
     if saved:
         raise ValueError(f"{saved[0]!r} is a saved sweep: give it alone, or report two for their differences")
     activations = load(*files)
@@ -118,8 +117,25 @@ def bundled() -> Path:
     )
 
 
-def _compare(arguments: argparse.Namespace) -> int:
+def _is_report(path) -> bool:
+    return str(path).lower().endswith((".html", ".htm"))
+
+
+def _is_done(path) -> bool:
+    """Whether a file holds a sweep already: a saved one, or a report."""
+    from ..analysis import is_saved
+
+    return is_saved(path) or _is_report(path)
+
+
+def _load(path):
     from ..analysis import Sweep
+    from ..pages import load_report
+
+    return load_report(path) if _is_report(path) else Sweep.load(path)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
     from ..pages import compare
 
     _check_output(arguments.output, arguments.files)
@@ -127,7 +143,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise ValueError("saved sweeps are measured already: --recipes and --engine need the activations themselves")
     short = [Path(f).name for f in arguments.files]
     names = tuple(short if short[0] != short[1] else arguments.files)
-    print(compare(*map(Sweep.load, arguments.files), arguments.output, names))
+    print(compare(*map(_load, arguments.files), arguments.output, names))
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..analysis import Pair, Sweep, db, finite, pairs, sentence
+from ..analysis import Pair, Sweep, db, finite, obstacles, pairs, sentence
 from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SUMMARY
 from ..plots import GAINS_CAPTION, gains
@@ -41,6 +41,7 @@ def render(a: Sweep, b: Sweep, names: tuple[str, str] = ("A", "B")) -> str:
     body = fill(
         "comparison.html",
         sentence=sentence(found).partition(": "), sides={key: [s[key] for s in sides] for key in sides[0]},
+        obstacles=obstacles(a, b, found),
         worse=[_worse(p) for p in worse[:WORST]], more=f"{len(worse) - WORST:,}" if len(worse) > WORST else "",
         picture=picture(gains(found), GAINS_CAPTION), columns=COLUMNS,
         data=Markup(packing.script(finite([_row(p) for p in found]), "rows")),
@@ -64,7 +65,7 @@ def _described(side: str, name: str, sweep: Sweep) -> dict[str, str]:
 
 
 def _worse(p: Pair) -> dict[str, str]:
-    sure = ", 95 % interval {} to {}".format(*map(db, p.interval_db)) if p.interval_db else ""
+    sure = ", 95 % interval {} to {}".format(*map(db, p.interval_db)) if p.interval_db else ", no interval"
     sqnr = {"before": f"{p.a.sqnr_db:.3f}", "after": f"{p.b.sqnr_db:.3f}"}
     return {"gain": db(p.gain_db), "sure": sure, "tensor": p.tensor, "recipe": p.recipe, **sqnr}
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ..web import asset, page_module
 from .packing import sign, signature
+from .words import explained
 
 
 def document(title: str, body: str, *, css: str = "") -> str:
@@ -39,6 +40,7 @@ def _templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["visible"] = visible
+    environment.filters["explained"] = lambda text: explained(visible(text))
     environment.filters["json"] = json.dumps
     return environment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 from markupsafe import Markup
@@ -13,21 +14,27 @@ from .. import plots
 from ..analysis import Comparison, Sweep, Verdict, recommend
 from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SIZES, style
+from ..environment import study_only
 from ..files import replacing, said
-from ..nvfp4 import Recipe
+from ..model import coverage_sentence
+from ..nvfp4 import FOUR_LIMIT, Recipe
 from . import packing
 from .document import document, fill, picture
+from .words import glossary
 
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
     **{name: (name, "text") for name in ("tensor", "recipe", "engine")},
     **{n.name: (n.heading, n.kind) for n in (*SIZES.values(), *NUMBERS.values())},
 }
+SHORT = ("sqnr_db", "nmse", "max_error", "four_rate", "four_saturated", "element_clipped")  # without a script
+WORST = 5  # tensors listed as the worst
 ROWS = 24  # tensors that the figure of gains has room for
 
 
-def report(sweep: Sweep, path: str | os.PathLike) -> Path:
+def report(sweep: Sweep, path: str | os.PathLike, *, author: str | None = None) -> Path:
     """Write the sweep as one self-contained HTML file and return its path.
 
+    Args: author: who made it, as the page says beside the date; nobody where it is None.
     Raises TypeError for anything but a Sweep, ValueError for an empty one, OSError where the file cannot be written; an
     older file then stays as it was.
     """
@@ -36,7 +43,7 @@ def report(sweep: Sweep, path: str | os.PathLike) -> Path:
         raise TypeError(f"report takes a Sweep and a path, not a {kind}: report(nvfp4viz.sweep(activations), path)")
     if not sweep.stats:
         raise ValueError("the sweep has no statistics: analyse at least one tensor before writing a report")
-    return write(render(sweep), path)
+    return write(render(sweep, author), path)
 
 
 def write(page: str, path: str | os.PathLike) -> Path:
@@ -54,7 +61,7 @@ def load_report(path: str | os.PathLike) -> Sweep:
         raise ValueError(f"cannot read the report {str(path)!r}: {said(error)}") from error
 
 
-def render(sweep: Sweep) -> str:
+def render(sweep: Sweep, author: str | None = None) -> str:
     """The page as a string."""
     try:
         verdict = recommend(sweep)
@@ -65,23 +72,76 @@ def render(sweep: Sweep) -> str:
     recipe = sweep.recipes[best]
     body = fill(
         "report.html",
-        sentence=sentence, color=style(recipe)["color"], best=best,
+        sentence=sentence, color=style(recipe)["color"], best=best, written=_written(author),
+        worst=_worst(sweep, best), unmeasured=_unmeasured(sweep), words=glossary(), rows=_rows(sweep), short=SHORT,
         measured=_measured(sweep), skipped=sweep.skipped, interrupted=sweep.provenance.get("interrupted"),
         margins=_margins(sweep, verdict.comparisons) if verdict else [],
         settings=_settings(recipe) if verdict else None,
         figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=COLUMNS,
-        provenance=_provenance(sweep), recipes=sweep.recipes, data=Markup(packing.script(packing.pack(sweep))),
+        provenance=_provenance(sweep), recipes=_recipes(sweep), data=Markup(packing.script(packing.pack(sweep))),
     )  # fmt: skip
-    return document(f"NVFP4 report: {', '.join(sweep.tensors)[:80]}", body)
+    return document(f"NVFP4 report: {_subject(sweep)}: {sentence[0]}", body)
+
+
+def _written(author: str | None) -> str:
+    """When, and by whom where that was said."""
+    return " · ".join([f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC", *([author] if author else [])])
+
+
+def _models(sweep: Sweep) -> list[str]:
+    found = [s.get("metadata", {}).get("model") for s in sweep.provenance.get("sources", [])]
+    return list(dict.fromkeys(str(m) for m in found if m))
+
+
+def _subject(sweep: Sweep) -> str:
+    """What was measured, in a few words."""
+    many = len(sweep.stats)
+    return f"{(_models(sweep) or sweep.tensors)[0][-60:]}, {many} tensor{'s' * (many != 1)}"
+
+
+def _worst(sweep: Sweep, best: str) -> list[dict]:
+    """The tensors with the largest error under the best recipe, and what others give there."""
+    order = sorted(sweep.stats, key=lambda t: sweep.stats[t][best].sqnr_db)[:WORST]
+    return [{"tensor": t, "sqnr": [f"{s.sqnr_db:.2f}" for s in sweep.stats[t].values()]} for t in order]
+
+
+def _unmeasured(sweep: Sweep) -> list[str]:
+    """What a reader might think was measured, and was not."""
+    seen = coverage_sentence(sweep.provenance.get("coverage"))
+    missing = [f"Of the model, {seen} were seen; the rest was not."] if seen else [
+        "Only the tensors listed here were measured, not every input of the model's layers."
+    ]  # fmt: skip
+    return [*missing, "Weights stay as they are; their own quantization adds to the error.",
+            "Errors are of activations, not of the model's output: nvfp4viz.impact measures that.",
+            f"Engine {', '.join(sweep.engines)} computed this: no speed was measured."]  # fmt: skip
+
+
+def _rows(sweep: Sweep) -> list[dict]:
+    """The table without a script: the numbers of SHORT, and which recipe is a tensor's best."""
+    rows = []
+    for tensor, row in sweep.stats.items():
+        most = max(s.sqnr_db for s in row.values())
+        for name, stats in row.items():
+            numbers = [_shown_number(getattr(stats, n), NUMBERS[n].kind) for n in SHORT]
+            rows.append({"tensor": tensor, "recipe": name, "numbers": numbers, "best": stats.sqnr_db == most})
+    return rows
+
+
+def _shown_number(value: float, kind: str) -> str:
+    return {"db": f"{value:.3f}", "share": f"{value:.2%}"}.get(kind, f"{value:.4g}")
+
+
+def _recipes(sweep: Sweep) -> list[tuple[str, str, str]]:
+    """Name, settings, and what stands against running it."""
+    return [(name, repr(recipe), study_only(recipe)) for name, recipe in sweep.recipes.items()]
 
 
 def _measured(sweep: Sweep) -> list[str]:
     """What was measured with what."""
     tokens = max(s.tokens for row in sweep.stats.values() for s in row.values())
     versions = sweep.provenance.get("versions", {})
-    models = [s.get("metadata", {}).get("model") for s in sweep.provenance.get("sources", [])]
     return [
-        *dict.fromkeys(m for m in models if m), f"{len(sweep.stats)} tensors", f"up to {tokens:,} tokens",
+        *_models(sweep), f"{len(sweep.stats)} tensors", f"up to {tokens:,} tokens",
         f"{len(sweep.recipes)} recipes", f"engine {', '.join(sweep.engines)}",
         *(f"{name} {versions[name]}" for name in ("nvfp4viz", "torch", "flashinfer-python") if versions.get(name)),
     ]  # fmt: skip
@@ -94,11 +154,12 @@ def _margins(sweep: Sweep, comparisons: tuple[Comparison, ...]) -> list[dict]:
     place = {v: 2 + 96 * (v - low) / span for v in ends}
     rows = []
     for c in comparisons:
+        other = sweep.recipes[c.over]
         left, right = (place[v] for v in c.interval_db or (c.margin_db,) * 2)
         zero, to = place[0.0], place[c.margin_db]
         places = {"zero": zero, "from": min(zero, to), "reach": abs(to - zero), "left": left, "width": right - left}
         rows.append({
-            "role": c.role, "over": c.over, "color": style(sweep.recipes[c.over])["color"],
+            "role": c.role, "over": c.over, "study": study_only(other), "color": style(other)["color"],
             "gain": f"{c.margin_db:+.3f}", "wins": c.wins, "tensors": len(c.by_tensor_db),
             "interval": "{:.3f} to {:.3f}".format(*c.interval_db) if c.interval_db else "too few tokens",
             **{name: f"{v:.2f}" for name, v in places.items()},
@@ -126,11 +187,12 @@ def _figures(sweep: Sweep, best: str) -> list[dict]:
         (plots.error_by_tensor(shown, baseline=baseline),
          f"Each row is a tensor, each mark a recipe; farther right is better. {which}"),
         (plots.block_scale_histogram(totals[high], totals[low] if low != high else None),
-         "All tensors together. Solid: blocks that map their largest value to 6; pale: to 4. A block whose scale for 6"
-         " is right of 298.67 cannot choose 4."),
+         "All tensors together. Solid: blocks that map their largest value to 6; pale: to 4, where they stand at 1.5"
+         f" times their scale for 6. Of a block whose scale for 6 is above {FOUR_LIMIT:.2f} the 4 saturates at 448: it"
+         " competes all the same, and wins where that still makes the smaller error."),
         (plots.clipping_rates(totals),
-         "All tensors together, on a logarithmic axis. A 4 that could not be had is the price of a high ceiling; a"
-         " scale that is subnormal or 0 would be that of a low one."),
+         "All tensors together, on a logarithmic axis. A 4 that saturates is the price of a high ceiling; a scale that"
+         " is subnormal or 0 would be that of a low one."),
     ]  # fmt: skip
     return [picture(ax, caption) for ax, caption in figures]
 

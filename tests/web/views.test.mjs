@@ -4,6 +4,9 @@ import fs from "node:fs";
 import { test } from "node:test";
 import { fixed, percent, short, signed, esc, ticks, nearest, counts, int } from "../../nvfp4viz/web/lib/text.js";
 import { tag, text } from "../../nvfp4viz/web/lib/svg.js";
+import { recipeName, sameSettings, settingsOf, studyOnly } from "../../nvfp4viz/web/lib/recipe.js";
+import { drawHeat } from "../../nvfp4viz/web/views/heat.js";
+import { blockSteps, STAGES, whyWon } from "../../nvfp4viz/web/views/steps.js";
 import { drawScales } from "../../nvfp4viz/web/views/scales.js";
 import { drawClipping } from "../../nvfp4viz/web/views/clipping.js";
 import { drawError } from "../../nvfp4viz/web/views/error.js";
@@ -101,6 +104,90 @@ test("the block stands as it was inspected", () => {
     }
     assert.equal(picture.at(W - 1, picture.H - 5), 15);
   }
+});
+
+test("a difference of nearly nothing is no full bar", () => {
+  const c = context("real");
+  const [a, b] = c.sides.map((s) => s.name);
+  const nearly = (tensor, recipe) => [20 + (recipe === b && tensor === c.tensor ? 0.0004 : 0), 0, 0, 0, 0, 0];
+  const picture = drawTensors({ ...c, summaryOf: nearly }, 900, ["gain"], 40);
+  const heights = [...picture.out.matchAll(/<rect [^>]*height="([\d.]+)"[^>]*class="bar/g)].map(([, h]) => +h);
+  assert.ok(a !== b && heights.length === c.order.length && Math.max(...heights) < 4, String(heights));
+});
+
+test("a number in a name is not cut at its dot", () => {
+  const c = context("real");
+  const order = ["scaled x1.26"];
+  const layerOf = new Map([[order[0], null]]);
+  assert.match(drawTensors({ ...c, order, layerOf }, 400, ["sqnr_db"], 40).out, />scaled x1\.26</);
+});
+
+test("equal shares an octave have equal heights", () => {
+  const c = context("real");
+  const bytes = Array.from({ length: 24 }, (_, i) => 64 + i); // three octaves
+  const flat = bytes.map((b) => 2000 * Math.log2((c.catalog.e4m3[b] + c.catalog.e4m3[b + 1]) / (c.catalog.e4m3[b - 1] + c.catalog.e4m3[b])));
+  const sides = c.sides.map((s) => ({ ...s, stats: { ...s.stats, six: [64, ...flat], four: [] } }));
+  const heights = [...drawScales({ ...c, sides }, 900, 320).out.matchAll(/height="([\d.]+)" class="six a"/g)].map(([, h]) => +h);
+  assert.equal(heights.length, 24);
+  assert.ok(Math.max(...heights) - Math.min(...heights) < 0.1, String(heights));
+});
+
+test("what the last bar of a histogram takes in is said", () => {
+  const c = context("real");
+  const sides = c.sides.map((s) => ({ ...s, stats: { ...s.stats, token_nmse: [0, 5, 3] } }));
+  const picture = drawError({ ...c, sides }, 700, 300, false);
+  assert.match(picture.out, /the last bar: 71\.\d dB or better, up to no error/);
+  assert.match(picture.point(picture.stops.at(-1)).label, /or better/);
+});
+
+test("a 4 that saturates is said to saturate, and how often it is chosen all the same", () => {
+  const c = context("real");
+  const stats = (s) => ({ ...s.stats, rates: { ...s.stats.rates, four_saturated: [0.1, 100, 1000], four_saturated_chosen: [0.005, 5, 1000] } });
+  const drawn = drawScales({ ...c, sides: c.sides.map((s) => ({ ...s, stats: stats(s) })) }, 900, 320).out;
+  assert.match(drawn, /its 4 saturates, chosen all the same in 5\.00 %/);
+  const all = drawn + drawClipping(c, 700).out + drawBlock(c, 900, look, 0).out;
+  assert.doesNotMatch(all, /cannot|could not|does not fit/);
+});
+
+test("layers stand by kinds, and a click goes to the worst of a cell", () => {
+  const c = context("real");
+  for (const measure of ["error", "gain", "saturation"]) {
+    const picture = drawHeat(c, 700, measure);
+    wellFormed(picture);
+    assert.deepEqual(picture.cells.map((cell) => cell.name).sort(), [...c.order].sort());
+    for (const stop of picture.stops) assert.ok(picture.point(stop).label.includes(picture.cells[stop].name));
+  }
+  const tensors = [0, 1].flatMap((layer) => [0, 1, 2].map((e) => ({ name: `model.layers.${layer}.mlp.experts.${e}.down_proj`, layer })));
+  const layerOf = new Map(tensors.map((t) => [t.name, t.layer]));
+  const summaryOf = (name) => [name.includes("experts.1") ? 10 : 20, 0, 0, 0, 0, 0];
+  const experts = { ...c, catalog: { ...c.catalog, tensors }, order: tensors.map((t) => t.name), layerOf, summaryOf };
+  const { cells } = drawHeat(experts, 700, "error");
+  assert.deepEqual(cells.map((cell) => [cell.kind, cell.column, cell.many, cell.name.includes("experts.1")]), [
+    ["mlp.experts.down_proj", 0, 3, true],
+    ["mlp.experts.down_proj", 1, 3, true],
+  ]);
+});
+
+test("a block is played through in steps", () => {
+  const c = context("real");
+  const whole = blockSteps(c, look, 3, 0);
+  assert.ok(!/NaN|undefined|later/.test(whole));
+  assert.equal(whole.match(/<tr/g).length, STAGES.length + 1);
+  assert.equal(blockSteps(c, look, 3, 2).match(/class="later"/g).length, STAGES.length - 2 + 1);
+  for (const { name } of c.sides) assert.match(whyWon(look.inspections[name], look.block), /^(6|4) won|tie/);
+});
+
+test("recipes have the names that Python gives them", () => {
+  for (const { name, settings } of contexts.real.catalog.recipes) {
+    assert.equal(recipeName(settings), name);
+    assert.ok(sameSettings(settingsOf(name), settings));
+    assert.equal(studyOnly(settings), "");
+  }
+  for (const name of ["4/6-mse-176-fp16err-tensor-fast", "standard-256", "4/6-mae-448-scored256"])
+    assert.equal(recipeName(settingsOf(name)), name);
+  assert.match(studyOnly(settingsOf("standard-256")), /448/);
+  assert.match(studyOnly(settingsOf("4/6-mae-300")), /448 and 256/);
+  assert.equal(settingsOf("nonsense"), null);
 });
 
 test("numbers read as in print", () => {

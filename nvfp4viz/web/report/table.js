@@ -20,13 +20,14 @@ export function fill(all) {
   const filter = document.getElementById("filter");
   const head = [...box.querySelectorAll("th")];
   const body = box.querySelector("tbody");
-  const columns = head.map((th) => th.dataset);
+  const columns = head.map((th) => ({ ...th.dataset, more: th.classList.contains("more") }));
+  const best = bestRows(all);
   const written = new Map(all.map((row) => [row, wordsOf(row, columns)]));
   let rows = all;
   let limit = FIRST_ROWS;
 
   const draw = (n = limit) => {
-    const shown = rows.slice(0, n).map((row) => `<tr>${columns.map((column) => cell(row, column)).join("")}</tr>`);
+    const shown = rows.slice(0, n).map((row) => `<tr${best.has(row) ? ' class="best"' : ""}>${columns.map((column) => cell(row, column)).join("")}</tr>`);
     body.innerHTML = shown.join("");
   };
   const choose = () => {
@@ -46,6 +47,9 @@ export function fill(all) {
     });
   }
   filter.addEventListener("input", choose);
+  document.getElementById("all").addEventListener("change", ({ target }) => {
+    box.querySelector("table").classList.toggle("brief", !target.checked);
+  });
   box.addEventListener("scroll", () => {
     const nearEnd = box.scrollTop + 2 * box.clientHeight > box.scrollHeight;
     if (limit < rows.length && nearEnd) draw((limit += MORE_ROWS));
@@ -65,9 +69,20 @@ export function fill(all) {
 
 const cellValue = (row, name) => num(row.rates && name in row.rates ? row.rates[name][0] : row[name]);
 
-function cell(row, { name, kind }) {
+function cell(row, { name, kind, more }) {
   const shown = SHOW[kind](cellValue(row, name));
-  return kind === "text" ? `<td class="text" title="${esc(row[name])}">${shown}</td>` : `<td>${shown}</td>`;
+  if (kind === "text") return `<td class="text" title="${esc(row[name])}">${shown}</td>`;
+  return more ? `<td class="more">${shown}</td>` : `<td>${shown}</td>`;
+}
+
+// Rows of the recipe with the least error of each tensor
+function bestRows(all) {
+  const best = new Map();
+  for (const row of all) {
+    const most = best.get(row.tensor);
+    if (num(row.sqnr_db) > (most ? num(most.sqnr_db) : -Infinity)) best.set(row.tensor, row);
+  }
+  return new Set(best.values());
 }
 
 // What the filter looks through

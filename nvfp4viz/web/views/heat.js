@@ -91,7 +91,7 @@ const mixed = (color, share) => `color-mix(in oklab, ${color} ${Math.round(6 + 8
 
 function heatRow({ left, width, paint, c }, row, r) {
   const y = HEAT_TOP + r * HEAT_ROW;
-  const room = Math.floor((left - 10) / 6.2);
+  const room = Math.floor((left - 12) / 7.2);
   const shown = row.kind.length > room ? "…" + row.kind.slice(1 - room) : row.kind;
   const cell = ({ column, name, value }) => {
     const known = Number.isFinite(value);

@@ -84,8 +84,9 @@ function countAxis(scale, rows, edges, reach) {
 function subnormals({ catalog, rows, X, start, edges, middle }) {
   const { left, top } = SCALE_BOX;
   if (X(catalog.e4m3[8]) <= start) {
-    const [a, b] = rows.map((r) => int(r.stats.rates.scale_subnormal[1]));
-    return text(left, top - 28, `← subnormal below 2⁻⁶: A ${a}, B ${b} blocks`, "soft");
+    const [a, b] = rows.map((r) => r.stats.rates.scale_subnormal[1]);
+    if (!a && !b) return "";
+    return text(left, top - 28, `← subnormal below 2⁻⁶: A ${int(a)}, B ${int(b)} blocks`, "soft");
   }
   const from = Math.max(start, edges[1].from);
   const to = edges[8].from;

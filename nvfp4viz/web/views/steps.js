@@ -36,7 +36,7 @@ function stepOf(stage, one, settings, column) {
 const elementText = (code) => `${code & 8 ? "−" : ""}${[0, 0.5, 1, 1.5, 2, 3, 4, 6][code & 7]}`;
 
 // What decided between the candidates, in words
-function whyWon(one, block) {
+export function whyWon(one, block) {
   const { candidates, choice, values, err_mode } = one;
   if (candidates.length < 2) return "standard tries 6 only";
   const [six, four] = candidates;

@@ -1,0 +1,106 @@
+"""What pages say: nothing false of 4, recipes that nobody runs marked, and only what is comparable compared."""
+
+import html
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nvfp4viz import Recipe, report, sweep, synthetic
+from nvfp4viz.analysis import Sweep, obstacles, pairs, sentence
+from nvfp4viz.environment import study_only
+from nvfp4viz.pages.comparison import render as compared
+from nvfp4viz.pages.report import SHORT, render
+from nvfp4viz.pages.words import WORDS, explained
+
+X = synthetic("lognormal", 64, 64)
+
+
+@pytest.fixture(scope="module")
+def measured() -> Sweep:
+    return sweep({"layers.0.mlp": X, "layers.1.mlp": X * 2 + 1}, engine="cpu")
+
+
+def test_a_saturated_four_competes(measured):
+    page = html.unescape(render(measured))
+    assert "the 4 saturates at 448" in page and "competes" in page
+    assert not re.search(r"cannot choose 4|could not be had|cannot be had|does not fit", page)
+
+
+@pytest.mark.parametrize(
+    "recipe, why",
+    [
+        (Recipe(), ""),
+        (Recipe(256, four_over_six=True), ""),
+        (Recipe(256), "448 without 4over6: to study only"),
+        (Recipe(300, four_over_six=True), "448 and 256: to study only"),
+        (Recipe(265, four_over_six=True), "did you mean 256?"),
+        (Recipe(440), "did you mean 448?"),
+    ],
+)
+def test_ceilings_that_nobody_has_are_named(recipe, why):
+    assert (study_only(recipe) == "") == (why == "") and why in study_only(recipe)
+
+
+def test_recipes_to_study_are_marked_in_the_report():
+    page = render(sweep({"x": X}, ["standard", "4/6-mse-256", "4/6-mae-265"], engine="cpu"))
+    assert page.count("did you mean 256?") >= 2  # in the table of margins, and in the list of recipes
+
+
+def test_without_a_script_there_is_a_table(measured):
+    plain = re.search(r'<noscript><div class="scroll"><table class="plain">(.*?)</table>', render(measured), re.S)[1]
+    rows = re.findall(r"<tr( class=\"best\")?><td", plain)
+    assert len(rows) == 10 and len([r for r in rows if r]) >= 2
+    assert plain.count("<td") == 10 * (2 + len(SHORT))
+    for row in measured.stats.values():
+        for stats in row.values():
+            assert f"<td>{stats.sqnr_db:.3f}</td>" in plain
+
+
+def test_the_head_says_what_when_and_by_whom(measured):
+    page = render(measured, "A. <b>Reviewer</b>")
+    assert re.search(r"20\d\d-\d\d-\d\d \d\d:\d\d UTC · A\. &lt;b&gt;Reviewer&lt;/b&gt;", page)
+    title = re.search("<title>(.*?)</title>", page)[1]
+    assert title.startswith("NVFP4 report: layers.0.mlp, 2 tensors: ")
+    assert "What was not measured" in page and "not of the model&#x27;s output" in page
+    worst = re.search(r'class="worst".*?<tbody>(.*?)</tbody>', page, re.S)[1]
+    assert len(re.findall("<tr>", worst)) == 2
+
+
+def test_words_are_explained_once_each():
+    said = explained("SQNR and SQNR, 4over6; 4over6-like, MSE")
+    assert said.count("<abbr") == 3 and said.count("SQNR") >= 2
+    assert all(len(meaning) > 20 for meaning in WORDS.values())
+
+
+def test_other_data_are_not_compared_as_if_they_were_the_same(measured):
+    other = sweep({"layers.0.mlp": X[:32], "layers.1.mlp": torch.flip(X, [0]) * 3, "more": X}, engine="cpu")
+    found = pairs(measured, other)
+    assert sentence(found).startswith("A and B saw different activations: in 2 of 2 tensors")
+    lines = " ".join(obstacles(measured, other, found))
+    assert "Only in B: 1 of its 3 tensors, such as more." in lines
+    assert "64 in A, 32 in B" in lines and "Other values in 1 tensors" in lines
+    page = html.unescape(compared(measured, other))
+    assert "Other values in 1 tensors" in page and "no interval" in page
+    assert "Yes: the same tensors" in compared(measured, measured)
+
+
+def test_one_outlier_does_not_make_the_headline(measured):
+    worse = []
+    for i, p in enumerate(pairs(measured, measured)):  # a little better everywhere, but for one that is lost
+        factor = 0.99 if i else 1e6
+        worse.append(replace(p, b=replace(p.b, err_sq=p.b.err_sq * factor, run_nmse=p.b.run_nmse * factor)))
+    said = sentence(worse)
+    assert said.startswith("A typical token is 0.044 dB better in B, in the median: of 10 pairs"), said
+    assert "9 are better, 1 worse and 0 identical" in said and "most lost layers.0.mlp under standard" in said
+
+
+def test_two_reports_are_compared_from_the_command_line(measured, tmp_path):
+    a, b = report(measured, tmp_path / "a.html"), report(measured, tmp_path / "b.html")
+    command = [sys.executable, "-m", "nvfp4viz.cli", "report", str(a), str(b), "-o", str(tmp_path / "c.html")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert "No difference" in (tmp_path / "c.html").read_text(encoding="utf-8")

@@ -1,0 +1,128 @@
+"""Pages at the widths of phones and desks, light and dark, without JavaScript too; and what a page computes alone."""
+
+import re
+
+import pytest
+
+import nvfp4viz
+from nvfp4viz import report, sweep
+from nvfp4viz.analysis import inspect_block
+
+pytestmark = pytest.mark.browser
+WIDTHS = (360, 390, 768, 1280)
+WIDER = """() => [...document.querySelectorAll('body *')].filter((e) => e.getClientRects().length
+    && e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, .tall, svg, pre')
+    && getComputedStyle(e).position !== 'absolute').map((e) => `${e.tagName}.${e.className}`)"""
+
+
+@pytest.fixture(scope="module")
+def page(bundled, tmp_path_factory):
+    loaded = nvfp4viz.load(bundled)
+    measured = sweep({name: loaded[name] for name in list(loaded)[:6]}, engine="cpu")
+    return measured, report(measured, tmp_path_factory.mktemp("widths") / "r.html")
+
+
+@pytest.fixture
+def opened(browser, page):
+    contexts = []
+
+    def open_(**options):
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.complaints = []
+        tab.on("console", lambda m: tab.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        tab.on("pageerror", lambda e: tab.complaints.append(str(e)))
+        tab.goto(page[1].as_uri())
+        if options.get("java_script_enabled", True):
+            tab.locator("[data-drawn]").first.wait_for()
+        return tab
+
+    yield open_
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_wider_than_the_window(opened, width, scheme):
+    tab = opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for view in ("overview", "scales", "clipping", "error", "tensors", "microscope"):
+        tab.locator(f'button[data-view="{view}"]').click()
+        tab.wait_for_function("v => document.querySelector('.nv4').dataset.view === v", arg=view)
+        assert tab.evaluate(WIDER) == [], view
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.complaints == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_without_javascript_the_numbers_are_there(opened, page, width):
+    tab = opened(viewport={"width": width, "height": 800}, java_script_enabled=False)
+    rows = tab.locator("table.plain tbody tr")
+    assert rows.count() == 30 and rows.first.is_visible()
+    assert not tab.locator("#results").is_visible() and not tab.locator(".tools").is_visible()
+    assert tab.locator("h1").is_visible() and tab.locator("figure.card").count() == 3
+
+
+def test_the_microscope_computes_without_a_kernel(opened, page):
+    measured, _ = page
+    tab = opened(viewport={"width": 1200, "height": 900})
+    grey = tab.locator('[data-dial="b"][data-setting="per_token"][value="false"]')
+    assert grey.get_attribute("aria-disabled") == "true"
+    assert "nothing is recorded under" in grey.locator("xpath=..").get_attribute("title")
+    tab.get_by_role("tab", name="Microscope").click()
+    tab.locator("svg.microscope circle").first.wait_for()
+    assert grey.get_attribute("aria-disabled") == "false"
+    tab.locator('[data-slider="b"]').focus()
+    for _ in range(3):
+        tab.keyboard.press("ArrowLeft")
+    tab.locator(".name.b.study").wait_for()
+    name = tab.locator(".name.b").inner_text().split()[0]
+    at = tab.locator(".nv4").get_attribute("data-block") or ""
+    token, block = map(int, at.split(","))
+    tensor = tab.locator("select.tensor").input_value()
+    kept = measured.blocks[tensor]["blocks"][f"{token},{block}"]
+    wanted = inspect_block(kept["values"], kept["token_amax"], name)
+    label = tab.locator('svg.microscope text[data-side="b"][data-choice]')
+    assert label.get_attribute("data-choice") == str(wanted["choice"])
+    assert label.get_attribute("data-byte") == str(wanted["byte"])
+    score = tab.locator('svg.microscope text[data-side="b"][data-score]').first
+    assert float(score.get_attribute("data-score")) == wanted["candidates"][0]["score"]
+    took = tab.evaluate("""async () => {
+        const slider = document.querySelector('.value-slider'), times = [];
+        for (let i = 1; i <= 40; i++) {
+            const start = performance.now();
+            slider.value = (i / 40) * slider.max;
+            slider.dispatchEvent(new Event('input', { bubbles: true }));
+            await new Promise((done) => setTimeout(done));
+            times.push(performance.now() - start);
+        }
+        return times.sort((p, q) => p - q)[20];
+    }""")
+    print(f"\na changed value is drawn after {took:.1f} ms")
+    assert "stored" in tab.locator(".value-now").inner_text()
+    tab.get_by_role("tab", name="Overview").click()
+    tab.locator(".notice", has_text="is not recorded in this page: back to").wait_for()
+    assert tab.complaints == []
+
+
+def test_a_block_is_played_and_a_cell_of_the_map_chosen(opened, page):
+    tab = opened(viewport={"width": 1200, "height": 900})
+    tab.get_by_role("tab", name="Microscope").click()
+    tab.locator("svg.microscope .fall").first.wait_for()
+    tab.get_by_role("button", name="next step").click()
+    tab.locator('svg.microscope[data-stage="1"]').wait_for()
+    assert not tab.locator("svg.microscope .fall").first.is_visible()
+    tab.get_by_role("button", name="step before").click()
+    assert tab.locator("svg.microscope .fall").first.is_visible()
+    assert re.search("won most at column|tie goes to 6", tab.locator(".stages").inner_text())
+    tab.get_by_role("tab", name="All tensors").click()
+    cells = tab.locator("svg.heat rect.cell")
+    assert cells.count() == 6
+    wanted = cells.nth(4).get_attribute("data-tensor")
+    box = cells.nth(4).bounding_box()
+    tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.wait_for_function("t => document.querySelector('.nv4').dataset.tensor === t", arg=wanted)
+    tab.get_by_role("radiogroup", name="shown by colour").get_by_text("B − A").click()
+    assert "B − A" in tab.locator("svg.heat").text_content()
+    assert tab.complaints == []
