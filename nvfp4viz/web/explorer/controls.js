@@ -1,6 +1,7 @@
 // What the controls do: dials, lists, tabs and the microscope's bench.
 
 import { VIEWS } from "./skeleton.js";
+import { FROM_PAGE } from "./traits.js";
 
 const BLOCK_FOLLOWS = ["tensor", "rule", "under"]; // with another of these the block is picked anew
 
@@ -38,7 +39,20 @@ function pressed(button, page, microscope) {
   if (view) page.set({ view });
   else if (step) microscope.step(Number(step));
   else if (play) microscope.play(Number(play));
+  else if (button.matches(".copy")) copy(page);
   else if (button.matches(".reset")) microscope.reset();
+}
+
+// The call that shows the same in a notebook
+function copy(page) {
+  const shown = FROM_PAGE.filter((name) => page.get(name)?.length);
+  const words = shown.map((name) => `${name}=${JSON.stringify(page.get(name))}`);
+  const call = `nvfp4viz.explore(activations, ${words.join(", ")})`;
+  const written = navigator.clipboard?.writeText(call) || Promise.reject(new Error("no clipboard"));
+  written.then(
+    () => page.write(".copied", "copied"),
+    () => page.write(".copied", call),
+  );
 }
 
 // The arrows go round the tabs.

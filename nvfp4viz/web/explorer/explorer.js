@@ -10,6 +10,7 @@ import { TensorList } from "./list.js";
 import { Microscope } from "./microscope.js";
 import { Page } from "./page.js";
 import { Pictures } from "./pictures.js";
+import { FROM_KERNEL, FROM_PAGE } from "./traits.js";
 import { SIDES } from "../lib/sides.js";
 import { fixed, int, num } from "../lib/text.js";
 import { BLOCK_NARROWEST, drawBlock } from "../views/block.js";
@@ -18,9 +19,6 @@ import { drawError } from "../views/error.js";
 import { drawHeat } from "../views/heat.js";
 import { drawScales } from "../views/scales.js";
 import { drawTensors, lanesOf } from "../views/tensors.js";
-
-const FROM_PAGE = ["tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block"];
-const FROM_KERNEL = ["catalog", "summary", "statistics", "progress", "live"];
 
 export function render({ model, el }) {
   const explorer = new Explorer(model, el);

@@ -116,5 +116,6 @@ export function skeleton(uid, catalog) {
   <div class="stages"></div>
 </figure>
 <div class="said" aria-live="polite"></div>
-<footer></footer>`;
+<footer></footer>
+<div class="after"><button class="copy">copy as Python</button><span class="copied soft" role="status"></span></div>`;
 }

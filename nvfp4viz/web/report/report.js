@@ -3,14 +3,19 @@
 import { pairs } from "../explorer/cache.js";
 import { mount } from "../explorer/mount.js";
 import { answers, dataOf } from "./data.js";
+import { follow, stateInHash } from "./state.js";
 import { fill } from "./table.js";
 
 function explore(place, data) {
   place.textContent = "";
   const { catalog, summary } = data;
   const shown = JSON.parse(place.dataset.shown);
-  mount(place, { catalog, summary, tensor: catalog.tensors[0].name, ...shown }, answers(data));
-  if (place.id === "explorer") fill([...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, ...s })));
+  const own = place.id === "explorer"; // the page's one; a notebook's page may have several
+  const state = own ? stateInHash(location.hash, data) : {};
+  const { model } = mount(place, { catalog, summary, tensor: catalog.tensors[0].name, ...shown, ...state }, answers(data));
+  if (!own) return;
+  follow(model);
+  fill([...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, ...s })));
 }
 
 function unreadable(place, { message }) {

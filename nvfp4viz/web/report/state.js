@@ -1,0 +1,38 @@
+// What a report shows stands in its address, behind #: a link to the file, or a bookmark, opens it as it was seen.
+
+import { FROM_PAGE } from "../explorer/traits.js";
+
+const CHOICES = {
+  view: ["overview", "scales", "clipping", "error", "tensors", "microscope"],
+  scale: ["linear", "log"],
+  span: ["data", "full"],
+  sort: ["layer", "error", "gain"],
+  under: ["a", "b"],
+};
+
+// The traits that an address tells; what it has no such thing of is left out.
+export function stateInHash(hash, { catalog, stats }) {
+  const told = Object.fromEntries(new URLSearchParams(hash.replace(/^#/, "")));
+  const block = (told.block || "").split(",").map(Number);
+  const allowed = {
+    tensor: Object.hasOwn(stats, told.tensor ?? ""),
+    recipe_a: catalog.recipes.some((r) => r.name === told.recipe_a),
+    recipe_b: catalog.recipes.some((r) => r.name === told.recipe_b),
+    rule: Object.hasOwn(catalog.rules, told.rule ?? ""),
+    block: block.length === 2 && block.every((v) => Number.isInteger(v) && v >= 0),
+    ...Object.fromEntries(Object.entries(CHOICES).map(([name, values]) => [name, values.includes(told[name])])),
+  };
+  const known = FROM_PAGE.filter((name) => allowed[name]);
+  return Object.fromEntries(known.map((name) => [name, name === "block" ? block : told[name]]));
+}
+
+export function hashOf(get) {
+  const shown = FROM_PAGE.map((name) => [name, String(get(name) ?? "")]).filter(([, value]) => value);
+  return "#" + new URLSearchParams(shown);
+}
+
+// Keep the address up to date with a model
+export function follow(model) {
+  const write = () => history.replaceState(null, "", hashOf((name) => model.get(name)));
+  for (const name of FROM_PAGE) model.on(`change:${name}`, write);
+}
