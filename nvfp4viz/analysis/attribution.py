@@ -15,7 +15,7 @@ their squared errors, so it says what that step costs in that order, and is nega
 
 Under 4over6 quantizers 0 to 5 have both candidates, amax/6 and amax/4, and choose the one of less squared error in each
 block; so `choice` is what such a perfect chooser would save, never negative, and 0 for `standard`. `saturation` holds
-the 4 candidate that could not be had. Clipping is the overload error of textbooks: what lies above 6 is lost.
+the 4 candidate whose scale saturates. Clipping is the overload error of textbooks: what lies above 6 is lost.
 """
 
 from __future__ import annotations

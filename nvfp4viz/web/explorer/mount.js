@@ -1,5 +1,5 @@
 // The explorer in a page without Python: mount(el, state, answer). `state` holds the traits (catalog, summary,
-// statistics, tensor, recipe_a, ...); `answer` replies to {want, ...}, or gives null for what cannot be had.
+// statistics, tensor, recipe_a, ...); `answer` replies to {want, ...}, or gives null for what it has not.
 
 import { render } from "./explorer.js";
 
