@@ -20,8 +20,8 @@ def block_scale_histogram(
 
     How to read it: each bar is one E4M3 value, its height the share of blocks; solid bars mapped their amax to 6, pale
     ones to 4. Blocks at the far right hold the token's largest values. Of a block whose scale for 6 is above 298.67
-    the scale for 4 saturates at 448: that 4 competes all the same. In the shaded range scales are subnormal and lose precision;
-    the bar at the left is scale 0.
+    the scale for 4 saturates at 448: that 4 competes all the same. In the shaded range scales are subnormal and lose
+    precision; the bar at the left is scale 0.
 
     Args: stats: drawn upwards; other: drawn downwards, to compare; log: logarithmic shares;
           full: the whole range of E4M3, else from the smallest scale in use.
