@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine import analyze_all, block_errors
+from ..engine import analyze_all
 from ..nvfp4 import E2M1_MAX, Quantized, Recipe
 from ..stats import Stats, measure
 from .audit import Checkpoint, open_files
@@ -160,6 +160,8 @@ def _best(x: Tensor, decode: float, so_far: float | None) -> float | None:
     if so_far is None:
         return None
     try:
+        from ..engine import block_errors
+
         prepared = block_errors.prepare(x)
     except ImportError:
         return None

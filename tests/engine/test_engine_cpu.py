@@ -22,6 +22,7 @@ from nvfp4viz.stats import Stats
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
+
 class reference:  # noqa: N801
     """The engine "reference" on plain tensors."""
 
@@ -30,8 +31,9 @@ class reference:  # noqa: N801
         return find_engine("reference").quantize(Tokens.of(x), recipe, encode_scale)
 
     @staticmethod
-    def analyze(x, recipes, encode_scales, first_token=0):
-        return find_engine("reference").analyze(Tokens.of(x, first_token), recipes, encode_scales)
+    def analyze(x, recipes, encode_scales, first_token=0, sequences=None):
+        return find_engine("reference").analyze(Tokens.of(x, first_token, sequences), recipes, encode_scales)
+
 
 pytestmark = pytest.mark.skipif(cpu.why_not() is not None, reason=f"cpu engine: {cpu.why_not()}")
 
@@ -300,9 +302,12 @@ def test_compiles_little():
     """One version of each kernel: compiling one costs seconds, and numba's cache may mix up two made at once."""
     for dtype in DTYPES:
         assert_same(adversarial(dtype, 3), [Recipe(), Recipe(fast_math=True), Recipe(per_token=False)])
-    kernels = cpu._kernels()
-    versions = {k: len(getattr(kernels, k).signatures) for k in ("analyze", "quantize", "describe", "fill")}
-    assert versions == {"analyze": 1, "quantize": 1, "describe": 1, "fill": 1}
+    cpu.analyze_segments(
+        adversarial(torch.bfloat16, 3), torch.tensor([0, 1, 3]), [Recipe(four_over_six=True)], [None], [0, 0]
+    )
+    from nvfp4viz.engine.cpu import analyze, quantize
+
+    assert len(analyze.analyze.signatures) == len(quantize.quantize.signatures) == 1
 
 
 def test_numba_is_imported_at_first_use():
@@ -322,3 +327,40 @@ def test_why_not_names_an_old_numba(monkeypatch, version, reason):
 def test_why_not_names_a_missing_numba(monkeypatch):
     monkeypatch.setattr(cpu.importlib.util, "find_spec", lambda name: None)
     assert "pip install numba" in cpu.why_not.__wrapped__()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_segments_equal_separate_calls(dtype, monkeypatch):
+    """Of any length, none and one token included, over tasks' borders too."""
+    monkeypatch.setattr(cpu, "SMALLEST", 1 << 11)  # tasks that begin and end within segments
+    x, recipes = adversarial(dtype), every_recipe()[:6]
+    offsets = torch.tensor([0, 0, 1, 1, 20, 21, 39], dtype=torch.int32)  # the last rows are nobody's
+    firsts = [0, 5, 0, 1000, 70_000, 3]
+    scales = [None if r.per_token else torch.full((1, 1), 100.0) for r in recipes]
+    found = cpu.analyze_segments(x, offsets, recipes, scales, firsts)
+    for e, row in enumerate(found):
+        part = x[offsets[e] : offsets[e + 1]]
+        for ours, theirs in zip(row, cpu.analyze(part, recipes, scales, firsts[e]), strict=True):
+            assert_same_stats(ours, theirs)
+
+
+def test_a_segment_with_nan_is_refused():
+    x = torch.ones(4, 32)
+    x[2, 3] = torch.nan
+    with pytest.raises(ValueError, match="1 NaN"):
+        cpu.analyze_segments(x, torch.tensor([0, 1, 4], dtype=torch.int32), [Recipe()], [None], [0, 0])
+
+
+@pytest.mark.parametrize("mode", ["MAE", "MSE"])
+def test_near_ties_are_decided_by_the_score(mode):
+    """Blocks of few values, where candidates' errors are equal or all but: the choice is the reference's."""
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randint(-3, 4, (200, 16 * 40), generator=rng).float() * 2.0 ** torch.randint(
+        -9, 1, (200, 640), generator=rng
+    )
+    x[:, ::16] = (torch.randint(1, 64, (200, 40), generator=rng) / 8).float()
+    recipes = [Recipe(c, four_over_six=True, err_mode=mode) for c in (448.0, 256.0, 300.0)]
+    for dtype in DTYPES:
+        ours, theirs = (analyze_all(x.to(dtype), recipes, engine=engine) for engine in ("cpu", "reference"))
+        for a, b in zip(ours, theirs, strict=True):
+            assert_same_stats(a, b)

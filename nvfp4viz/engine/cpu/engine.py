@@ -21,8 +21,6 @@ from torch import Tensor
 from ...nvfp4 import (
     BLOCK,
     E2M1_MAX,
-    E4M3_MAX,
-    MARGIN,
     Quantized,
     Recipe,
     Tokens,
@@ -33,9 +31,8 @@ from ...nvfp4 import (
     rcp_table,
     tensor_amax,
     tensor_scales,
-    unpack,
 )
-from ...stats import LEVELS, MANTISSA_SHIFT, RUNS, Stats, nmse_bins
+from ...stats import Stats
 from ..base import Ready
 
 TASKS = 16  # x falls into so many tasks, where that leaves each a size in elements
@@ -70,24 +67,26 @@ def quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Q
         x:            [M, K] bf16, fp16 or fp32, finite, K a multiple of 16; rows may be strided.
         encode_scale: float32 [1, 1], per tensor only; from the tensor's amax where it is None.
     """
-    kernels = _kernels()
+    from .quantize import quantize
+    from .scales import Scales
+
     m, k = x.shape
-    rules, given = _rules(x, recipe, encode_scale)
+    rules, given = rules_of(x, recipe, encode_scale)
     codes = np.empty((m, k // BLOCK, BLOCK // 2), np.uint8)
     scales = np.empty((m, k // BLOCK), np.uint8)
-    encode, decode = np.empty((2, m, 1), np.float32)
+    tokens = np.empty((4, m), np.float32)
 
     def task(rows: slice) -> None:
-        blocks = _load(kernels, x[rows])
         n = (rows.stop - rows.start) * (k // BLOCK)
-        encode[rows, 0], decode[rows, 0] = kernels.quantize(
-            blocks, rules, codes[rows].reshape(n, BLOCK // 2), scales[rows].reshape(n)
-        )
+        mine = Scales(*(numbers[rows] for numbers in tokens))
+        outputs = codes[rows].reshape(n, BLOCK // 2), scales[rows].reshape(n), mine
+        if not quantize(*in_memory(x[rows]), rules, *outputs):
+            raise NotFiniteError
 
     for _ in run_tasks(task, x):
         pass
     codes, scales = torch.from_numpy(codes).view(m, k // 2), torch.from_numpy(scales).view(torch.float8_e4m3fn)
-    encode, decode = given or (torch.from_numpy(encode), torch.from_numpy(decode))
+    encode, decode = given or (torch.from_numpy(tokens[i]).unsqueeze(1) for i in (0, 2))
     return Quantized(codes, scales, decode, recipe, "cpu", encode)
 
 
@@ -95,39 +94,56 @@ def analyze(
     x: Tensor, recipes, encode_scales, first_token: int = 0, sequences: tuple[int, int] | None = None
 ) -> list[Stats]:
     """Statistics of x [M, K] under each recipe, in one pass."""
-    kernels = _kernels()
+    from . import analyze, tally
+
     m, k = x.shape
-    rules = [_rules(x, r, s)[0] for r, s in zip(recipes, encode_scales, strict=True)]
-    at, length = sequences or (0, 0)
+    plan, total, (at, length) = _plan(x, recipes, encode_scales), tally.new_tally(1, len(recipes)), sequences or (0, 0)
 
     def task(rows: slice):
-        place = np.array([first_token + rows.start, at + rows.start, length])
-        blocks = _load(kernels, x[rows], place)
-        n = (rows.stop - rows.start) * (k // BLOCK)
-        tallies = [kernels.new_tally() for _ in rules]
-        for rule, tally in zip(rules, tallies, strict=True):
-            kernels.analyze(blocks, n, rule, tally)
-        return kernels.describe(blocks, place[0]), tallies
+        part = tally.new_tally(1, len(recipes))
+        ends, firsts = np.array([rows.stop - rows.start]), np.array([first_token + rows.start])
+        if not analyze.analyze(*in_memory(x[rows]), ends, firsts, np.array([at + rows.start, length]), plan, part):
+            raise NotFiniteError
+        return part
 
-    shared, totals = np.zeros(6 + (LEVELS + 1) * RUNS), [kernels.new_tally() for _ in rules]
-    shared[5] = -1
-    for described, tallies in run_tasks(task, x):
-        shared[0] = max(shared[0], described[0])
-        if described[4] > shared[4]:  # tasks come in the order of tokens: of equal ones the first stays
-            shared[4:6] = described[4:6]
-        shared[1:4] += described[1:4]
-        shared[6:] += described[6:]
-        for total, tally in zip(totals, tallies, strict=True):
-            total.max_error[0] = np.maximum(total.max_error[0], tally.max_error[0])  # NaN stays
-            for into, part in zip(total[:-1], tally[:-1], strict=True):
-                into += part
-    return [_stats(r, m, k, shared, t, kernels) for r, t in zip(recipes, totals, strict=True)]
+    for part in run_tasks(task, x):
+        tally.merge(total, part)
+    return [_stats(recipe, m, k, total, 0, r) for r, recipe in enumerate(recipes)]
 
 
-def _stats(recipe: Recipe, m: int, k: int, shared: np.ndarray, tally, kernels) -> Stats:
-    pairs = torch.from_numpy(np.arange(256, dtype=np.uint8)).unsqueeze(1)
-    codes = np.zeros(16, np.int64)
-    np.add.at(codes, unpack(pairs).numpy(), tally.pair_histogram[:, None])
+def analyze_segments(x: Tensor, offsets: Tensor, recipes, encode_scales, first_tokens) -> list[list[Stats]]:
+    """Statistics of each segment of x [M, K] under each recipe, as separate calls would give them, in one pass.
+
+    Args:
+        offsets:      int32 [E + 1] from 0 to M at most: segment e is x[offsets[e] : offsets[e + 1]].
+        first_tokens: each segment's place in a stream of its own.
+    """
+    from . import analyze, tally
+
+    ends, firsts = offsets[1:].numpy().astype(np.int64), np.asarray(first_tokens, np.int64)
+    x, plan = x[: ends[-1]], _plan(x, recipes, encode_scales)
+    k, total, starts = x.shape[1], tally.new_tally(len(ends), len(recipes)), np.concatenate([[0], ends[:-1]])
+
+    def task(rows: slice):
+        first, last = np.searchsorted(ends, rows.start, "right"), np.searchsorted(ends, rows.stop - 1, "right") + 1
+        part = tally.new_tally(last - first, len(recipes))
+        mine = np.minimum(ends[first:last], rows.stop) - rows.start
+        before = np.maximum(rows.start - starts[first:last], 0)
+        if not analyze.analyze(*in_memory(x[rows]), mine, firsts[first:last] + before, np.zeros(2, int), plan, part):
+            raise NotFiniteError
+        return slice(first, last), part
+
+    for segments, part in run_tasks(task, x):
+        tally.merge(tally.Tally(*(values[segments] for values in total)), part)
+    counts = (ends - starts).tolist()
+    return [[_stats(r, m, k, total, e, i) for i, r in enumerate(recipes)] for e, m in enumerate(counts)]
+
+
+def _stats(recipe: Recipe, m: int, k: int, tally, segment: int, r: int) -> Stats:
+    from .tally import COUNTS, SHARED, SUMS
+
+    shared = dict(zip(SHARED, tally.shared[segment].tolist(), strict=True))
+    shared |= {name: int(shared[name]) for name in ("nonzero_elements", "nonzero_blocks", "top_token")}
     return Stats(
         recipe=recipe,
         engine="cpu",
@@ -135,32 +151,19 @@ def _stats(recipe: Recipe, m: int, k: int, shared: np.ndarray, tally, kernels) -
         tokens=m,
         elements=m * k,
         blocks=m * k // BLOCK,
-        x_amax=float(shared[0]),
-        nonzero_elements=int(shared[1]),
-        nonzero_blocks=int(shared[2]),
-        x_sq=float(shared[3]),
-        top_token_x_sq=float(shared[4]),
-        top_token=int(shared[5]),
-        run_tokens=shared[6:].astype(np.int64).reshape(LEVELS + 1, RUNS),
-        **{name: int(v) for name, v in zip(kernels.COUNTS, tally.counts, strict=True)},
-        **{name: float(v) for name, v in zip(kernels.SUMS, tally.sums, strict=True)},
-        max_error=float(tally.max_error[0]),
-        scale_histogram=tally.scale_histogram,
-        code_histogram=codes,
-        token_histogram=tally.token_histogram,
-        block_histogram=tally.block_histogram,
-        run_nmse=tally.run_nmse,
+        **shared,
+        **dict(zip(COUNTS, tally.counts[segment, r].tolist(), strict=True)),
+        **dict(zip(SUMS, tally.sums[segment, r].tolist(), strict=True)),
+        scale_histogram=tally.scales[segment, r].sum(0).reshape(127, 2),
+        code_histogram=tally.codes[segment, r].copy(),
+        token_histogram=tally.token_bins[segment, r].copy(),
+        block_histogram=tally.block_bins[segment, r].sum(0),
+        run_tokens=tally.run_tokens[segment].copy(),
+        run_nmse=tally.run_nmse[segment, r].copy(),
     )
 
 
-@functools.cache
-def _kernels():
-    from . import kernels  # imports numba
-
-    return kernels
-
-
-class _NotFiniteError(Exception):
+class NotFiniteError(Exception):
     """Some value is NaN or infinite."""
 
 
@@ -179,36 +182,68 @@ def run_tasks(task: Callable, x: Tensor) -> Iterator:
             yield from pool.map(task, rows)
         finally:
             pool.shutdown(cancel_futures=True)
-    except _NotFiniteError:
+    except NotFiniteError:
         check_finite(x)
         raise
 
 
-def _load(kernels, x: Tensor, place: np.ndarray | None = None):
-    """Blocks of x [m, K]; with the slots of their runs where their place in a stream is given, see `kernels.fill`."""
+def in_memory(x: Tensor) -> tuple:
+    """x [M, K] as the kernels read it: as int32 and int16, int32 words a row, its kind, features."""
+    from .tile import BF16, FP16, FP32
+
     m, k = x.shape
-    if x.stride(1) != 1 or x.stride(0) < 0:
+    words = k * x.element_size() // 4
+    row_bytes = x.stride(0) * x.element_size() if m > 1 else 0
+    if x.stride(1) != 1 or x.stride(0) < 0 or (row_bytes | x.data_ptr()) % 4:
         x = x.contiguous()
-    kind = {torch.bfloat16: kernels.BF16, torch.float16: kernels.FP16, torch.float32: kernels.FP32}[x.dtype]
-    bits = x.view(torch.int16)  # one type for all, so that the kernel compiles once
-    flat = bits.as_strided(((m - 1) * bits.stride(0) + bits.shape[1],), (1,)).numpy()
-    tiles = -(-m * k // (BLOCK * kernels.LANES))
-    blocks = kernels.Blocks(
-        x=np.empty((tiles, BLOCK, kernels.LANES), np.float32),
-        token=np.empty((tiles, kernels.LANES), np.int64),
-        bmax=np.empty((tiles, kernels.LANES), np.float32),
-        x_sq=np.empty((tiles, kernels.LANES)),
-        amax=np.empty(m, np.float32),
-        token_x_sq=np.zeros(m),
-        slots=np.empty((0 if place is None else m, LEVELS + 1), np.uint8),
+        x = x.clone() if x.data_ptr() % 4 else x
+    stride = x.stride(0) * x.element_size() // 4 if m > 1 else words
+    flat = x.view(torch.int32).as_strided(((m - 1) * stride + words if m else 0,), (1,)).numpy()
+    kind = {torch.bfloat16: BF16, torch.float16: FP16, torch.float32: FP32}[x.dtype]
+    return flat, flat.view(np.int16), stride, kind, k
+
+
+def _plan(x: Tensor, recipes, encode_scales):
+    """The recipes as `analyze.Plan`; kept where no scale is given."""
+    if all(s is None for s in encode_scales) and all(r.per_token for r in recipes):
+        return _kept_plan(tuple(recipes))
+    return _new_plan([(r, rules_of(x, r, s)[0]) for r, s in zip(recipes, encode_scales, strict=True)])
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_plan(recipes: tuple[Recipe, ...]):
+    return _new_plan([(r, rules_of(torch.zeros(1, BLOCK), r, None)[0]) for r in recipes])
+
+
+def _new_plan(recipes: list):
+    """Which candidates the recipes have, those of the same scales once."""
+    from .analyze import Plan
+
+    found = {}  # what a candidate is -> its number, the recipe that says how
+    six, four = [], []
+    for i, (recipe, rules) in enumerate(recipes):
+        scales = (rules.per_token, rules.fast, rules.caller_scale, rules.encode, rules.decode)
+        keys = [(scales, recipe.four_over_six, k) for k in ((0, 1) if recipe.four_over_six else (0,))]
+        numbers = [found.setdefault(key, (len(found), i))[0] for key in keys]
+        six.append(numbers[0]), four.append(numbers[-1])
+    twins = [found.get((scales, not over, k), own)[0] for (scales, over, k), own in found.items()]
+    flags, floats = [r[:5] for _, r in recipes], [r[5:11] for _, r in recipes]
+    return Plan(
+        np.array(flags, bool).reshape(-1, 5),
+        np.array(floats, np.float32).reshape(-1, 6),
+        max((r.rcp_table for _, r in recipes), key=len, default=NO_TABLE),
+        np.array(six, np.int64),
+        np.array(four, np.int64),
+        np.array([i for _, i in found.values()], np.int64),
+        np.array([1.5 if k else 1.0 for _, _, k in found], np.float32),
+        np.minimum(twins, range(len(twins))).astype(np.int64),
     )
-    if not kernels.fill(flat, bits.stride(0), kind, k, blocks, np.zeros(3, np.int64) if place is None else place):
-        raise _NotFiniteError
-    return blocks
 
 
-def _rules(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
+def rules_of(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
     """The recipe for the kernels; and per tensor its encode and decode scale, float32 [1, 1]."""
+    from .scales import Rules
+
     given = None
     if not recipe.per_token and encode_scale is not None:
         given = encode_scale, torch.div(torch.ones_like(encode_scale), encode_scale)
@@ -223,18 +258,14 @@ def _rules(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
         "score_range": torch.tensor(E2M1_MAX * recipe.score_e4m3_max if recipe.per_token else 1.0),
         "encode": flush(given[0]) if given else one,
         "decode": given[1] if given else one,
-        "element_limit": torch.tensor(E2M1_MAX * MARGIN),
-        "scale_limit": torch.tensor(E4M3_MAX * MARGIN),
     }
-    rules = _kernels().Rules(
+    rules = Rules(
         four_over_six=recipe.four_over_six,
         mse=recipe.err_mode == "MSE",
         fp16_error=recipe.err_use_fast_math,
         per_token=recipe.per_token,
         fast=recipe.fast_math,
         **{name: np.float32(value.item()) for name, value in floats.items()},
-        bin_shift=MANTISSA_SHIFT,
-        first_bin=int(nmse_bins()[:1].view(np.int64)[0] >> MANTISSA_SHIFT),
         rcp_table=rcp_table() if recipe.fast_math else NO_TABLE,
     )
     return rules, given

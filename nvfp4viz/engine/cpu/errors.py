@@ -1,8 +1,6 @@
 """Squared errors of blocks under counterfactual quantizers and under both candidates, compiled by numba.
 
-The oracle of everything here is `nvfp4viz.attribution`'s plain torch of the same names. Tiles are those of
-`cpu_kernels`: float32 [16, LANES], a block in each lane. Counterfactuals are float64; candidates are FP32, as an engine
-computes them.
+The oracle of everything here is `nvfp4viz.attribution`'s plain torch of the same names.
 """
 
 from __future__ import annotations
@@ -15,204 +13,29 @@ from torch import Tensor
 
 from ...nvfp4 import BLOCK, E2M1_MAX, E4M3_VALUES, Recipe
 from . import engine as cpu
-from . import kernels as cpu_kernels
-from .kernels import (
-    LANES,
-    ONE,
-    ONE_AND_HALF,
-    Rules,
-    _jit,
-    e2m1,
-    e4m3,
-    flush,
-    new_candidate,
-    new_scales,
-    scale_blocks,
-    scale_tokens,
-    score,
-    spread,
-)
+from .counterfactuals import (
+    Blocks,
+    candidate_tile,
+    candidates,
+    every_scale,
+    every_scale_tile,
+    fill_blocks,
+    ideal_tile,
+    new_blocks,
+    scaled_tile,
+)  # fmt: skip
+from .numbers import jit
+from .scales import Rules, new_candidate, new_scales, scale_tokens, spread
+from .tile import LANES
 
-EXPONENT = 0x7FF0000000000000  # bits of a float64
 VALUES = np.array(E4M3_VALUES)
-
-
-@_jit
-def binade(x):
-    """The power of two at or below a positive normal float64."""
-    return np.int64(np.float64(x).view(np.int64) & EXPONENT).view(np.float64)
-
-
-@_jit
-def squared_errors(x, scale, kept, clipped):
-    """Squared error of each block of a tile with its real-valued block scale, 0 where the block is lost.
-
-    Elements are rounded to E2M1 in float64. Those above 6 keep their value in `kept` and become 6 in `clipped`.
-    """
-    kept[:] = 0.0
-    clipped[:] = 0.0
-    inverse = np.empty(LANES)
-    for i in range(LANES):
-        inverse[i] = 1.0 / scale[i] if scale[i] != 0.0 else 0.0
-    for c in range(BLOCK):
-        for i in range(LANES):
-            value = np.float64(abs(x[c, i]))
-            y = value * inverse[i]
-            inside = min(y, 6.0)
-            shift = binade(max(inside, 1.0)) * 2.0**51  # its last place is half the binade: E2M1's step
-            err = ((inside + shift) - shift) * scale[i] - value
-            sq = err * err
-            clipped[i] += sq
-            kept[i] += sq if y <= 6.0 else 0.0
-
-
-@_jit
-def ideal_tile(x, bmax, errors):
-    """errors [2, LANES] of a tile whose block scales are exactly amax/6, and amax/4."""
-    kept, scale = np.empty(LANES), np.empty(LANES)
-    for k in range(2):
-        for i in range(LANES):
-            scale[i] = np.float64(bmax[i]) / (6.0 if k == 0 else 4.0)
-        squared_errors(x, scale, kept, errors[k])
-
-
-@_jit
-def ideal(blocks, errors):
-    """errors [tiles, 2, LANES]"""
-    for tile in range(blocks.x.shape[0]):
-        ideal_tile(blocks.x[tile], blocks.bmax[tile], errors[tile])
-
-
-@_jit
-def round_scale(h):
-    """A real block scale h >= 0 with 4 significant bits and no limit of range; at most 448; and as E4M3."""
-    shift = binade(max(h, 1e-290)) * 2.0**49  # its last place is an eighth of the binade
-    free = (h + shift) - shift
-    capped = min(free, 448.0)
-    if h < 2.0**-6:
-        shift = 2.0**43  # its last place is E4M3's smallest step, 2^-9
-        return free, capped, (h + shift) - shift
-    return free, capped, capped
-
-
-@_jit
-def scaled_tile(x, bmax, token, encode, errors):
-    """errors [4, 2, LANES] of a tile with block scales rounded in four ways, by candidate; encode float64 [tokens]."""
-    scale, kept = np.empty((3, LANES)), np.empty(LANES)
-    for k in range(2):
-        any_capped = any_subnormal = False
-        for i in range(LANES):
-            to_x = 1.0 / encode[token[i]] if encode[token[i]] != 0.0 else 0.0
-            free, capped, stored = round_scale(np.float64(bmax[i]) * encode[token[i]] / (6.0 if k == 0 else 4.0))
-            scale[0, i], scale[1, i], scale[2, i] = free * to_x, capped * to_x, stored * to_x
-            any_capped |= free != capped
-            any_subnormal |= capped != stored
-        squared_errors(x, scale[0], errors[0, k], errors[1, k])
-        errors[2, k] = errors[1, k]
-        if any_capped:
-            squared_errors(x, scale[1], kept, errors[2, k])
-        errors[3, k] = errors[2, k]
-        if any_subnormal:
-            squared_errors(x, scale[2], kept, errors[3, k])
-
-
-@_jit
-def scaled(blocks, encode, errors):
-    """errors [tiles, 4, 2, LANES]"""
-    for tile in range(blocks.x.shape[0]):
-        scaled_tile(blocks.x[tile], blocks.bmax[tile], blocks.token[tile], encode, errors[tile])
-
-
-@_jit
-def candidate_tile(x, bmax, lanes, rules, wanted, candidate, errors, scores):
-    """Both candidates in the recipe's own arithmetic, [2, LANES]: errors where wanted, scores of 4over6."""
-    for k in range(2 if rules.four_over_six else 1):
-        scale_blocks(bmax, lanes, rules, ONE if k == 0 else ONE_AND_HALF, candidate)
-        if wanted:
-            decoded_errors(x, candidate, lanes.decode, errors[k])
-        if rules.four_over_six:
-            score(x, lanes, rules, candidate)
-            scores[k] = candidate.error
-
-
-@_jit
-def candidates(blocks, rules, errors, scores):
-    """errors and scores [tiles, 2, LANES]"""
-    tokens, lanes, candidate = scale_tokens(blocks.amax, rules), new_scales(LANES), new_candidate()
-    for tile in range(blocks.x.shape[0]):
-        spread(tokens, blocks.token[tile], lanes)
-        candidate_tile(blocks.x[tile], blocks.bmax[tile], lanes, rules, True, candidate, errors[tile], scores[tile])
-
-
-@_jit
-def decoded_errors(x, candidate, decode, errors):
-    """Squared error of each block of a tile as a candidate decodes, summed in column order."""
-    errors[:] = 0.0
-    scale, output_scale = candidate.scale, candidate.output_scale
-    for c in range(BLOCK):
-        for i in range(LANES):
-            value = abs(x[c, i])
-            err = np.float64((e2m1(flush(value) * output_scale[i]) * scale[i]) * decode[i]) - np.float64(value)
-            errors[i] += err * err
-
-
-@_jit
-def every_scale_tile(x, bmax, token, encode, scales, errors):
-    """errors [LANES]: an error above 0 that some scale reaches becomes the least error of any E4M3 scale.
-
-    Skipped are scales that provably reach no less: small ones by what the block's amax alone loses above 6, large
-    ones by the values that round to 0.
-    """
-    values = np.empty(BLOCK)
-    for i in range(LANES):
-        best, top = errors[i], np.float64(bmax[i])
-        if best <= 0.0:
-            continue
-        for c in range(BLOCK):
-            values[c] = abs(np.float64(x[c, i]))
-        first = e4m3(np.float32(min(top * encode[token[i]] / 6.0, 448.0)))[1]
-        for byte in range(first, 127):
-            scale = scales[byte] / encode[token[i]]
-            lost = 0.0
-            for c in range(BLOCK):
-                lost += values[c] * values[c] if values[c] <= 0.25 * scale else 0.0
-            if lost >= best:
-                break
-            best = min(best, block_error(values, scale))
-        for byte in range(first - 1, -1, -1):
-            scale = scales[byte] / encode[token[i]]
-            above = top - 6.0 * scale
-            if above > 0.0 and above * above >= best:
-                break
-            best = min(best, block_error(values, scale))
-        errors[i] = best
-
-
-@_jit
-def every_scale(blocks, encode, scales, errors):
-    """errors [tiles, LANES]"""
-    for tile in range(blocks.x.shape[0]):
-        every_scale_tile(blocks.x[tile], blocks.bmax[tile], blocks.token[tile], encode, scales, errors[tile])
-
-
-@_jit
-def block_error(values, scale):
-    """Squared error of a block's 16 magnitudes with its real-valued block scale."""
-    inverse = 1.0 / scale if scale > 0.0 else 0.0
-    err_sq = 0.0
-    for c in range(BLOCK):
-        inside = min(values[c] * inverse, 6.0)
-        shift = binade(max(inside, 1.0)) * 2.0**51
-        err = ((inside + shift) - shift) * scale - values[c]
-        err_sq += err * err
-    return err_sq
 
 
 class Plan(NamedTuple):
     """Recipes as `attribute` wants them."""
 
     flags: np.ndarray  # bool [recipes, 5]: the flags of Rules
-    floats: np.ndarray  # float32 [recipes, 8]: its numbers
+    floats: np.ndarray  # float32 [recipes, 6]: its numbers
     rcp_table: np.ndarray
     known: np.ndarray  # bool [recipes]: the recipe before has the same candidates
     group: np.ndarray  # int64 [recipes]: recipes of one group have the same encode scales
@@ -220,7 +43,7 @@ class Plan(NamedTuple):
     given: np.ndarray  # float64 [groups]: the encode scale per tensor, else 0
 
 
-@_jit
+@jit
 def attribute(blocks, sampled, plan, scales, found):
     """found [recipes, 17] of `nvfp4viz.attribution`: all that it sums, in one go; sampled bool, by block."""
     tiles = blocks.x.shape[0]
@@ -266,13 +89,11 @@ def attribute(blocks, sampled, plan, scales, found):
                 found[r, 15], found[r, 16] = per_lane[8 + four].sum(), per_lane[10].sum()
 
     real, scores = np.zeros((tiles, 2, LANES)), np.zeros((2, LANES))
-    lanes, candidate = new_scales(LANES), new_candidate()
+    lanes, tokens, candidate = new_scales(LANES), new_scales(blocks.amax.shape[0]), new_candidate()
     for r in range(found.shape[0]):
         f, n = plan.flags[r], plan.floats[r]
-        rules = Rules(
-            f[0], f[1], f[2], f[3], f[4], n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], 0, 0, plan.rcp_table
-        )
-        tokens = scale_tokens(blocks.amax, rules)
+        rules = Rules(f[0], f[1], f[2], f[3], f[4], n[0], n[1], n[2], n[3], n[4], n[5], plan.rcp_table)
+        scale_tokens(blocks.amax, rules, tokens)
         per_lane[:] = 0.0
         for tile in range(tiles):
             spread(tokens, blocks.token[tile], lanes)
@@ -302,7 +123,7 @@ def plan(recipes, encode_scales) -> Plan:
     same = [(s, r.four_over_six, r.fast_math) for s, r in zip(scales, recipes, strict=True)]
     return Plan(
         np.array([r[:5] for r in rules], bool),
-        np.array([r[5:13] for r in rules], np.float32),
+        np.array([r[5:11] for r in rules], np.float32),
         max((r.rcp_table for r in rules), key=len),
         np.array([i > 0 and one == same[i - 1] for i, one in enumerate(same)]),
         np.array([groups.index(s) for s in scales]),
@@ -311,11 +132,18 @@ def plan(recipes, encode_scales) -> Plan:
 
 
 def sums(x: Tensor, plan: Plan, sampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    blocks, found = cpu._load(cpu_kernels, x), np.empty((len(plan.flags), 17))
+    blocks, found = load(x), np.empty((len(plan.flags), 17))
     there = blocks.x_sq.reshape(-1)[: sampled.size] > 0
     sampled = sampled.reshape(-1) & there
     attribute(blocks, sampled, plan, VALUES, found)
     return np.array([there.sum(), sampled.sum()]), found
+
+
+def load(x: Tensor) -> Blocks:
+    blocks = new_blocks(*x.shape)
+    if not fill_blocks(*cpu.in_memory(x), blocks):
+        raise cpu.NotFiniteError
+    return blocks
 
 
 class Prepared(NamedTuple):
@@ -323,28 +151,16 @@ class Prepared(NamedTuple):
 
     amax: np.ndarray  # float32 [m]
     energy: np.ndarray  # float64 [m, K/16]: squared signal of each block
-    blocks: cpu_kernels.Blocks
+    blocks: Blocks
 
 
 def prepare(x: Tensor) -> Prepared:
-    blocks, (m, k) = cpu._load(cpu_kernels, x), x.shape
+    blocks, (m, k) = load(x), x.shape
     return Prepared(blocks.amax, blocks.x_sq.reshape(-1)[: m * k // BLOCK].reshape(m, k // BLOCK), blocks)
 
 
 def arithmetic(recipe: Recipe, encode_scale: Tensor | None):
-    return cpu._rules(torch.zeros(1, BLOCK), recipe, encode_scale)[0]
-
-
-def ideal_errors(x: Prepared) -> np.ndarray:
-    found = _new(x, 2)
-    ideal(x.blocks, found)
-    return _by_token(x, found)
-
-
-def scaled_errors(x: Prepared, encode: np.ndarray) -> np.ndarray:
-    found = _new(x, 4, 2)
-    scaled(x.blocks, encode, found)
-    return _by_token(x, found)
+    return cpu.rules_of(torch.zeros(1, BLOCK), recipe, encode_scale)[0]
 
 
 def candidate_errors(x: Prepared, rules) -> tuple[np.ndarray, np.ndarray]:

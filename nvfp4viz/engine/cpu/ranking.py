@@ -13,15 +13,18 @@ from torch import Tensor
 
 from ...nvfp4 import BLOCK, Recipe, Tokens
 from . import engine as cpu
-from . import kernels
-from .errors import decoded_errors
-from .kernels import LANES, _jit, choose, new_candidate, new_scales, scale_tokens, spread
+from .counterfactuals import decoded_errors
+from .errors import load
+from .numbers import jit
+from .scales import choose_by_score, new_candidate, new_scales, scale_tokens, spread
+from .tally import SCALE_LIMIT
+from .tile import LANES
 
 RANKED = ("worst", "gained", "saturated", "underflowed")
 SLACK = 1 + 1e-5  # an element's error is at most its value, but for FP32 noise
 
 
-@_jit
+@jit
 def insert(value, index, values, indices):
     """Put a block among the best if it belongs there: values fall, and of equals the earlier index stays first."""
     n = values.shape[0]
@@ -34,11 +37,11 @@ def insert(value, index, values, indices):
     values[place], indices[place] = value, index
 
 
-@_jit
+@jit
 def rank_tile(first, n, tile, lanes, rules, work, values, indices):
     """Rank the n first blocks of a tile (x, bmax, x_sq); `first` is its first block's index."""
     (x, bmax, x_sq), (six, four, best, is_four, errors) = tile, work
-    choose(x, bmax, lanes, rules, six, four, best, is_four)
+    choose_by_score(x, bmax, lanes, rules, six, four, best, is_four)
     if x_sq.max() * SLACK > values[0, values.shape[1] - 1]:
         decoded_errors(x, best, lanes.decode, errors)
         for i in range(n):
@@ -47,16 +50,17 @@ def rank_tile(first, n, tile, lanes, rules, work, values, indices):
     for i in range(n):
         if is_four[i]:
             insert(np.float64(six.error[i] - four.error[i]), first + i, values[1], indices[1])
-        if rules.four_over_six and bmax[i] != 0 and four.h[i] > rules.scale_limit:
+        if rules.four_over_six and bmax[i] != 0 and four.h[i] > SCALE_LIMIT:
             insert(np.float64(four.h[i]), first + i, values[2], indices[2])
         if best.byte[i] < 8 and bmax[i] != 0:
             insert(np.float64(-best.byte[i]), first + i, values[3], indices[3])
 
 
-@_jit
+@jit
 def rank(blocks, count, rules, values, indices):
     """Leave the best blocks of each rule in values and indices [4, n], filled with -inf and -1 before."""
-    tokens, lanes = scale_tokens(blocks.amax, rules), new_scales(LANES)
+    tokens, lanes = new_scales(blocks.amax.shape[0]), new_scales(LANES)
+    scale_tokens(blocks.amax, rules, tokens)
     work = new_candidate(), new_candidate(), new_candidate(), np.zeros(LANES, np.uint8), np.empty(LANES)
     for t in range(blocks.x.shape[0]):
         spread(tokens, blocks.token[t], lanes)
@@ -73,10 +77,10 @@ def ranked(tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence[Te
     Raises ValueError where x is not finite.
     """
     x, per_token = tokens.x.cpu(), tokens.shape[1] // BLOCK
-    rules = [cpu._rules(x, r, s)[0] for r, s in zip(recipes, encode_scales, strict=True)]
+    rules = [cpu.rules_of(x, r, s)[0] for r, s in zip(recipes, encode_scales, strict=True)]
 
     def task(rows: slice):
-        blocks = cpu._load(kernels, x[rows])
+        blocks = load(x[rows])
         values, indices = np.full((len(rules), 4, n), -np.inf), np.full((len(rules), 4, n), -1)
         for one, v, i in zip(rules, values, indices, strict=True):
             rank(blocks, (rows.stop - rows.start) * per_token, one, v, i)

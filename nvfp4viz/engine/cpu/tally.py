@@ -1,0 +1,231 @@
+"""Counting what the chosen candidate of each block did: a tile at a time, into the statistics of one recipe."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ...nvfp4 import BLOCK, E4M3_MAX, MARGIN
+from ...stats import BINS, LEVELS, MANTISSA_SHIFT, RUNS
+from .evaluate import CLIPPED, DOT, ERR_ABS, ERR_SQ, EVEN, FLUSHED, HALVES, NEGATIVE_EVEN, X_HAT_SQ
+from .numbers import FLT_MIN, ZERO, e2m1, flush, jit
+from .tile import LANES
+
+COUNTS = ("n_four", "n_four_saturated", "n_scale_saturated", "n_scale_subnormal", "n_scale_zero")
+COUNTS = (*COUNTS, "n_element_clipped", "n_element_flushed")
+SUMS = ("err_sq", "err_abs", "x_hat_sq", "x_dot_x_hat", "max_error")
+SCALE_LIMIT = np.float32(E4M3_MAX * MARGIN)
+FIRST_BIN = (1023 - 24) << (52 - MANTISSA_SHIFT)  # of 2^-24, see `stats.nmse_bin`
+
+
+SHARED = ("x_amax", "nonzero_elements", "nonzero_blocks", "x_sq", "top_token_x_sq", "top_token")
+
+
+class Tally(NamedTuple):
+    """Statistics of segments under recipes, as `Stats` has them: [segments, recipes, ...]."""
+
+    counts: np.ndarray  # int64: those of COUNTS
+    codes: np.ndarray  # int64: elements by code
+    scales: np.ndarray  # int64 [..., 2, 254]: blocks by twice their scale's byte, and 1 for 4; of even and of odd lanes
+    block_bins: np.ndarray  # int64 [..., 2, BINS]: of even and of odd lanes
+    token_bins: np.ndarray  # int64
+    run_nmse: np.ndarray  # float64 [..., LEVELS + 1, RUNS]
+    sums: np.ndarray  # float64: those of SUMS; the last is a maximum
+    shared: np.ndarray  # float64 [segments, 6]: SHARED
+    run_tokens: np.ndarray  # int64 [segments, LEVELS + 1, RUNS]
+
+
+def new_tally(segments: int, recipes: int) -> Tally:
+    shapes = ((len(COUNTS),), (16,), (2, 254), (2, BINS), (BINS,))
+    counts = (np.zeros((segments, recipes, *shape), np.int64) for shape in shapes)
+    floats = (np.zeros((segments, recipes, *shape)) for shape in ((LEVELS + 1, RUNS), (len(SUMS),)))
+    shared = np.zeros((segments, len(SHARED)))
+    shared[:, 5] = -1  # no token yet
+    return Tally(*counts, *floats, shared, np.zeros((segments, LEVELS + 1, RUNS), np.int64))
+
+
+def merge(into: Tally, part: Tally) -> None:
+    """Add a part of later tokens."""
+    for name, a, b in zip(Tally._fields, into, part, strict=True):
+        if name == "sums":
+            a[..., :-1] += b[..., :-1]
+            a[..., -1] = np.maximum(a[..., -1], b[..., -1])  # NaN stays
+        elif name == "shared":
+            a[:, 0] = np.maximum(a[:, 0], b[:, 0])
+            a[:, 1:4] += b[:, 1:4]
+            later = b[:, 4] > a[:, 4]  # of equal tokens the first stays
+            a[later, 4:] = b[later, 4:]
+        else:
+            a += b
+
+
+class Chosen(NamedTuple):
+    """What each block of a tile took, [LANES]."""
+
+    is_four: np.ndarray  # int32
+    err_sq: np.ndarray  # float64
+    place: np.ndarray  # int32: a bin
+
+
+@jit
+def new_chosen():
+    return Chosen(np.zeros(LANES, np.int32), np.empty(LANES), np.empty(LANES, np.int32))
+
+
+def _sum_chosen(is_four, six, four, err_sq, sums):
+    err_abs = x_hat_sq = dot = 0.0
+    for i in range(LANES):
+        takes_four = is_four[i] != 0
+        err_sq[i] = four[ERR_SQ * LANES + i] if takes_four else six[ERR_SQ * LANES + i]
+        err_abs += four[ERR_ABS * LANES + i] if takes_four else six[ERR_ABS * LANES + i]
+        x_hat_sq += four[X_HAT_SQ * LANES + i] if takes_four else six[X_HAT_SQ * LANES + i]
+        dot += four[DOT * LANES + i] if takes_four else six[DOT * LANES + i]
+    sums[1] += err_abs
+    sums[2] += x_hat_sq
+    sums[3] += dot
+
+
+sum_chosen = jit(_sum_chosen, fastmath={"reassoc"})
+
+
+@jit
+def count_elements(is_four, six, four, counts):
+    """CLIPPED and FLUSHED into `counts`."""
+    clipped = flushed = np.int32(0)
+    for i in range(LANES):
+        takes_four = is_four[i] != 0
+        clipped = np.int32(clipped + (four[CLIPPED * LANES + i] if takes_four else six[CLIPPED * LANES + i]))
+        flushed = np.int32(flushed + (four[FLUSHED * LANES + i] if takes_four else six[FLUSHED * LANES + i]))
+    counts[5] += clipped
+    counts[6] += flushed
+
+
+@jit
+def count_codes(is_four, six, four, bmax, unsigned_zeros, n, codes):
+    for odd in range(2):
+        at, negative_at = (EVEN + odd) * LANES, (NEGATIVE_EVEN + odd) * LANES
+        low = high = negative_low = negative_high = np.int32(0)  # two counts each, in halves
+        for i in range(LANES):
+            takes_four = is_four[i] != 0
+            all_codes = four[at + i] if takes_four else six[at + i]
+            negative = four[negative_at + i] if takes_four else six[negative_at + i]
+            negative = np.int32(0) if unsigned_zeros and bmax[i] < FLT_MIN else negative
+            low = np.int32(low + np.int32(all_codes & HALVES))
+            high = np.int32(high + np.int32(np.int32(all_codes >> 8) & HALVES))
+            negative_low = np.int32(negative_low + np.int32(negative & HALVES))
+            negative_high = np.int32(negative_high + np.int32(np.int32(negative >> 8) & HALVES))
+        for half, everything, below in ((0, low, negative_low), (1, high, negative_high)):
+            for upper in range(2):
+                code, shift = odd + 2 * half + 4 * upper, 16 * upper
+                n_below = (below >> shift) & 0xFFFF
+                codes[code] += ((everything >> shift) & 0xFFFF) - n_below
+                codes[8 + code] += n_below
+    codes[0] -= BLOCK * (LANES - n)  # the spare lanes' zeros
+
+
+@jit
+def count_blocks(n, bmax, is_four, four_over_six, h6, h4, byte6, byte4, place, counts, scales):
+    fours = saturated_fours = saturated = subnormal = zero = np.int32(0)
+    for i in range(LANES):
+        takes_four = is_four[i] != 0
+        byte, h = byte4[i] if takes_four else byte6[i], h4[i] if takes_four else h6[i]
+        fours = np.int32(fours + is_four[i])
+        saturated_fours = np.int32(saturated_fours + np.int32(h4[i] > SCALE_LIMIT))
+        saturated = np.int32(saturated + np.int32(h > SCALE_LIMIT))
+        subnormal = np.int32(subnormal + np.int32((byte >= 1) & (byte <= 7)))
+        zero = np.int32(zero + np.int32((byte == 0) & (bmax[i] != ZERO)))
+    counts[0] += fours
+    counts[1] += saturated_fours if four_over_six else 0
+    counts[2] += saturated
+    counts[3] += subnormal
+    counts[4] += zero
+    for i in range(LANES):
+        place[i] = np.int32(2 * (byte4[i] if is_four[i] != 0 else byte6[i]) + is_four[i])
+    count_places(n, place, scales)
+
+
+@jit
+def count_places(n, place, histograms):
+    """Count n places, of even and odd lanes apart: a count that waits for the one before costs its latency."""
+    even, odd = histograms[0], histograms[1]
+    for i in range(0, n - 1, 2):
+        even[place[i]] += 1
+        odd[place[i + 1]] += 1
+    if n % 2:
+        even[place[n - 1]] += 1
+
+
+@jit
+def find_bins(err_sq, x_sq, place):
+    """Bins of NMSEs as `stats.nmse_bin` has them; anything where there is none."""
+    for i in range(place.shape[0]):
+        ratio = np.float64(err_sq[i] / x_sq[i])
+        place[i] = np.int32(min(max((ratio.view(np.int64) >> MANTISSA_SHIFT) - FIRST_BIN, 0), BINS - 1))
+
+
+@jit
+def count_block_ratios(n, err_sq, x_sq, place, histograms):
+    """Count the NMSEs of a tile's n blocks, those of zeros apart."""
+    find_bins(err_sq, x_sq, place)
+    there = np.int32(0)
+    for i in range(n):
+        there = np.int32(there + np.int32(x_sq[i] > 0))
+    if there == n:
+        count_places(n, place, histograms)
+        return
+    for i in range(n):
+        if x_sq[i] > 0:
+            histograms[0, place[i]] += 1
+
+
+@jit
+def count_token_ratios(err_sq, x_sq, place, histogram):
+    for start in range(0, err_sq.shape[0], LANES):
+        n = min(LANES, err_sq.shape[0] - start)
+        find_bins(err_sq[start : start + n], x_sq[start : start + n], place[:n])
+        for i in range(n):
+            if x_sq[start + i] > 0:
+                histogram[place[i]] += 1
+
+
+@jit
+def add_to_tokens(values, token, total):
+    """Add a tile's values, one a block, to those of their tokens."""
+    if token[0] == token[LANES - 1]:  # tokens rise along the lanes
+        a = b = c = d = 0.0
+        for i in range(0, LANES, 4):
+            a += values[i]
+            b += values[i + 1]
+            c += values[i + 2]
+            d += values[i + 3]
+        total[token[0]] += (a + b) + (c + d)
+    else:
+        for i in range(LANES):
+            total[token[i]] += values[i]
+
+
+@jit
+def find_largest(tile, chosen, six, four, candidates, largest):
+    """The larger of `largest` and any error of the tile; NaN stays. Blocks of less squared error are passed over."""
+    square, several = largest * largest, np.int32(0)
+    if largest != largest:
+        return largest
+    for i in range(LANES):
+        several = np.int32(several + np.int32(not chosen.err_sq[i] < square))
+    if several == 0:
+        return largest
+    for i in range(LANES):
+        if chosen.err_sq[i] == 0.0 or chosen.err_sq[i] < largest * largest:
+            continue
+        k = four if chosen.is_four[i] else six
+        for c in range(BLOCK):
+            x = tile.x[c * LANES + i]
+            scaled = flush(abs(x)) * candidates.output_scale[k, i]
+            decoded = np.float64((e2m1(scaled) * candidates.scale[k, i]) * candidates.decode[k, i])
+            error = abs(decoded - np.float64(x if scaled != scaled else abs(x)))
+            if error > largest or error != error:
+                largest = error
+            if error != error:
+                return largest
+    return largest
