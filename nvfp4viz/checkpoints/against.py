@@ -21,7 +21,7 @@ from .audit import Checkpoint, open_files
 from .findings import COSTLY_DB, Finding
 from .headers import Entry
 from .layout import Matrix, fused
-from .scan import FOUR, read_rows, row_chunks
+from .scan import read_rows, row_chunks
 
 STORED = "checkpoint"  # what stands in the file, beside the recipes
 BEST = "best scales"  # of all E4M3 block scales: the least error with the checkpoint's scale of the matrix
@@ -130,29 +130,28 @@ def against(
 
 def _compare(checkpoint: Checkpoint, m: Matrix, source: Source, amax: float, recipes: dict[str, Recipe]):
     """Statistics by recipe of one matrix, and the least squared error that block scales can reach."""
-    decode = checkpoint.scales[m.name]["weight"]
-    decode = 1.0 if decode is None else decode
-    if not math.isfinite(decode) or decode <= 0:
-        raise ValueError(f"its scale is {decode}: nothing can be decoded")
     pre = None if m.pre_quant is None else m.pre_quant.read().float().flatten()
     full = [r.e4m3_max * E2M1_MAX / amax if amax else 1.0 for r in recipes.values()]
     parts, best_sq = [], 0.0
     for first, stop in row_chunks(m, ELEMENTS):
         x = source.read(first, stop)
         x = x if pre is None else x.float() / pre
-        stored = measure(x, _quantized(checkpoint, m, first, stop, decode), first_token=first)
+        q = stored_rows(checkpoint, m, first, stop)
+        stored = measure(x, q, first_token=first)
         rest = analyze_all(x, list(recipes.values()), encode_scales=full, first_token=first)
         parts.append([stored, *rest])
-        best_sq = _best(x, decode, best_sq)
+        best_sq = _best(x, float(q.decode_scale), best_sq)
     return dict(zip((STORED, *recipes), (reduce(add, s) for s in zip(*parts, strict=True)), strict=True)), best_sq
 
 
-def _quantized(checkpoint: Checkpoint, m: Matrix, first: int, stop: int, decode: float) -> Quantized:
+def stored_rows(checkpoint: Checkpoint, m: Matrix, first: int, stop: int) -> Quantized:
+    """Rows of a matrix as they stand in the file; ValueError where their scale decodes nothing."""
+    decode = checkpoint.scales[m.name]["weight"]
+    decode = 1.0 if decode is None else decode
+    if not math.isfinite(decode) or decode <= 0:
+        raise ValueError(f"its scale is {decode}: nothing can be decoded")
     codes, scales = read_rows(m, first, stop)
-    four = checkpoint.scans[m.name].four_share > FOUR
-    ceiling = 256.0 if checkpoint.made_with[m.name].endswith("256") else 448.0
-    recipe = Recipe(ceiling, four_over_six=four, err_mode="MSE" if four else "MAE", per_token=False)
-    return Quantized(codes, scales, torch.tensor([[decode]]), recipe, "checkpoint")
+    return Quantized(codes, scales, torch.tensor([[decode]]), checkpoint.recipe, "checkpoint")
 
 
 def _best(x: Tensor, decode: float, so_far: float | None) -> float | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..activations import INDEX, natural
+from ..nvfp4 import Recipe
 from .config import Config, read_config
 from .findings import FULL, SEVERITIES, Evidence, Finding, check_scales
 from .headers import Entry, leaves, read_header, read_json
@@ -121,6 +122,22 @@ class Checkpoint:
         return {n: _recipe(s, shared.get(n, s.largest)) for n, s in self.scans.items()}
 
     @property
+    def recipe(self) -> Recipe:
+        """The recipe that most of its matrices were made with, as far as their codes tell; one scale a matrix."""
+        made = Counter(self.made_with.values()).most_common(1)[0][0]
+        four = made.startswith("4over6")
+        ceiling = 256.0 if made.endswith(" 256") else 448.0
+        return Recipe(ceiling, four_over_six=four, err_mode="MSE" if four else "MAE", per_token=False)
+
+    def by_layer(self, values: Mapping[str, float], worst: Callable = max) -> dict[str, dict[int, float]]:
+        """Numbers of modules as kind -> layer -> number, the worst of experts and of what has no layer (-1)."""
+        found: dict[str, dict[int, list[float]]] = {}
+        for name, v in values.items():
+            m = self.matrices[name]
+            found.setdefault(m.kind, {}).setdefault(-1 if m.layer is None else m.layer, []).append(v)
+        return {kind: {layer: worst(v) for layer, v in sorted(row.items())} for kind, row in found.items()}
+
+    @property
     def weights(self) -> Mapping[str, Tensor]:
         """Module -> decoded weight, float32 [N, K], read when it is asked for."""
         return Weights(self.matrices)
@@ -129,7 +146,11 @@ class Checkpoint:
         """A pandas DataFrame with a row a matrix."""
         import pandas as pd
 
-        return pd.DataFrame([self._row(n) for n in self.matrices])
+        return pd.DataFrame(self.rows())
+
+    def rows(self) -> list[dict]:
+        """The rows of the table as plain dictionaries."""
+        return [self._row(n) for n in self.matrices]
 
     def _row(self, name: str) -> dict:
         m, s, scale = self.matrices[name], self.scans[name], self.scales[name]
@@ -144,7 +165,7 @@ class Checkpoint:
 
     def to_dict(self) -> dict:
         """All of it as plain data, for JSON: NaN and infinity as text."""
-        rows = [{k: _plain(v) for k, v in self._row(n).items()} for n in self.matrices]
+        rows = [{k: _plain(v) for k, v in row.items()} for row in self.rows()]
         return {
             "format": FORMAT, "path": str(self.path), "files": self.files, "producer": self.config.producer,
             "algorithm": self.config.algorithm, "convention": self.convention, "ignored": self.ignored, "ok": self.ok,

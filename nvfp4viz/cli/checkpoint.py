@@ -24,6 +24,7 @@ from ..checkpoints import (
     checkpoint,
     fit,
 )
+from ..files import check_target
 from ..files import printable as _printable
 from .sweep import progress_bar
 
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--activations", nargs="+", metavar="FILE",
         help="recorded activations, or a saved sweep: what clips under the checkpoint's input scales, room left",
     )  # fmt: skip
+    parser.add_argument("-o", "--output", metavar="FILE", help="also write a page that opens offline, .html")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar; findings only")
     parser.epilog = "Exit code: 0 well, 1 a finding is an error, 2 it could not run."
@@ -49,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what is found; 1 where a finding is an error, else 0."""
+    if arguments.output:
+        check_target(arguments.output)  # said before the work, not after it
     activations = _activations(arguments.activations) if arguments.activations else None
     with progress_bar(arguments.quiet or arguments.json) as progress:
         found = checkpoint(arguments.path, progress=progress)
@@ -69,6 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
         lines += [] if arguments.quiet or not weights else weights_text(found, weights, screen)
         lines += [] if arguments.quiet or not traffic else traffic_text(traffic, screen)
         print("\n".join([*lines, *findings(all_findings, screen)]))
+    if arguments.output:
+        from ..pages import report_checkpoint
+
+        written = report_checkpoint(found, arguments.output, weights, traffic)
+        print(written, file=sys.stderr if arguments.json else sys.stdout)
     return 0 if ok else 1
 
 

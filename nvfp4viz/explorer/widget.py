@@ -16,7 +16,8 @@ from torch import Tensor
 from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
 from ..activations import as_activations
-from ..analysis import RULES, Sweep, is_saved
+from ..analysis import RULES, Sweep, is_saved, weights_sweep
+from ..checkpoints import Checkpoint
 from ..engine import usable_engine
 from ..nvfp4 import as_recipe
 from ..stats import Stats
@@ -35,7 +36,7 @@ def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
 
     Args:
         source:  activations as `load` gives them, a mapping of any names to tensors or NumPy arrays, or one of those; a
-                 Sweep; or the path of either.
+                 Sweep; the path of either; or a Checkpoint, whose weights are shown as they are stored.
         recipes: recipes or their short names; where it is None those of the Sweep, or RECIPES.
         engine:  "auto", or one that `engines()` lists.
         shown:   what to show first: tensor, recipe_a, recipe_b, view, scale, span, sort, rule, under, block.
@@ -45,6 +46,8 @@ def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
     """
     if isinstance(source, (str, os.PathLike)) and is_saved(source):
         source = Sweep.load(source)
+    if isinstance(source, Checkpoint):
+        source = weights_sweep(source)
     if not isinstance(source, Sweep):
         source = as_activations(source)
     if not (source.stats if isinstance(source, Sweep) else source):

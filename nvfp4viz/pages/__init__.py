@@ -1,5 +1,6 @@
 """HTML that opens offline: reports, comparisons, notebooks."""
 
+from .checkpoint import report_checkpoint
 from .comparison import compare
 from .notebooks import export
 from .report import load_report, report

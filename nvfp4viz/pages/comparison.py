@@ -12,8 +12,7 @@ from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SUMMARY
 from ..plots import GAINS_CAPTION, gains
 from . import packing
-from .document import document, fill, picture
-from .report import write
+from .document import document, fill, picture, write
 
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
     "tensor": ("tensor", "text"), "recipe": ("recipe", "text"), "gain_db": ("B − A (dB)", "gain"),

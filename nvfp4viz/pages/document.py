@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from functools import cache
 from html import escape
+from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
+from ..files import replacing
 from ..web import asset, page_module
 from .packing import sign, signature
 from .words import explained
@@ -43,6 +46,13 @@ def _templates() -> jinja2.Environment:
     environment.filters["explained"] = lambda text: explained(visible(text))
     environment.filters["json"] = json.dumps
     return environment
+
+
+def write(page: str, path: str | os.PathLike) -> Path:
+    """Write a page, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path).expanduser()
 
 
 def visible(value) -> Markup:

@@ -17,9 +17,8 @@ from markupsafe import Markup
 
 from ..analysis import Sweep, keep, token_texts
 from ..web import asset
-from .document import document, fill
+from .document import document, fill, write
 from .packing import pack, script
-from .report import write
 
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")

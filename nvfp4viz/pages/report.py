@@ -14,12 +14,14 @@ from .. import plots
 from ..analysis import Comparison, Sweep, Verdict, recommend
 from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SIZES, style
+from ..checkpoints import Checkpoint
 from ..environment import study_only
-from ..files import replacing, said
+from ..files import said
 from ..model import coverage_sentence
 from ..nvfp4 import FOUR_LIMIT, Recipe
 from . import packing
-from .document import document, fill, picture
+from .checkpoint import report_checkpoint
+from .document import document, fill, picture, write
 from .words import glossary
 
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
@@ -31,26 +33,21 @@ WORST = 5  # tensors listed as the worst
 ROWS = 24  # tensors that the figure of gains has room for
 
 
-def report(sweep: Sweep, path: str | os.PathLike, *, author: str | None = None) -> Path:
-    """Write the sweep as one self-contained HTML file and return its path.
+def report(sweep: Sweep | Checkpoint, path: str | os.PathLike, *, author: str | None = None) -> Path:
+    """Write the sweep as one self-contained HTML file and return its path; of a checkpoint, its findings and maps.
 
     Args: author: who made it, as the page says beside the date; nobody where it is None.
-    Raises TypeError for anything but a Sweep, ValueError for an empty one, OSError where the file cannot be written; an
+    Raises TypeError for anything else, ValueError for an empty one, OSError where the file cannot be written; an
     older file then stays as it was.
     """
+    if isinstance(sweep, Checkpoint):
+        return report_checkpoint(sweep, path)
     if not isinstance(sweep, Sweep):
         kind = type(sweep).__name__
         raise TypeError(f"report takes a Sweep and a path, not a {kind}: report(nvfp4viz.sweep(activations), path)")
     if not sweep.stats:
         raise ValueError("the sweep has no statistics: analyse at least one tensor before writing a report")
     return write(render(sweep, author), path)
-
-
-def write(page: str, path: str | os.PathLike) -> Path:
-    """Write a page, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return Path(path).expanduser()
 
 
 def load_report(path: str | os.PathLike) -> Sweep:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from nvfp4viz.checkpoints import checkpoint
 from nvfp4viz.cli import main
-from nvfp4viz.cli.checkpoint import Screen, columns, printable, text
+from nvfp4viz.cli.checkpoint import Screen, columns, findings, printable, text
 
 DATA = Path(__file__).parents[1] / "checkpoints" / "data"
 
@@ -64,15 +64,15 @@ def test_quiet_is_findings_alone(spoilt, capsys):
 
 @pytest.mark.parametrize("width", [60, 80, 110])
 def test_lines_stay_within_the_terminal(spoilt, width):
-    lines = list(text(checkpoint(spoilt), Screen(width, color=False)))
-    assert max(map(len, lines)) <= max(width, 90)  # a table is as wide as its columns
+    screen, found = Screen(width, color=False), checkpoint(spoilt)
+    lines = [*text(found, screen), *findings(found.findings, screen)]
+    assert max(map(len, lines[1:])) <= max(width, 90)  # a table is as wide as its columns, the title as its path
     prose = [line for line in lines if "then:" in line or "fix:" in line]
     assert prose and max(map(len, prose)) <= width
 
 
 def test_colours_are_on_severities_alone():
-    found = list(text(checkpoint(DATA / "llama-modelopt"), Screen(80, color=True)))
-    assert "\033[32mNothing to mend.\033[0m" in found
+    assert list(findings([], Screen(80, color=True))) == ["\033[32mNothing to mend.\033[0m"]
 
 
 def test_what_cannot_be_read_is_2(capsys):
