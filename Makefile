@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DATA := data/smollm2-135m-activations.safetensors
 REPORT := build/report.html
 WHEELS := .cache/wheels
-CONSUMERS := sglang==0.5.23 sglang==0.5.13 transformer-engine==2.20.2  # tests read single files of these wheels
+CONSUMERS := sglang==0.5.23 sglang==0.5.13 transformer-engine==2.20.2 vllm==0.33.0  # tests read single files of these wheels
 TORCH := torch==2.13.0  # for make constraints: PyTorch moves on purpose, the rest follows
 CELL_SECONDS := $(if $(wildcard .cache/smollm2/*.gguf),1800,120)  # notebook 06 takes minutes where its model is
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=$(strip $(CELL_SECONDS)) --nbval-sanitize-with=tests/nbval_sanitize.cfg
@@ -44,7 +44,7 @@ fuzz: $(VENV)/.installed-test ## spoil files of every kind for ten minutes, see 
 soak: $(VENV)/.installed-test ## a thousand updates and analyses in flat memory; threads and processes at once
 	@$(BIN)/pytest -m slow tests/robustness $(ARGS)
 
-wheels: $(VENV)/.installed-test ## fetch wheels of SGLang and Transformer Engine that some tests read a file of
+wheels: $(VENV)/.installed-test ## fetch wheels of SGLang, vLLM and Transformer Engine that some tests read a file of
 	@for wheel in $(CONSUMERS); do \
 		echo "==> fetching $$wheel into $(WHEELS)"; \
 		$(PIP) download -q --no-deps --only-binary=:all: -d $(WHEELS) $$wheel || exit 1; \

@@ -1,12 +1,18 @@
 """Record from a running SGLang server, through its forward hooks.
 
-    python -m sglang.launch_server --model-path ... --disable-cuda-graph --forward-hooks '[{
-        "name": "nvfp4viz", "target_modules": ["*.mlp.down_proj"],
+    python -m sglang.launch_server --model-path ... --cuda-graph-backend-decode=disabled \\
+        --cuda-graph-backend-prefill=disabled --forward-hooks '[{
+        "name": "nvfp4viz", "target_modules": ["*.mlp.down_proj", "*.mlp.experts"],
         "hook_factory": "nvfp4viz.integrations.sglang:record",
         "config": {"recipes": ["standard", "4/6-mae-448"], "output": "/tmp/sweep.json"}}]'
 
-CUDA graphs must be off: their replay runs no hook. Each rank writes a file of its own (`sweep.rank1.json`), and layers
-whose input is split over ranks are named by their shard, so `Sweep.load(a) + Sweep.load(b)` is the whole model.
+CUDA graphs must be off (`--disable-cuda-graph` in older releases): their replay runs no hook. The file is there from
+the first pass on. Each rank writes its own (`sweep.rank1.json`), and so does a draft model, which registers after the
+target (`sweep.2.json`). Inputs that all ranks hold are in the first rank's file, those split over ranks are named by
+their shard: the sum of the ranks' files, `Sweep.load(a) + Sweep.load(b)`, is the whole model, each token once.
+
+Of fused experts: `....experts` is what they are called with, fc1's input before routing; `....experts.7.down_proj` is
+fc2's by expert, computed again from the routing and bf16 weights. With packed weights it is out of reach, as is said.
 """
 
 from __future__ import annotations
@@ -14,16 +20,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import inspect
-import warnings
 import weakref
 from collections import Counter
-from pathlib import Path
 
-import torch
 from torch import nn
 
-from ..model import Recorder, rank
 from ..nvfp4 import RECIPES
+from .serving import Serving
 
 DEFAULTS = {
     "recipes": list(RECIPES),  # short names
@@ -36,6 +39,9 @@ DEFAULTS = {
 def record(config: dict):
     """A forward hook that adds the inputs of all modules it is registered on to one sweep, written to a file.
 
+    Where SGLang's `register_forward_hooks` calls this, its model and patterns are known: the inputs are then taken by
+    pre-hooks of our own, which see keyword arguments, and inputs that a kernel overwrites later.
+
     Args:    config: any of `recipes`, `output`, `engine`, `every`, see DEFAULTS.
     Returns: hook(module, inputs, output), which changes nothing and never raises; its `.recorder` has what it recorded.
     Raises ValueError for an unknown key, FileNotFoundError where the output's folder is missing.
@@ -44,37 +50,22 @@ def record(config: dict):
     if unknown:
         raise ValueError(f"config has no key {sorted(unknown)}: known are {', '.join(DEFAULTS)}")
     settings = DEFAULTS | config
-    output, every = Path(settings["output"]), int(settings["every"])
-    if output.suffix != ".json" or every < 1:
-        raise ValueError(f"output={str(output)!r}, every={every}: output is a .json, every is at least 1")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(
-            f"folder {str(output.parent)!r} does not exist: create it, or choose another output path"
-        )
-    recorder = Recorder(recipes=settings["recipes"], engine=settings["engine"])
+    serving = Serving(settings["recipes"], settings["output"], settings["engine"], int(settings["every"]))
     frame = inspect.currentframe()
-    names = Names(frame.f_back.f_locals.get("model") if frame and frame.f_back else None)
-
-    def save() -> None:
-        many = torch.distributed.is_available() and torch.distributed.is_initialized()
-        many = many and torch.distributed.get_world_size() > 1
-        path = output.with_suffix(f".rank{rank()}.json") if many and rank() else output
-        try:
-            recorder.sweep().save(path)
-        except Exception as error:  # nothing recorded yet, or a full disk: the server goes on
-            with contextlib.suppress(Warning):
-                warnings.warn(f"nvfp4viz could not write {str(path)!r}: {error}", stacklevel=2)
+    caller = frame.f_back.f_locals if frame and frame.f_back else {}
+    model, patterns = caller.get("model"), caller.get("target_patterns")
+    names = Names(model)
+    if isinstance(model, nn.Module) and patterns:
+        serving.attach(model, patterns)
 
     def hook(module, inputs, output):
         with contextlib.suppress(Exception):
-            name = names[module]
-            done = recorder.calls[name]
-            if name == names.first and done and done % every == 0:  # between two passes
-                save()
-            recorder.observe(name, module, inputs)
+            if module not in serving.names:  # its pre-hook has seen it otherwise
+                serving.see(names[module], module, inputs)
+            serving.after(module)
 
-    hook.recorder = recorder
-    atexit.register(save)
+    hook.recorder = serving.recorder
+    atexit.register(serving.save)
     return hook
 
 
@@ -89,12 +80,10 @@ class Names:
         modules = model.named_modules() if isinstance(model, nn.Module) else ()
         self._names = weakref.WeakKeyDictionary({module: name for name, module in modules if name})
         self._used = Counter(self._names.values())
-        self.first: str | None = None  # the module that was called first: it tells forward passes apart
 
     def __getitem__(self, module: nn.Module) -> str:
         if module not in self._names:
             self._names[module] = self._invent(module)
-        self.first = self.first or self._names[module]
         return self._names[module]
 
     def _invent(self, module: nn.Module) -> str:

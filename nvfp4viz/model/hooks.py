@@ -41,6 +41,7 @@ class Observer:
         self.calls = Counter()  # name -> calls
         self.about: dict = {}  # model's class and modules, for provenance
         self.left_out: dict[str, Counter] = {}  # why -> name -> rows that do not count
+        self.elsewhere: dict[str, str] = {}  # name -> who else takes it
         self.ended: str | None = None  # what ended the recording before its time
         self.coverage: Coverage | None = None
         self.mask = Mask(tokens)
@@ -166,6 +167,17 @@ class Observer:
         except Exception as error:
             self._let_go(name, str(error) or type(error).__name__)
 
+    def observe_rows(self, label: str, x: Tensor) -> None:
+        """Take rows [M, K] that were worked out elsewhere; never raises but for an interrupt."""
+        if label in self.problems:
+            return
+        try:
+            with self._lock, torch.no_grad():
+                self.calls[label] += 1
+                self._take(Rows(as_tokens(x)), label, label, x, (), as_tokens)
+        except Exception as error:
+            self._let_go(label, str(error) or type(error).__name__)
+
     # the mode
 
     def _visit(self, product: Product) -> None:
@@ -266,7 +278,7 @@ class Observer:
         for why, names in self.left_out.items():
             for name, n in names.items():
                 found[name] = (found[name] + "; " if name in found else "") + why.format(n=n)
-        return found | self.problems
+        return self.elsewhere | found | self.problems
 
     def result(self) -> dict:
         """For provenance: what was seen of the model, what was left out, and whether it broke off."""

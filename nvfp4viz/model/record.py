@@ -115,6 +115,11 @@ class Recorder(Observer):
         stacks = [w for w in self._choice.observed if w.kind == "stack"] if self._choice else []
         return {w.name: [stats[n][name].tokens if n in stats else 0 for n in w.labels()] for w in stacks}
 
+    @property
+    def recorded(self) -> int:
+        """How many inputs there is something of."""
+        return len(self._totals)
+
     def layers(self) -> Sweep:
         """What was recorded, all experts of a layer added up: `model.layers.3.mlp.experts.down_proj`.
 
