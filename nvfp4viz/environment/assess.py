@@ -35,6 +35,7 @@ class Way:
 
     given: str  # such as "FLASHINFER_NVFP4_4OVER6=1"; empty where all is settled
     variables: dict[str, str]
+    named: bool = True  # the text itself names the values, they are not only possible
 
 
 def ways(settings: Settings) -> list[Way]:
@@ -45,7 +46,9 @@ def ways(settings: Settings) -> list[Way]:
     for combination in itertools.islice(itertools.product(*choices), WAYS):
         given = ", ".join(f"{short(n)}={c}" if c is not None else f"{short(n)} not set" for n, c in combination)
         variables = settings.variables | {n: c for n, c in combination if c is not None}
-        found.append(Way(given, variables))
+        first = all(v == c[0] for v, c in zip(combination, choices, strict=True))
+        named = all(c not in ("1", "0", None) for _, c in combination if (_, c) not in [c[0] for c in choices])
+        found.append(Way(given, variables, first or named))
     return found
 
 
@@ -77,11 +80,11 @@ def check_settings(settings: Settings) -> list[Finding]:
     """Findings about what a text sets, with those that hold for some of its possible values only."""
     possible = ways(settings)
     merged: dict[tuple, tuple[Finding, list[str]]] = {}
-    for i, way in enumerate(possible):
+    for way in possible:
         for finding in check(way.variables, settings.program, settings.arguments):
             key = (finding.variable, finding.message[:24])
             if key not in merged:
-                severity = "warning" if finding.severity == "error" and i and way.given else finding.severity
+                severity = "warning" if finding.severity == "error" and not way.named else finding.severity
                 merged[key] = (replace(finding, severity=severity), [])
             merged[key][1].append(way.given)
     found = []

@@ -42,6 +42,7 @@ class Place:
     end: int  # of the name and its value
     kind: str  # "set", "unset", "inherit" (taken over from the caller), "mention"
     value: Value
+    handed_on: bool = False  # the name itself is the value of a variable: `NAME=X`
 
 
 class Lines:
@@ -84,6 +85,7 @@ _VALUE_KEY = re.compile(r"\b(value(?:From)?|Value|VALUE)\\?[\"']?\s*[:=][ \t]*")
 _OPERATOR = re.compile(
     r"(?P<q>\\{0,3}[\"'`])?(?P<close>\s*[\])])?[ \t]*(?P<op>\+=|\?=|::?=|=>|===?|!=|=~|=|:(?![/\\=])|,)[ \t]*"
 )
+_TUPLE = re.compile(r"[\"'],[ \t]*[\"'][^\"'\n]{0,40}[\"'][ \t]*[)\]]")  # ("NAME", "1")
 _SETTERS = re.compile(r"set|put|add|environ|env|export|update|push|with|assign|define", re.I)
 _GETTERS = re.compile(r"get|lookup|exists|has|contains|pop|del|is_?set|read|require|query|assert", re.I)
 _REMOVERS = re.compile(r"pop|del|remove|unset|clear", re.I)
@@ -113,6 +115,7 @@ def possible(text: str) -> tuple[str | None, ...]:
 
 def value_of(raw: str, line: int, written: str | None = None, why: str = "") -> Value:
     """A literal, or where a `$`, a template or a placeholder stands in it, an open value."""
+    raw = re.sub(r"(?:\\n)+$", "", raw)  # a line's end in JSON
     written = (raw if written is None else written).replace(FOLD, " ")[:80]
     if not why and not OPEN.search(raw):
         return Value(raw, line, written)
@@ -132,7 +135,8 @@ def _place(text: str, m: re.Match, before: str, lines: Lines, language: str) -> 
     name, line = m[0], lines.at(m.start())
 
     def made(kind: str, value: Value | None = None, end: int = m.end()) -> Place:
-        return Place(name, m.start(), end, kind, value or Value(None, line, name))
+        handed_on = kind == "mention" and re.search(r"\w=[\"'(]?$", before) is not None
+        return Place(name, m.start(), end, kind, value or Value(None, line, name), handed_on)
 
     inherited = Value(None, line, name, "taken over from whoever starts it", (None, "1"))
     after = _OPERATOR.match(text, m.end())
@@ -147,6 +151,15 @@ def _place(text: str, m: re.Match, before: str, lines: Lines, language: str) -> 
     if after is None:
         return made("inherit", inherited) if _PASS.search(before) else made("mention")
     op, call = after["op"], _CALL.search(before)
+    if (
+        op == ","
+        and not call
+        and after["q"]
+        and _TUPLE.match(text, m.end())
+        and before.rstrip(" \"'")[-1:] in ("(", "[")
+    ):
+        value, end = _value(text, after.end(), "", lines, "python")
+        return made("set", value, end)
     if op == "," and not call:
         return made("inherit", inherited) if _PASS.search(before) else made("mention")
     if op in ("==", "===", "!=", "=~"):
@@ -224,7 +237,9 @@ def _value(
     if language == "bat":
         stop = re.compile(r"[^&|\n\r\"]*").match(text, at).end()
         return value_of(text[at:stop], line), stop
-    if language == "python" and not enclosing:
+    before = text[max(0, at - 200) : at].split("\n")[-1]
+    within = before.count("'") % 2 or before.count('"') % 2  # a string of the program: a command line
+    if language == "python" and not enclosing and not within:
         stop = re.compile(r"[^\n#;,]*").match(text, at).end()
         return _expression(text[at:stop].strip(" \t"), line), stop
     bare = _BARE.match(text, at)

@@ -67,6 +67,11 @@ def read_dockerfile(text: str, lines: Lines, reader, depth: int) -> list[Setting
             _env(word, rest, Lines(rest, line), values, remarks)
         elif word == "RUN":
             found += _run(rest, line, values, remarks, reader, depth, name)
+        elif word in ("COPY", "ADD") and "<<" in rest and NAME.search(rest):
+            head, _, body = rest.partition("\n")
+            target = head.split()[-1]
+            for one in reader(body, target, Lines(body, line + 1), {}, depth + 1):
+                found.append(one.named(f"line {line}: written into {target}"))
         elif word in ("CMD", "ENTRYPOINT", "HEALTHCHECK"):
             started.append((rest, line))
     return found
@@ -96,6 +101,9 @@ def _run(rest: str, line: int, values, remarks: list[Remark], reader, depth: int
     if not NAME.search(rest):
         return []
     body, found = _shell_form(rest), []
+    heredoc = re.match(r"[ \t]*<<-?['\"]?(\w+)['\"]?[ \t]*\n(.*?)\n?[ \t]*\1[ \t]*$", body, re.S)
+    if heredoc:  # the script itself
+        body, line = heredoc[2], line + 1
     for one in reader(body, "shell", Lines(body, line), values, depth + 1):
         changed = {n for n in one.variables if n not in values or values[n].text != one.variables[n]}
         written = "written into" in one.name

@@ -61,13 +61,19 @@ def _names(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
     for name in sorted(set(env) - set(VARIABLES) - ELSEWHERE)[:UNKNOWN]:
         meant = near_miss(name)
         if meant:
-            value = intent.intended(meant, env[name]) if intent.word(env[name]) in intent.ON | intent.OFF else env[name]
-            changes = {name: None, meant: value}
-            yield Finding(
-                "error", name, env[name], {}, "no consumer reads this name", f"{meant}={value}", changes=changes
-            )
+            value = _carried_over(meant, env[name])
+            changes = {name: None} if meant in env else {name: None, meant: value}
+            fix = f"remove {name}" if meant in env else f"{meant}={value}"
+            yield Finding("error", name, env[name], {}, "no consumer reads this name", fix, changes=changes)
         elif "4OVER6" in name.upper() and "NVFP4" in name.upper():
             yield Finding("note", name, env[name], {}, "none of the consumers known here reads this name")
+
+
+def _carried_over(meant: str, text: str) -> str:
+    """The value of a name that nobody reads, for the name that was meant."""
+    if VARIABLES[meant].part == "ceiling" and intent.word(text) in ("256", "448"):
+        text = str(int(intent.word(text) == "256"))
+    return intent.intended(meant, text) if intent.word(text) in intent.ON | intent.OFF else text
 
 
 def _values(env: Mapping[str, str], context: Context) -> Iterator[Finding]:

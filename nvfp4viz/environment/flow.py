@@ -23,6 +23,9 @@ class Flow:
     def _simple(self, command: Command) -> None:
         raise NotImplementedError
 
+    def _loop(self, command: Command) -> None:
+        raise NotImplementedError
+
     def _line(self, command: Command) -> int:
         raise NotImplementedError
 
@@ -51,6 +54,8 @@ class Flow:
                 return (self._if if item.key == "if" else self._case)(at + 1, end)
             if item.key == "function" or (len(item.words) == 1 and item.after == "(" and self._empty(at + 1)):
                 return self._function(at, end)
+            if item.key in ("for", "select"):
+                self._loop(item)
             if item.key:
                 return at + 1
             if item.after == "(" and not item.words:
@@ -93,7 +98,7 @@ class Flow:
             at = self._block(at + 1, end, ("elif", "else", "fi"))
             branches.append(self.states)
         self._join(branches + ([] if other else [before]))
-        return at + 1
+        return min(at + 1, end)
 
     def _case(self, at: int, end: int) -> int:
         before, branches, catch_all = [s.copy() for s in self.states], [], False
@@ -116,7 +121,7 @@ class Flow:
                     break
             branches.append(self.states)
         self._join(branches + ([] if catch_all else [before]))
-        return at + 1
+        return min(at + 1, end)
 
     def _function(self, at: int, end: int) -> int:
         """Remember a function's body; it runs where it is called."""
@@ -131,7 +136,7 @@ class Flow:
                 break
             stop += 1
         self.functions[name] = (start, stop)
-        return stop + 1
+        return min(stop + 1, end)
 
     def _call(self, name: str, start: int, end: int) -> None:
         self.calls += 1

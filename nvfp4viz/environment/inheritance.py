@@ -28,7 +28,7 @@ def cut(words: list[str]) -> str:
             return f"{head} {sub} sends no variables: set them in the pod, or with env in front of the command"
         if head == "ray" and sub == "job":
             return "ray job submit sends no variables: put them into env_vars of the runtime environment"
-        if head == "sudo" and not _keeps(rest, ("-E", "--preserve-env")):
+        if head == "sudo" and not _keeps(rest, ("-E", "--preserve-env"), ("-u", "-g", "-h", "-p", "-C", "--user")):
             return "sudo drops variables: use sudo -E, or sudo env NAME=value"
         if head == "su" and any(w in ("-", "-l", "--login") for w in rest[:3]):
             return "su with a login starts from a clean environment"
@@ -43,9 +43,10 @@ def cut(words: list[str]) -> str:
     return ""
 
 
-def _keeps(words: list[str], flags: tuple[str, ...]) -> bool:
-    for word in words:
-        if not word.startswith("-"):
+def _keeps(words: list[str], flags: tuple[str, ...], taking: tuple[str, ...] = ()) -> bool:
+    """Whether one of the options in front of a command is among `flags`; those of `taking` have a word of their own."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word.startswith("-") and before not in taking:
             return False
         short = re.fullmatch(r"-[A-Za-z]+", word)
         if word in flags or (short and any(f[1] in word for f in flags if len(f) == 2 and f != "-")):
@@ -71,7 +72,7 @@ def started(command: Command) -> str:
     """A command in short, without what it sets."""
     words = []
     for word in command.words:
-        if NAME.search(word.raw):
+        if NAME.search(word.raw) and re.search("[A-Z]{4}", word.raw):
             words = words[:-1] if words[-1:] in (["-e"], ["--env"], ["-x"]) else words
             continue
         words.append(word.raw)

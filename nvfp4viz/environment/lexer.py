@@ -142,7 +142,7 @@ def _keywords(command: Command) -> list[Command]:
         if key.raw == "function":
             parts[-1].words, words = words[:1], words[1:]
         elif key.raw in ("for", "select"):
-            words = []
+            parts[-1].words, words = words, []
         elif key.raw == "case":
             after_in = next((i for i, w in enumerate(words) if w.raw == "in"), len(words))
             words = words[after_in + 1 :]

@@ -17,7 +17,8 @@ from .rules import VARIABLES
 from .settings import Remark, Settings, settings
 from .shell import Shell
 from .structure import read_generic, read_makefile, read_markdown, read_systemd, uncommented
-from .yaml_scopes import NotYamlError, read_yaml
+from .yaml_nodes import NotYamlError
+from .yaml_scopes import read_yaml
 
 LIMIT = 16 << 20  # bytes
 PLACES = 2000  # occurrences that are looked at one by one
@@ -217,7 +218,10 @@ def _complete(found: list[Settings], text: str, lines: Lines, kind: str) -> list
                 break
             everything.append(place)
     active = {p.start for p in uncommented(everything, text, "#|//|--|;|::")}
+    everything_unset = [p for p in everything if p.kind == "unset"]
     last = {n: max(line for m, line in claimed if m == n and line) for n in {n for n, line in claimed if line}}
+    for place in everything_unset:
+        last[place.name] = max(last.get(place.name, 0), place.value.line)
     told: dict[tuple[str, str, str], list[Place]] = {}
     for place in everything:
         severity, why = _unclaimed(place, place.start in active, kind, last)
@@ -226,7 +230,12 @@ def _complete(found: list[Settings], text: str, lines: Lines, kind: str) -> list
     if not whole:
         why = f"more than {PLACES:,} places: those after line {everything[-1].value.line} are not read"
         remarks.append(Remark("warning", "", "", why))
-    left = {p.name: p.value for p in everything if _unclaimed(p, p.start in active, kind, last)[0] == "warning"}
+    open_ = ("set", "inherit")
+    left = {
+        p.name: p.value
+        for p in everything
+        if p.kind in open_ and _unclaimed(p, p.start in active, kind, last)[0] == "warning"
+    }
     if left:
         return [*found, settings("elsewhere in it", left, remarks, program_of(text[:HEAD]), arguments_of(text[:HEAD]))]
     if remarks and found:
@@ -240,11 +249,13 @@ def _unclaimed(place: Place, active: bool, kind: str, last: dict[str, int]) -> t
         return "note", "in a comment: not set"
     if place.kind == "unset":
         return "note", "taken out here"
+    if place.kind == "mention" and kind == "shell" and place.handed_on:
+        return "warning", "its name is put into a variable: what is set through that is not known here"
     if place.kind == "mention" or kind == "markdown":
         return "note", "only named here, not set"
     later = last.get(place.name, 0)
     if kind in ("shell", "dotenv", "dockerfile", "systemd", "makefile") and later > place.value.line:
-        return "note", f"set again on line {later}"
+        return "note", f"set again or taken out on line {later}"
     return "warning", "set here, but it is not understood which program gets it"
 
 

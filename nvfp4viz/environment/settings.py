@@ -43,12 +43,11 @@ class Building:
     exported: set[str] = field(default_factory=set)
     all_exported: bool = False
     carried: dict[str, dict[str, Value]] = field(default_factory=dict)  # variable of the script -> what its words set
-    literals: dict[str, str] = field(default_factory=dict)  # variables of the script with a plain value
     path: str = ""  # the branches that lead here
 
     def copy(self) -> Building:
         return Building(dict(self.values), list(self.remarks), set(self.exported), self.all_exported,
-                        dict(self.carried), dict(self.literals), self.path)  # fmt: skip
+                        dict(self.carried), self.path)  # fmt: skip
 
     def key(self) -> tuple:
         values = frozenset((n, v.text, v.written, v.line, n in self.exported) for n, v in self.values.items())

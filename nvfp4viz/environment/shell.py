@@ -1,68 +1,31 @@
-"""What a shell text gives each program that it starts: prefixes, exports, branches, and what cuts inheritance."""
+"""What a shell text assigns and exports, from top to bottom, in every way through it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from .assignments import NAME, Lines, Value, places, possible
-from .commandline import arguments_of, program_of
-from .flow import Flow
-from .inheritance import cut, requote, runs, started
+from .inheritance import requote
+from .launches import DEPTH, Launches, Reader
 from .lexer import NAMED, Command, Word, commands, unquote
-from .settings import Building, Remark, Settings, settings
+from .settings import Building, Remark, Settings
 
-DEPTH = 6  # of texts in texts
 _ASSIGNMENT = re.compile(rf"({NAMED})(\+?)=")
-_HARMLESS = re.compile(r"activate$|conda\.sh$|nvm\.sh$|setvars\.sh$|/dev/|completion|cargo/env$|lib/functions")
+_HARMLESS = re.compile(
+    r"conda shell|ssh-agent|direnv hook|brew shellenv|pyenv init|activate$|conda\.sh$|nvm\.sh$|setvars\.sh$|/dev/"
+    r"|completion|cargo/env$|lib/functions"
+)
 _KEYWORDS = {"exec", "command", "time", "builtin"}
-_SHELLS = {"bash", "sh", "zsh", "dash", "ksh", "fish"}
-_PRINTERS = {"echo", "printf", "cat", "tee"}
-_RUNS_TEXT = _SHELLS | {
-    "ssh",
-    "su",
-    "sudo",
-    "docker",
-    "podman",
-    "nerdctl",
-    "kubectl",
-    "oc",
-    "srun",
-    "tmux",
-    "screen",
-    "eval",
-    "pdsh",
-    "clush",
-    "parallel-ssh",
-    "apptainer",
-    "singularity",
-    "enroot",
-    "salloc",
-    "sbatch",
-    "xargs",
-    "env",
-    "timeout",
-    "nohup",
-    "systemd-run",
-    "mpirun",
-    "flux",
-    "gcloud",
-    "run",
-    "watch",
-    "wsl",
-}
-
-Reader = Callable[..., list[Settings]]  # (text, name, lines, given, depth) -> what a text inside this one sets
 
 
-class Shell(Flow):
+class Shell(Launches):
     """One text, read from top to bottom; `found` has what each program gets."""
 
     def __init__(self, text: str, lines: Lines, given: dict[str, Value], reader: Reader, depth: int):
         super().__init__(commands(text), Building(dict(given), exported=set(given)))
         self.text, self.lines, self.reader, self.depth = text, lines, reader, depth
         self.found: list[Settings] = []
+        self.literals: dict[str, tuple[str, ...]] = {}  # variables of the script with the plain values that they had
         self.used: set[tuple[str, int]] = set()  # assignments that some program was seen to get
 
     def run(self) -> list[Settings]:
@@ -100,6 +63,12 @@ class Shell(Flow):
             return
         self._launch(command, words[own:], {n: v for n, v in prefix if NAME.match(n)})
 
+    def _loop(self, command: Command) -> None:
+        """`for v in 0 1`: the variable has these values in turn."""
+        words = [w.text for w in command.words]
+        if words[1:2] == ["in"]:
+            self.literals[words[0]] = tuple(w for w in words[2:6] if "$" not in w)
+
     def _value(self, word: Word) -> tuple[str, Value]:
         m = _ASSIGNMENT.match(word.raw)
         raw, line = word.raw[m.end() :], self.lines.at(word.start)
@@ -107,7 +76,7 @@ class Shell(Flow):
         if m[2] or not literal:
             why = "added to what is there" if m[2] else "only known when the shell runs"
             names = re.findall(r"\$\{?(\w+)", raw)
-            known = tuple(self.states[0].literals[n] for n in names[:1] if n in self.states[0].literals)
+            known = self.literals.get(names[0], ()) if names else ()
             value = Value(None, line, raw[:80], why, tuple(dict.fromkeys((*known, *possible(raw)))))
         else:
             value = Value(text, line, raw[:80])
@@ -122,10 +91,10 @@ class Shell(Flow):
                           (p.value.text, *p.value.maybe, None) if p.value.settled else p.value.maybe)
             for p in inner if p.kind == "set"
         }  # fmt: skip
+        if literal is not None and len(literal) < 40:
+            self.literals[name] = (*self.literals.get(name, ()), literal)[-4:]
         for state in self.states:
             state.carried[name] = state.carried.get(name, {}) | held if word.raw[at - 2 : at - 1] == "+" else held
-            if literal is not None and len(literal) < 40:
-                state.literals[name] = literal
 
     def _assign(self, name: str, value: Value, export: bool) -> None:
         if not NAME.match(name):
@@ -151,6 +120,8 @@ class Shell(Flow):
                     state.all_exported = rest[0].raw[0] == "-"
         elif head in ("source", ".") and rest:
             self._sourced(words)
+        elif head == "eval" and rest and self.depth < DEPTH:
+            self._evaluated(words)
         elif head == "setenv" and len(rest) >= 2:
             self._assign(rest[0].text, self._plain(rest[1]), True)
         elif head == "set" and rest and re.match(r"-\w*[gx]|--export", rest[0].raw) and len(rest) >= 2:  # fish
@@ -186,6 +157,20 @@ class Shell(Flow):
                 )
                 state.values.setdefault(bare, inherited)
 
+    def _evaluated(self, words: list[Word]) -> None:
+        """What eval runs is run here where it is plain; else it is as unknown as a file that is sourced."""
+        body = " ".join(w.text for w in words[1:])
+        if not all(unquote(w.raw)[1] for w in words[1:]):
+            self._sourced([words[0], Word(body, words[0].start)])
+            return
+        for state in self.states:
+            inner = Shell(body, Lines(body, self.lines.at(words[0].start)), {}, self.reader, self.depth + 1)
+            inner.states = [state.copy()]
+            inner._block(0, len(inner.items))
+            self.found += inner.found
+            self.used |= inner.used
+            state.values, state.exported = inner.states[0].values, inner.states[0].exported
+
     def _sourced(self, words: list[Word]) -> None:
         what = words[1].text
         if _HARMLESS.search(what):
@@ -199,132 +184,3 @@ class Shell(Flow):
         )
         for state in self.states:
             state.remarks.append(remark)
-
-    # --- a program that is started
-
-    def _launch(self, command: Command, words: list[Word], prefix: dict[str, Value]) -> None:
-        head = words[0].text.rsplit("/", 1)[-1]
-        if head in _PRINTERS:
-            self._printed(command, words)
-            return
-        raw = self.text[words[0].start : command.end] + " ".join(body for _, body in command.heredocs)
-        texts = [w.text for w in words]
-        why, program = cut(texts), program_of(raw) or program_of(" ".join(texts))
-        inner = self._inner(command, words)
-        own = self._arguments(words, [w for w, _ in inner])
-        for state in self.states:
-            given = state.given() | prefix
-            values, remarks = self._passed(given, own, why, words, texts)
-            carried = {n: v for name in re.findall(r"\$\{?(\w+)", raw) for n, v in state.carried.get(name, {}).items()}
-            self.used |= {(n, v.line) for n, v in carried.items()}
-            values |= carried
-            if inner:
-                for _, (body, lines, kind) in inner:
-                    for one in self.reader(body, kind, lines, values, self.depth + 1):
-                        self._emit(command, state, one, remarks)
-                continue
-            if not (program or own or prefix or carried or (why and given)):
-                continue  # no program known here: what is left is told at the end
-            self._emit(command, state, settings("", values, (), program, arguments_of(raw)), remarks)
-
-    def _arguments(self, words: list[Word], skip: list[Word]) -> dict[str, Value]:
-        """What the arguments themselves set: -e NAME=1, env NAME=1, --export=ALL,NAME=1, a JSON in quotes."""
-        own: dict[str, Value] = {}
-        for word in words[1:]:
-            if word in skip or not NAME.search(word.raw):
-                continue
-            end = word.start + len(word.raw)
-            for place in places(self.text, self.lines, "shell" if "{" not in word.raw else "", word.start, end):
-                if place.kind in ("set", "inherit"):
-                    own[place.name] = place.value
-                elif place.kind == "unset":
-                    own[place.name] = Value(None, place.value.line, place.name, "")
-        return own
-
-    def _passed(self, given: dict[str, Value], own: dict[str, Value], why: str, words: list[Word], texts: list[str]):
-        values, remarks = {} if why else dict(given), []
-        for name, value in own.items():
-            taken = value.open.startswith("taken over")
-            values[name] = given[name] if taken and name in given else value
-        lost = sorted(set(given) - set(own)) if why else []
-        for name in lost:
-            told = f"{why}; what it starts does not get it"
-            remarks.append(Remark("warning", name, given[name].written, told, given[name].line))
-        for flag, word in zip(texts, [*texts[1:], ""], strict=True):
-            if flag.startswith("--env-file"):
-                path = flag.partition("=")[2] or word
-                remarks.append(
-                    Remark(
-                        "warning",
-                        "--env-file",
-                        path,
-                        "not followed: check that file too, as docker run reads it",
-                        self.lines.at(words[0].start),
-                    )
-                )
-        return values, remarks
-
-    def _inner(self, command: Command, words: list[Word]) -> list[tuple[Word | None, tuple[str, Lines, str]]]:
-        """Texts that this command has run: bash -c '...', ssh host '...', python - <<EOF."""
-        found: list = []
-        if self.depth >= DEPTH:
-            return found
-        heads = {w.text.rsplit("/", 1)[-1] for w in words[:14]}
-        python = next((w for w in words[:14] if re.fullmatch(r"(?:.*/)?python[\d.]*", w.text)), None)
-        for i, word in enumerate(words[1:], 1):
-            flag = words[i - 1].raw
-            body = word.raw[1:-1] if re.fullmatch(r"(?s)'.*'|\".*\"", word.raw) else ""
-            if not body or body.lstrip(" \n\t").startswith("{"):
-                continue
-            lines = Lines(body, self.lines.at(word.start))
-            if python and re.fullmatch(r"-\w*c", flag) and not heads & _SHELLS:
-                found.append((word, (body, lines, "python")))
-            elif heads & _RUNS_TEXT and (re.fullmatch(r"-\w*c", flag) or (re.search(r"\s", body) and runs(body))):
-                unescaped = re.sub(r'\\(["$`\\])', r"\1", body) if word.raw[0] == '"' else body
-                found.append((word, (unescaped, Lines(unescaped, lines.first), "shell")))
-        for start, body in command.heredocs:
-            kind = "python" if python else "shell" if heads & _RUNS_TEXT - {"kubectl", "oc"} else ""
-            found.append((None, (body, Lines(body, self.lines.at(start)), kind or next(iter(command.targets), ""))))
-        return [(w, t) for w, t in found if NAME.search(t[0]) or program_of(t[0])]
-
-    def _printed(self, command: Command, words: list[Word]) -> None:
-        """Text that goes into a file sets what that file sets; text on a screen sets nothing."""
-        targets = [*command.targets, *[w.text for w in words[1:2] if words[0].raw == "tee"]]
-        if command.after == "|":
-            following = next((c for c in self.items if c.start >= command.end), None)
-            follows = [w.text for w in following.words] if following else []
-            targets += [w for w in follows[1:] if "tee" in follows[:3] and w not in ("tee", "-a")][-1:]
-        bodies = [(self.lines.at(s), b) for s, b in command.heredocs]
-        bodies += [(self.lines.at(w.start), w.text) for w in words[1:] if NAME.search(w.raw)]
-        for line, body in bodies if targets and self.depth < DEPTH else ():
-            for one in self.reader(body, targets[0], Lines(body, line), {}, self.depth + 1):
-                name = f"line {line}: written into {targets[0]}"
-                self._emit(command, None, one, [], name)
-
-    def _emit(
-        self, command: Command, state: Building | None, one: Settings, remarks: Iterable[Remark], name: str = ""
-    ) -> None:
-        where = name or one.name or f"line {self._line(command)}: {started(command)}"
-        path = f" ({state.path})" if state and state.path and len(self.states) > 1 else ""
-        more = (*(state.remarks if state else ()), *remarks, *one.remarks)
-        self.used |= {(n, line) for n, line in one.lines.items()}
-        if state:
-            self.used |= {(n, v.line) for n, v in state.given().items()}
-        self.found.append(replace(one, name=where + path, remarks=tuple(dict.fromkeys(more))))
-
-    def _rest(self) -> None:
-        """What the text exports or assigns and no program that it starts was seen to get."""
-        for state in self.states:
-            left = {n: v for n, v in state.values.items() if (n, v.line) not in self.used}
-            for held in state.carried.values():
-                left |= {n: v for n, v in held.items() if (n, v.line) not in self.used and n not in state.values}
-                self.used |= {(n, v.line) for n, v in held.items()}
-            if not left and not (state.remarks and not self.found):
-                continue
-            remarks = [
-                Remark("warning", n, v.written, "assigned, but not exported: what it starts does not see it", v.line)
-                for n, v in left.items() if n in state.values and n not in state.exported
-            ]  # fmt: skip
-            values = {n: v for n, v in state.values.items() if n in state.exported or n in left} | left
-            path = state.path if len(self.states) > 1 else ""
-            self.found.append(settings(path, values, [*state.remarks, *remarks]))

@@ -134,7 +134,7 @@ def _sglang(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
         changes = {W4A16: "0"} if off else {}
         message = f"SGLang here: {fc1.why}, so no switch of 4over6 does anything for the experts"
         yield Finding("warning", FI, env[FI], {"SGLang": "not used"}, message, said(changes), changes=changes)
-    if fc1.mismatch and "muse" in fc1.why:
+    if fc1.mismatch and "whatever is set" in fc1.why:
         readings = {
             "SGLang's muse_spark, the scale": "448",
             "FlashInfer's kernel, the score": _ceiling(fc1.recipe.scored_as),

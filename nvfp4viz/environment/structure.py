@@ -11,7 +11,9 @@ from .lexer import WORD, unquote
 from .settings import Remark, Settings, settings
 
 
-def assemble(found: Iterable[Place], given: dict[str, Value] | None = None) -> dict[str, Value]:
+def assemble(
+    found: Iterable[Place], given: dict[str, Value] | None = None, remarks: list[Remark] | None = None
+) -> dict[str, Value]:
     """What places set, in order; a name that is set to several values is open, for one of them may hold."""
     values, seen = dict(given or {}), {}
     for place in found:
@@ -23,6 +25,9 @@ def assemble(found: Iterable[Place], given: dict[str, Value] | None = None) -> d
             if before is not None and (before.text, before.maybe) != (value.text, value.maybe):
                 texts = [t for v in (before, value) for t in ((v.text,) if v.settled else v.maybe)]
                 why = f"set on line {before.line} and again on line {value.line}"
+                if remarks is not None:
+                    told = f"set again on line {value.line}"
+                    remarks.append(Remark("note", name, before.written, told, before.line))
                 value = Value(None, value.line, value.written, why, tuple(dict.fromkeys(texts))[:6])
             values[name] = seen[name] = value
     return values
@@ -143,19 +148,20 @@ def read_generic(text: str, lines: Lines, language: str, given: dict[str, Value]
     scoped: dict[int, list[Place]] = {}
     for place in found:
         scoped.setdefault(_scope(spans, place, text), []).append(place)
-    outer = assemble(scoped.pop(-1, []), given)
+    remarks: list[Remark] = []
+    outer = assemble(scoped.pop(-1, []), given, remarks)
     program, arguments = program_of(text), arguments_of(text)
     if not scoped:
-        return [settings("", outer, (), program, arguments)] if outer or program else []
+        return [settings("", outer, remarks, program, arguments)] if outer or program else []
     result = []
     for start, inner in scoped.items():
         label = (
             "section " + text[start:].split("]")[0][1:].strip("[ ") if text[start] == "[" else f"line {lines.at(start)}"
         )
-        values = assemble(inner, outer)
+        values = assemble(inner, outer, remarks)
         if any(p.kind != "mention" for p in inner):
-            result.append(settings(label, values, (), program, arguments))
-    return result or ([settings("", outer, (), program, arguments)] if outer or program else [])
+            result.append(settings(label, values, remarks, program, arguments))
+    return result or ([settings("", outer, remarks, program, arguments)] if outer or program else [])
 
 
 def _groups(text: str) -> list[tuple[int, int]]:

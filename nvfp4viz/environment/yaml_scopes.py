@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .assignments import FOLD, NAME, OPEN, Lines, Value, possible
 from .commandline import arguments_of, program_of
 from .settings import Remark, Settings, settings
+from .yaml_nodes import DEPTH, TEMPLATE, argv_text, documents, kind_of, pairs_of, untemplated
 
-DEPTH = 200  # deeper ones overflow the stack of the C library
-LIMIT = 400_000  # characters; beyond, scopes cost more than they tell
-TEMPLATE = "\ue000"  # stands for each character of {{ ... }}
 NODES = 60_000  # walked, aliases again each time
 _ENV = re.compile(
     r"(?i).*env(?:ironment)?s?(?:_?var(?:iable)?s)?$"
@@ -30,10 +26,6 @@ _CUT = {
 }
 
 
-class NotYamlError(ValueError):
-    """The text has no nodes: a template, tabs, prose."""
-
-
 @dataclass
 class Unit:
     """A mapping that starts a program or holds its environment."""
@@ -44,61 +36,15 @@ class Unit:
     remarks: list[Remark] = field(default_factory=list)
     texts: list[tuple[str, int]] = field(default_factory=list)  # command lines and scripts, with their line
     words: list[str] = field(default_factory=list)
+    argv: list[tuple[str, int]] = field(default_factory=list)  # lists of words, command and arguments, with their lines
 
 
 def read_yaml(text: str, lines: Lines, given: dict[str, Value], reader, depth: int) -> list[Settings]:
     """Settings of each scope. Raises NotYamlError where there are no nodes to see."""
     walk = _Walk(text, lines, reader, depth)
-    for document in _documents(_untemplated(text)):
+    for document in documents(untemplated(text)):
         walk.visit(document, (), "", given)
     return walk.found
-
-
-def _untemplated(text: str) -> str:
-    """Helm's and Jinja's parts as text of the same length that YAML takes; whole lines of them as comments."""
-    if "{{" not in text and "{%" not in text:
-        return text
-    text = re.sub(r"^[ \t]*(?:\{\{[^\n]*\}\}|\{%[^\n]*%\})[ \t]*$", lambda m: "#" * len(m[0]), text, flags=re.M)
-    return re.sub(r"\{\{[^{}\n]*\}\}", lambda m: TEMPLATE * len(m[0]), text)
-
-
-def _documents(text: str) -> list:
-    try:
-        import yaml
-    except ImportError:
-        raise NotYamlError("PyYAML is not installed") from None
-    if len(text) > LIMIT:
-        raise NotYamlError("too long")
-    try:
-        json.loads(text)
-        text = text.replace("\t", " ")
-    except ValueError:
-        pass
-    loader, nested = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
-    try:
-        for event in yaml.parse(text, loader):
-            nested += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if nested > DEPTH:
-                raise NotYamlError("nested too deeply")
-        return [d for d in yaml.compose_all(text, loader) if isinstance(d, (yaml.MappingNode, yaml.SequenceNode))]
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise NotYamlError(str(error)[:100]) from None
-
-
-def _kind(node) -> str:
-    return {"MappingNode": "map", "SequenceNode": "list"}.get(type(node).__name__, "scalar")
-
-
-def _pairs(node, depth: int = 0) -> Iterator[tuple[str, object, object]]:
-    """(key, key's node, value's node), merged maps (`<<`) first."""
-    for key, value in node.value if depth < 8 else ():
-        if _kind(key) == "scalar" and key.value == "<<":
-            for one in value.value if _kind(value) == "list" else [value]:
-                if _kind(one) == "map":
-                    yield from _pairs(one, depth + 1)
-    for key, value in node.value:
-        if _kind(key) == "scalar" and key.value != "<<":
-            yield key.value, key, value
 
 
 class _Walk:
@@ -114,12 +60,12 @@ class _Walk:
         self.visited += 1
         if self.visited > NODES or nested > DEPTH:
             return
-        if _kind(node) == "list":
+        if kind_of(node) == "list":
             for i, item in enumerate(node.value):
                 self.visit(item, (*path, self._item(item, i)), dialect, given, nested + 1)
-        if _kind(node) != "map":
+        if kind_of(node) != "map":
             return
-        pairs = list(_pairs(node))
+        pairs = list(pairs_of(node))
         keys = {k: v for k, _, v in pairs}
         dialect, path = self._dialect(keys, path, dialect)
         unit = Unit(path, dialect)
@@ -130,12 +76,12 @@ class _Walk:
         self._emit(unit, values, len(self.found) > before)
 
     def _item(self, item, i: int) -> str:
-        if _kind(item) == "map":
+        if kind_of(item) == "map":
             name = next(
                 (
                     v.value
-                    for k, _, v in _pairs(item)
-                    if k in ("name", "id", "Name", "service") and _kind(v) == "scalar"
+                    for k, _, v in pairs_of(item)
+                    if k in ("name", "id", "Name", "service") and kind_of(v) == "scalar"
                 ),
                 "",
             )
@@ -143,13 +89,13 @@ class _Walk:
         return str(i + 1)
 
     def _dialect(self, keys: dict, path: tuple[str, ...], dialect: str) -> tuple[str, tuple[str, ...]]:
-        if "services" in keys and _kind(keys["services"]) == "map" and not path:
+        if "services" in keys and kind_of(keys["services"]) == "map" and not path:
             return "compose", path
-        if "kind" in keys and ("metadata" in keys or "apiVersion" in keys) and _kind(keys["kind"]) == "scalar":
+        if "kind" in keys and ("metadata" in keys or "apiVersion" in keys) and kind_of(keys["kind"]) == "scalar":
             meta = keys.get("metadata")
             named = (
-                {k: v.value for k, _, v in _pairs(meta) if _kind(v) == "scalar"}
-                if meta is not None and _kind(meta) == "map"
+                {k: v.value for k, _, v in pairs_of(meta) if kind_of(v) == "scalar"}
+                if meta is not None and kind_of(meta) == "map"
                 else {}
             )
             return "kubernetes", (f"{keys['kind'].value} {named.get('name', '')}".strip(),)
@@ -161,16 +107,16 @@ class _Walk:
         """Fill a unit from a map; the children that are scopes of their own come back."""
         children = []
         for key, key_node, value in pairs:
-            kind = _kind(value)
+            kind = kind_of(value)
             if NAME.fullmatch(key) and kind == "scalar":
                 unit.own[key] = self._value(value, unit.dialect, self.line(key_node))
             elif key in _CUT and (kind != "scalar" or value.value):
                 unit.remarks.append(Remark("warning", key, self._short(value), _CUT[key], self.line(key_node)))
                 children.append((key, value))
             elif _COMMAND.match(key) and (
-                kind == "scalar" or (kind == "list" and all(_kind(v) == "scalar" for v in value.value))
+                kind == "scalar" or (kind == "list" and all(kind_of(v) == "scalar" for v in value.value))
             ):
-                self._command(unit, value)
+                self._command(unit, key.lower(), value)
             elif _ENV.match(key) and kind != "scalar" and self._environment(unit, value):
                 continue
             elif kind == "scalar":
@@ -182,9 +128,9 @@ class _Walk:
     def _short(self, node) -> str:
         words = (
             [node.value]
-            if _kind(node) == "scalar"
-            else [n.value for n in node.value if _kind(n) == "scalar"]
-            if _kind(node) == "list"
+            if kind_of(node) == "scalar"
+            else [n.value for n in node.value if kind_of(n) == "scalar"]
+            if kind_of(node) == "list"
             else []
         )
         return " ".join(map(str, words))[:80] or "..."
@@ -192,27 +138,31 @@ class _Walk:
     def _environment(self, unit: Unit, node) -> bool:
         """Take the assignments of an env block; whether it was nothing but one."""
         only = True
-        if _kind(node) == "map":
-            for key, key_node, value in _pairs(node):
-                if _kind(value) == "scalar":
+        if kind_of(node) == "map":
+            for key, key_node, value in pairs_of(node):
+                if kind_of(value) == "scalar":
                     if NAME.fullmatch(key):
                         unit.own[key] = self._value(value, unit.dialect, self.line(key_node))
                     elif NAME.search(value.value):
                         self._scalar(unit, key, value)
                 elif _ENV.match(key) and self._environment(unit, value):
                     continue
-                elif NAME.fullmatch(key) and _kind(value) == "map":  # NAME: {value: 1}
-                    self._pair(unit, key, {k: v for k, _, v in _pairs(value)}, key_node)
+                elif NAME.fullmatch(key) and kind_of(value) == "map":  # NAME: {value: 1}
+                    self._pair(unit, key, {k: v for k, _, v in pairs_of(value)}, key_node)
                 else:
                     only = False
             return only
         for item in node.value:
-            if _kind(item) == "scalar":
+            if kind_of(item) == "scalar":
                 self._entry(unit, item)
-            elif _kind(item) == "map":
-                keys = {k: v for k, _, v in _pairs(item)}
+            elif kind_of(item) == "map":
+                keys = {k: v for k, _, v in pairs_of(item)}
                 name = next(
-                    (keys[k] for k in ("name", "Name", "key", "variable") if k in keys and _kind(keys[k]) == "scalar"),
+                    (
+                        keys[k]
+                        for k in ("name", "Name", "key", "variable")
+                        if k in keys and kind_of(keys[k]) == "scalar"
+                    ),
                     None,
                 )
                 if name is not None and NAME.fullmatch(name.value):
@@ -225,7 +175,7 @@ class _Walk:
 
     def _pair(self, unit: Unit, name: str, keys: dict, at) -> None:
         value, line = next((keys[k] for k in ("value", "Value", "default") if k in keys), None), self.line(at)
-        if value is not None and _kind(value) == "scalar":
+        if value is not None and kind_of(value) == "scalar":
             unit.own[name] = self._value(value, unit.dialect, line)
             if unit.dialect == "kubernetes" and not value.style and value.tag.endswith((":int", ":bool", ":float")):
                 why = f'Kubernetes takes strings only and refuses this: write value: "{value.value}"'
@@ -272,12 +222,17 @@ class _Walk:
             return Value(raw, line, written)
         return Value(None, line, written, "only known when it is expanded", possible(raw))
 
-    def _command(self, unit: Unit, node) -> None:
-        for scalar in [node] if _kind(node) == "scalar" else node.value:
-            body, line = self._body(scalar)
-            if NAME.search(body) or "\n" in body or FOLD in body or len(body.split()) > 2:
-                unit.texts.append((body, line))
-            unit.words.append(body)
+    def _command(self, unit: Unit, key: str, node) -> None:
+        if kind_of(node) == "list":
+            argv = [self._body(scalar) for scalar in node.value]
+            first = key in ("command", "entrypoint", "path")  # printed by the alphabet, args come before command
+            unit.argv = argv + unit.argv if first else unit.argv + argv
+            unit.words += [word for word, _ in argv]
+            return
+        body, line = self._body(node)
+        if NAME.search(body) or "\n" in body or FOLD in body or len(body.split()) > 2:
+            unit.texts.append((body, line))
+        unit.words.append(body)
 
     def _scalar(self, unit: Unit, key: str, node) -> None:
         """A text under any other key: an image, a script, a document in a document."""
@@ -310,6 +265,8 @@ class _Walk:
         line = " ".join(unit.words)
         program, arguments = program_of(line), arguments_of(line)
         inner: list[Settings] = []
+        if any(NAME.search(word) for word, _ in unit.argv):
+            unit.texts.append(argv_text(unit.argv))
         for body, first in unit.texts:
             if self.depth < 6:
                 inner += self.reader(body, "", Lines(body, first), values, self.depth + 1)

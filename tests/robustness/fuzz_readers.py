@@ -49,7 +49,8 @@ from seeds import WORDS, bombs, seeds
 
 CPU_S, MEMORY = 5.0, 1 << 30
 LINE = 2000  # characters of an error
-GUIDED = ("index", "report", "sweep", "dotenv", "dockerfile", "yaml", "shell", "process")
+TEXTS = ("dotenv", "dockerfile", "yaml", "shell", "process", "scanner")
+GUIDED = ("index", "report", "sweep", *TEXTS)
 NAMES = {  # of the file that a reader is given
     "safetensors": ("x.safetensors",),
     "npy": ("x.npy",),
@@ -64,6 +65,7 @@ NAMES = {  # of the file that a reader is given
     "yaml": ("compose.yaml", "text"),
     "shell": ("run.sh", "text"),
     "process": ("environ", "text"),
+    "scanner": ("text", "Makefile", "a.service", "README.md", "a.py", "a.toml", "a.bat", "a.json", "a.sbatch", "a.tf"),
 }
 
 
@@ -84,8 +86,8 @@ def read(reader: str, name: str) -> None:
         use(Sweep.load(name))
     elif reader == "report":
         use(nvfp4viz.pages.load_report(name))
-    elif reader in ("dotenv", "dockerfile", "yaml", "shell", "process"):
-        report = examine(read_environment(Path(name)))
+    elif reader in TEXTS:
+        report = examine(read_environment(Path(name)), machine=False)
         json.dumps(report)
         collections.deque(text(report), 0)
     else:

@@ -87,6 +87,14 @@ TEXTS = {
         f"docker run --rm -e {FI}=1 --env A=$B image\ndeclare -x {FI}=1 A; A=true\nenv A=1 python s.py\n",
     ),
     "process": (f"PATH=/bin\0{FI}=1\0A=b=c\0",),
+    "scanner": (
+        f"export {FI} := true\nserve: x\n\t{FI}=1 python3 -m sglang.launch_server\n",
+        f"[Service]\nEnvironment={FI}=1 \"{FI}_E4M3_USE_256=true\"\nExecStart=vllm serve /m --kv-cache-dtype nvfp4\n",
+        f"# Serve\n\n```bash\nexport {FI}=true\nssh a 'b' <<EOF\n{FI}=1\nEOF\n```\nor `{FI}`\n",
+        f"import os\nos.environ['{FI}'] = '1' if x else f'{{y}}'\nenv = dict({FI}='1')\n",
+        f'[env]\n{FI} = "1"\n[a.b]\nx = {{ name = "{FI}", value = "1" }}\n',
+        f"case $1 in a) [ x ] && export {FI}=1;; esac\nf() {{ ( {FI}=$(a) vllm serve /m ); }}\nif a; then f; fi\n",
+    ),
 }
 
 
