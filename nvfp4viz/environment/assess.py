@@ -42,13 +42,15 @@ def ways(settings: Settings) -> list[Way]:
     """The environments that are possible; the first is the one that the text itself points to."""
     open_ = {n: v for n, v in settings.unsettled.items() if meant(n) or n in VARIABLES}
     choices = [[(n, c) for c in _candidates(v)] for n, v in open_.items()]
+    texts = [_candidates(v) for v in open_.values()]
+    told = [_named(v) for v in open_.values()]
     found = []
     for combination in itertools.islice(itertools.product(*choices), WAYS):
         given = ", ".join(f"{short(n)}={c}" if c is not None else f"{short(n)} not set" for n, c in combination)
         variables = settings.variables | {n: c for n, c in combination if c is not None}
-        first = all(v == c[0] for v, c in zip(combination, choices, strict=True))
-        named = all(c not in ("1", "0", None) for _, c in combination if (_, c) not in [c[0] for c in choices])
-        found.append(Way(given, variables, first or named))
+        first = all(c == options[0] for (_, c), options in zip(combination, texts, strict=True))
+        likely = all(c in (options[0], *named) for (_, c), options, named in zip(combination, texts, told, strict=True))
+        found.append(Way(given, variables, first or likely))
     return found
 
 
@@ -59,6 +61,13 @@ def short(name: str) -> str:
     ('USE_256', '4OVER6')
     """
     return re.sub(r"^(?:SGLANG_FLASHINFER_NVFP4_|FLASHINFER_NVFP4_(?:4OVER6_(?:E4M3_)?)?)(?=.)", "", name)
+
+
+def _named(value: Value) -> tuple[str, ...]:
+    """Values that the text itself names; who reads a file it does not say."""
+    return (
+        () if value.open.startswith("it depends on who") else tuple(m for m in value.maybe if m not in ("1", "0", None))
+    )
 
 
 def _candidates(value: Value) -> tuple[str | None, ...]:
