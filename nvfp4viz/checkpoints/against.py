@@ -159,11 +159,10 @@ def _best(x: Tensor, decode: float, so_far: float | None) -> float | None:
     if so_far is None:
         return None
     try:
-        from ..engine import block_errors
-
-        prepared = block_errors.prepare(x)
+        from ..engine import block_errors  # imports numba
     except ImportError:
         return None
+    prepared = block_errors.prepare(x)
     encode = np.full(x.shape[0], 1.0 / decode)
     return so_far + float(block_errors.every_scale_errors(prepared, encode, prepared.energy).sum())
 

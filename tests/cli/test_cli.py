@@ -24,12 +24,13 @@ from safetensors.torch import save_file
 
 import nvfp4viz
 from nvfp4viz import RECIPES, Sweep, synthetic
+from nvfp4viz.engine import find_engine
 from nvfp4viz.pages import load_report
 
 X = synthetic("lognormal", 20, 64)
 MODEL = "model.safetensors"
 cli = importlib.import_module("nvfp4viz.cli.main")  # the face has the function of this name
-REFERENCE = importlib.import_module("nvfp4viz.engine.reference")  # attributes of these names are functions
+REFERENCE = find_engine("reference")
 SWEEP = importlib.import_module("nvfp4viz.analysis.sweep")
 analyze_all = SWEEP.analyze_all
 FAST = ["--engine", "reference", "-q"]
@@ -186,8 +187,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, mistake, monkeypatch):
     np.save("odd.npy", np.ones((2, 5), np.float32))
     before = {p: p.read_bytes() for p in Path().iterdir()}
     os.mkfifo("pipe")
-    started = []
-    monkeypatch.setattr(SWEEP, "analyze_all", lambda *a, **_: started.append(a) or analyze_all(*a, engine="reference"))
+    started, record = [], SWEEP._record
+    monkeypatch.setattr(SWEEP, "_record", lambda *a: started.append(a) or record(*a))
     arguments, message = MISTAKES[mistake]
     code, out, err = run(*arguments)
     assert code == 2 and out == "" and message in err

@@ -1,6 +1,7 @@
 """The doctor: what it prints, its exit code, and that it notices an engine that is wrong."""
 
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -173,7 +174,7 @@ def test_verify_goes_on_after_an_engine_that_fails(clean, capsys):
         raise OSError("no compiler")
 
     clean.setattr(find_engine("reference"), "quantize", broken)
-    clean.setattr("nvfp4viz.engine.verify.golden_cases", lambda: iter(_few()[:4]))
+    clean.setattr(importlib.import_module("nvfp4viz.engine.verify"), "golden_cases", lambda: iter(_few()[:4]))
     assert main(["doctor", "--verify"]) == 1
     out = capsys.readouterr().out
     assert "reference            OSError: no compiler in spike.fp16/" in out
@@ -181,7 +182,7 @@ def test_verify_goes_on_after_an_engine_that_fails(clean, capsys):
 
 
 def test_verify_in_json(clean, capsys):
-    clean.setattr("nvfp4viz.engine.verify.golden_cases", lambda: iter(_few()[:4]))
+    clean.setattr(importlib.import_module("nvfp4viz.engine.verify"), "golden_cases", lambda: iter(_few()[:4]))
     assert main(["doctor", "--verify", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert {r["engine"] for r in report["verify"]} == {r["name"] for r in engines() if r["available"]}

@@ -12,8 +12,8 @@ import torch
 
 from nvfp4viz.engine import analyze, find_engine, golden_cases, quantize
 from nvfp4viz.engine.cuda import engine as cuda
+from nvfp4viz.engine.cuda import job as cuda_job
 from nvfp4viz.engine.cuda import nvrtc
-from nvfp4viz.engine.cuda.job import job as cuda_job
 from nvfp4viz.nvfp4 import RECIPES, Recipe, Tokens
 from nvfp4viz.stats import Stats
 
@@ -35,8 +35,8 @@ class reference:  # noqa: N801
         return find_engine("reference").quantize(Tokens.of(x), recipe, encode_scale)
 
     @staticmethod
-    def analyze(x, recipes, encode_scales, first_token=0):
-        return find_engine("reference").analyze(Tokens.of(x, first_token), recipes, encode_scales)
+    def analyze(x, recipes, encode_scales, first_token=0, sequences=None):
+        return find_engine("reference").analyze(Tokens.of(x, first_token, sequences), recipes, encode_scales)
 
 
 

@@ -12,7 +12,7 @@ import torch
 
 from nvfp4viz.engine import choose, find_engine, quantize
 from nvfp4viz.engine.flashinfer import engine as flashinfer
-from nvfp4viz.nvfp4 import RECIPES, Recipe
+from nvfp4viz.nvfp4 import RECIPES, Recipe, Tokens
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("flashinfer") is None, reason="flashinfer: flashinfer-python is not installed (Linux only)"
@@ -120,7 +120,7 @@ def test_refused_scales_are_those_flashinfer_refuses(scored_as):
 @installed
 @pytest.mark.parametrize(("recipe", "engine"), RUNS)
 def test_call_and_result(recorder, recipe, engine):
-    q = engine.quantize(X, recipe, encode_scale(recipe))
+    q = engine.quantize(Tokens.of(X), recipe, encode_scale(recipe))
     (a, arguments, environment), = recorder.calls  # fmt: skip
     assert torch.equal(a, X)
     assert environment == {flashinfer.STRICT[0]: None if recipe.fast_math else "1", flashinfer.STRICT[1]: None}
@@ -146,7 +146,7 @@ def test_call_and_result(recorder, recipe, engine):
 )  # fmt: skip
 def test_kernels_get_aligned_contiguous_rows(recorder, recipe, make):
     x = make(X)
-    flashinfer.quantize(x, recipe, encode_scale(recipe))
+    flashinfer.CUDA.quantize(Tokens.of(x), recipe, encode_scale(recipe))
     a = recorder.calls[0][0]
     assert torch.equal(a, x)
     assert a.stride() == (x.shape[1], 1)  # FlashInfer takes a stride of 1 along M for a transposed tensor
@@ -157,18 +157,18 @@ def test_kernels_get_aligned_contiguous_rows(recorder, recipe, make):
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(per_token=False)], ids=lambda r: r.name)
 def test_large_tensors_in_parts_and_empty_ones_not_at_all(recorder, recipe, monkeypatch):
     monkeypatch.setattr(flashinfer, "LIMIT", 130)  # two rows of 64
-    q = flashinfer.quantize(X[:3], recipe, encode_scale(recipe))
+    q = flashinfer.CUDA.quantize(Tokens.of(X[:3]), recipe, encode_scale(recipe))
     assert [len(a) for a, *_ in recorder.calls] == [2, 1]
     assert q.shape == (3, 64)
     recorder.calls.clear()
-    assert flashinfer.quantize(X[:0], recipe, encode_scale(recipe)).shape == (0, 64)
+    assert flashinfer.CUDA.quantize(Tokens.of(X[:0]), recipe, encode_scale(recipe)).shape == (0, 64)
     assert not recorder.calls
 
 
 @installed
 def test_analyze_measures_what_was_quantized(recorder):
     recipes = [Recipe(), Recipe(256, four_over_six=True)]
-    stats = flashinfer.CUTE_DSL.analyze(X, recipes, [None, None])
+    stats = flashinfer.CUTE_DSL.analyze(Tokens.of(X), recipes, [None, None])
     assert [s.recipe for s in stats] == recipes
     assert [s.engine for s in stats] == ["flashinfer:cute-dsl"] * 2
     assert stats[0].scale_histogram[1].sum() == X.numel() // 16
@@ -176,7 +176,8 @@ def test_analyze_measures_what_was_quantized(recorder):
 
 def test_non_finite_input_is_refused_before_the_call():
     with pytest.raises(ValueError, match=r"1 NaN and 0 Inf, the first at x\[0, 3\]"):
-        flashinfer.quantize(torch.tensor([[1.0] * 3 + [float("nan")] + [1.0] * 12]).half(), Recipe())
+        x = torch.tensor([[1.0] * 3 + [float("nan")] + [1.0] * 12]).half()
+        flashinfer.CUDA.quantize(Tokens.of(x), Recipe())
 
 
 # --- the environment ------------------------------------------------------------------------------------------------
@@ -193,9 +194,9 @@ def test_environment_is_restored(monkeypatch, fast_math, before, error):
     monkeypatch.setattr("flashinfer.nvfp4_quantize", recorder)
     if error:
         with pytest.raises(type(error)):
-            flashinfer.quantize(X, Recipe(fast_math=fast_math))
+            flashinfer.CUDA.quantize(Tokens.of(X), Recipe(fast_math=fast_math))
     else:
-        flashinfer.quantize(X, Recipe(fast_math=fast_math))
+        flashinfer.CUDA.quantize(Tokens.of(X), Recipe(fast_math=fast_math))
     assert recorder.calls[0][2] == {flashinfer.STRICT[0]: None if fast_math else "1", flashinfer.STRICT[1]: None}
     assert tuple(map(os.environ.get, flashinfer.STRICT)) == before
 
@@ -325,7 +326,7 @@ def test_the_other_backend_takes_a_scale_of_another_ceiling(gpu):
 
 
 def test_engine_names():
-    assert find_engine("flashinfer") is flashinfer
+    assert find_engine("flashinfer") is flashinfer.CUDA
     assert find_engine("flashinfer:cute-dsl") is flashinfer.CUTE_DSL
 
 

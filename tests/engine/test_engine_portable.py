@@ -199,7 +199,7 @@ def test_refused_input():
 
 
 def test_engine_is_named_and_never_automatic():
-    assert find_engine("flashinfer:portable") is portable
+    assert find_engine("flashinfer:portable") is portable.ENGINE
     assert "flashinfer:portable" not in _AUTO
 
 

@@ -1,6 +1,6 @@
 """`record` and `capture`: what they see of a model, what they leave alone, and what they say where they cannot."""
 
-import importlib
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import nvfp4viz
+from nvfp4viz.engine import find_engine
 from nvfp4viz.files import locked
 from nvfp4viz.model import Recorder
 from nvfp4viz.model.capture import Reservoir
@@ -193,11 +194,9 @@ def test_a_tensor_written_to_between_two_layers_is_analysed_anew(context):
 
 
 def test_a_tensor_that_three_layers_share_is_analysed_once(model, monkeypatch):
-    module = importlib.import_module("nvfp4viz.model.record")
-
-    calls = []
-    analyze_all = module.analyze_all
-    monkeypatch.setattr(module, "analyze_all", lambda x, *a, **k: calls.append(x) or analyze_all(x, *a, **k))
+    cpu, calls = find_engine("cpu"), []
+    analyze = cpu.analyze
+    monkeypatch.setattr(cpu, "analyze", lambda x, *more: calls.append(x) or analyze(x, *more))
     with nvfp4viz.record(model, recipes=RECIPES) as recorder:
         model(tokens())
     assert len(calls) == 4 and len(recorder.sweep().tensors) == 6  # gate_proj and up_proj have one input
@@ -349,38 +348,37 @@ def test_mistakes_of_the_caller_are_raised_at_once(model):
 
 
 def test_an_engine_that_defers_is_asked_once_and_gives_the_same(model, monkeypatch):
-    """The seam that the cuda engine uses: launch on the device, merge there, fetch when asked."""
-    from nvfp4viz.engine import analyze_all
-    module = importlib.import_module("nvfp4viz.model.record")
+    """The seam that the cuda engine uses: launch on the device, add there, fetch when asked."""
+    cpu, fetched = find_engine("cpu"), []
 
-    class Deferring:
-        fetched = 0
+    class Deferred:
+        def __init__(self, calls):
+            self.calls = calls
 
-        def launch_analyze(self, x, recipes, encode_scales, first_token):
-            return [(x.clone(), first_token)]
+        def __add__(self, other):
+            return Deferred(self.calls + other.calls)
 
-        def merge(self, a, b, n):
-            return a + b
-
-        def fetch(self, values, recipes, m, k):
-            self.fetched += 1
-            assert m == sum(x.shape[0] for x, _ in values)
-            rows = [analyze_all(x, recipes, first_token=first) for x, first in values]
+        def fetch(self):
+            fetched.append(self)
+            rows = [cpu.analyze(*call) for call in self.calls]
             return [sum(row[1:], row[0]) for row in zip(*rows, strict=True)]
 
-    engine = Deferring()
-    monkeypatch.setattr(module, "choose", lambda *_: engine)
-    monkeypatch.setattr(module, "defers", lambda engine, x: hasattr(engine, "merge"))
-    with nvfp4viz.record(model, recipes=RECIPES) as deferred:
+    def launch(x, recipes, scales):
+        return Deferred([(dataclasses.replace(x, x=x.x.clone()), recipes, scales)])
+
+    monkeypatch.setattr(cpu, "launch", launch)
+    with nvfp4viz.record(model, recipes=RECIPES, engine="cpu") as deferred:
         for seed in range(3):
             model(tokens(10, seed=seed))
-        assert not engine.fetched
+        assert not fetched
     monkeypatch.undo()
     with nvfp4viz.record(model, recipes=RECIPES) as direct:
         for seed in range(3):
             model(tokens(10, seed=seed))
+    found = deferred.sweep()
+    assert fetched
     for name in direct.sweep().tensors:
-        assert_same(deferred.sweep().stats[name]["standard"], direct.sweep().stats[name]["standard"])
+        assert_same(found.stats[name]["standard"], direct.sweep().stats[name]["standard"])
 
 
 @pytest.mark.parametrize("wanted", [0, 3])

@@ -11,7 +11,7 @@ from hostile import NAMES
 from matplotlib.colors import to_hex
 
 from nvfp4viz import RECIPES, Recipe, Stats, analyze, plots, sweep, synthetic
-from nvfp4viz.catalog import STYLES, style
+from nvfp4viz.catalog import RATES, STYLES, style
 
 X = synthetic("lognormal", 16, 128)
 STATS = {name: analyze(X, r, engine="reference") for name, r in RECIPES.items()}
@@ -96,13 +96,13 @@ def test_marks_stand_at_their_rates():
     ax = plots.clipping_rates(STATS)
     assert _labels(ax) == list(RECIPES)
     rows = [t.get_text().split("\n")[0] for t in ax.get_yticklabels()]
-    assert rows[::-1] == [label for label, _ in plots.RATES.values()]
+    assert rows[::-1] == [rate.label for rate in RATES.values()]
     for line, (name, stats) in zip(
         [line for line in ax.lines if line.get_label() in STATS], STATS.items(), strict=True
     ):
         assert line.get_label() == name and line.get_color() == style(stats.recipe)["color"]
         assert line.get_marker() == style(stats.recipe)["marker"]
-        for x, rate in zip(line.get_xdata(), list(plots.RATES)[::-1], strict=True):
+        for x, rate in zip(line.get_xdata(), list(RATES)[::-1], strict=True):
             value = getattr(stats, rate)
             assert 10**x == pytest.approx(value) if value else x == ax.get_xticks()[0]
     assert ax.get_xticklabels()[0].get_text() == "0"
