@@ -32,7 +32,6 @@ MODEL = "model.safetensors"
 cli = importlib.import_module("nvfp4viz.cli.main")  # the face has the function of this name
 REFERENCE = find_engine("reference")
 SWEEP = importlib.import_module("nvfp4viz.analysis.sweep")
-analyze_all = SWEEP.analyze_all
 FAST = ["--engine", "reference", "-q"]
 
 
