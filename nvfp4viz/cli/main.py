@@ -7,6 +7,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from ..files import printable
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 well, 1 findings, 2 a mistake of the caller, 130 interrupted."""
@@ -68,7 +70,7 @@ def _commands() -> list[tuple]:
         ),
         (
             "notebooks",
-            "run notebooks and write each as an HTML file that opens offline",
+            "run notebooks and write each as an HTML file that opens offline, or check what they print",
             _add_notebook_arguments,
             _notebooks,
         ),
@@ -95,14 +97,24 @@ def _commands() -> list[tuple]:
 
 def _add_notebook_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", metavar="NOTEBOOK", help="default: every .ipynb in the folder notebooks")
-    parser.add_argument("--html", required=True, metavar="DIR", help="folder for the pages; made if missing")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--html", metavar="DIR", help="folder for the pages; made if missing")
+    what.add_argument("--check", action="store_true", help="compare what they print with their stored outputs instead")
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
 
 
 def _notebooks(arguments: argparse.Namespace) -> int:
-    from ..pages import export
+    from ..pages import check_notebooks, export
 
-    for path in export(arguments.files or sorted(Path("notebooks").glob("*.ipynb")), arguments.html):
-        if not arguments.quiet:
-            print(path)
-    return 0
+    files = arguments.files or sorted(Path("notebooks").glob("*.ipynb"))
+    if arguments.html:
+        for path in export(files, arguments.html):
+            if not arguments.quiet:
+                print(path)
+        return 0
+    wrong = 0
+    for path, lines in check_notebooks(files):
+        wrong += bool(lines)
+        for line in lines or [f"{path}: as stored"] * (not arguments.quiet):
+            print(printable(line))
+    return int(wrong > 0)

@@ -7,43 +7,63 @@ other control by a sentence that says what it needs.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
+import re
 from collections.abc import Iterable, Iterator
+from html import escape
 from pathlib import Path
 
 from markupsafe import Markup
 
-from ..analysis import Sweep, keep, token_texts
+from ..files import said
+from ..plots import formula
 from ..web import asset
 from .document import document, fill, write
-from .packing import pack, script
+from .packing import script
+from .running import differences, run, targets
 
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
-SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")
-TIMEOUT = 600  # seconds a cell may take
 
 
 def export(notebooks: Iterable[str | os.PathLike], folder: str | os.PathLike) -> Iterator[Path]:
     """Run each notebook where it lies and write folder/name.html; yields the paths as they are written.
 
-    Raises ValueError where there is nothing to do or a file is no notebook, RuntimeError where a cell fails.
+    A notebook that does not run costs no other. Raises ValueError where there is nothing to do or a file is no
+    notebook, RuntimeError, at the end, that says which do not run and why.
     """
-    notebooks = [Path(n) for n in notebooks]
-    if not notebooks:
+    planned, failed = targets(notebooks, folder), []
+    if not planned:
         raise ValueError("no notebook: name one, or run this where the folder notebooks is")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for path in notebooks:
-        yield write(page(path), Path(folder) / f"{path.stem}.html")
+    for path, target in planned.items():
+        try:
+            html = page(path)
+        except RuntimeError as error:
+            failed.append(said(error, 400))
+            continue
+        yield write(html, target)
+    if failed:
+        many = f"{len(failed)} of {len(planned)} notebooks do not run: " if len(planned) > 1 else ""
+        raise RuntimeError(many + "; ".join(failed))
+
+
+def check(notebooks: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, list[str]]]:
+    """Run each notebook; yields it with what it says otherwise than its stored outputs, or why it does not run."""
+    for path in dict.fromkeys(map(Path, notebooks)):
+        try:
+            yield path, differences(path)
+        except (RuntimeError, ValueError, OSError) as error:
+            yield path, [said(error, 400)]
 
 
 def page(path: Path) -> str:
     """The page of a notebook, which is run for it."""
     from nbconvert import HTMLExporter
 
-    notebook, explorers = run(path)
+    notebook, explorers, outputs = run(path)
     state = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
+    for model, held in outputs.items():
+        state.setdefault(model, {"model_name": "OutputModel", "state": {}})["outputs"] = held
     blocks: dict[str, Markup] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -52,62 +72,44 @@ def page(path: Path) -> str:
                 html = "".join(_views(data.pop(VIEW)["model_id"], state, explorers, blocks))
                 data.clear()
                 data["text/html"] = html
+    title, formulas = _title(notebook, path), _set_formulas_aside(notebook)
     exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True, embed_images=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent)}})
-    title = next((line.lstrip("# ") for c in notebook.cells for line in c.source.splitlines()[:1]), path.stem)
+    for mark, html in formulas.items():
+        body = body.replace(mark, html)
     filled = fill("notebook.html", body=Markup(body), blocks=Markup("\n").join(blocks.values()))
     return document(title, filled, css=_css())
 
 
-def run(path: Path) -> tuple:
-    """The notebook after running all its cells, and its explorers: model id -> {"shown", "data"}."""
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
-    try:
-        notebook = nbformat.read(path, 4)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # every way of not being a notebook has its own
-        raise ValueError(f"{str(path)!r} is no notebook: {str(error).splitlines()[0][:200]}") from error
-    with tempfile.TemporaryDirectory() as folder:
-        collected = Path(folder) / "explorers.json"
-        code = f"from nvfp4viz.pages.notebooks import collect\ncollect({str(collected)!r})"
-        notebook.cells.append(nbformat.v4.new_code_cell(code))
-        client = NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(path.parent)}})
-        try:
-            client.execute()
-        except CellExecutionError as error:
-            raise RuntimeError(f"{str(path)!r} does not run: {error.ename}: {error.evalue}") from error
-        notebook.cells.pop()
-        return notebook, json.loads(collected.read_text())
+def _title(notebook, path: Path) -> str:
+    """The first heading, or the file's name."""
+    lines = (line for c in notebook.cells if c.cell_type == "markdown" for line in c.source.splitlines())
+    return next((line.lstrip("# ").strip() for line in lines if re.match(r"#+ +\S", line)), path.stem)
 
 
-def collect(path: str) -> None:
-    """Runs in a notebook's kernel, behind its cells: write what every explorer there knows and shows."""
-    from ipywidgets.widgets import widget
-
-    from ..explorer import Explorer
-
-    living = [(i, w) for i, w in widget._instances.items() if isinstance(w, Explorer)]
-    found = {i: {"shown": {s: getattr(w, s) for s in SHOWN}, "data": pack(_sweep(w))} for i, w in living}
-    Path(path).write_text(json.dumps(found, allow_nan=False))
+# A dollar opens a formula where no blank follows, and closes it where none precedes and no digit follows
+MATH = re.compile(r"(`+)[\s\S]*?\1|\$\$([\s\S]+?)\$\$|(?<![\\$])\$(?=\S)([^$`\n]+?)(?<=\S)\$(?!\d)")
 
 
-def _sweep(explorer) -> Sweep:
-    """What an explorer knows, completed for the two recipes that it shows."""
-    from ..nvfp4 import as_recipes
+def _set_formulas_aside(notebook) -> dict[str, str]:
+    """Put a mark in place of each formula of the prose; returns mark -> HTML that needs no script."""
+    found: dict[str, str] = {}
 
-    store = explorer.wait().session.store
-    recipes = as_recipes([*store.recipes, explorer.recipe_a, explorer.recipe_b])
-    tensors = [t for t in store.stats if t not in store.skipped]
-    texts, blocks = token_texts(getattr(store.activations, "sources", [])), dict(store.blocks)
-    for tensor in tensors if store.live else []:
-        store.analyze(tensor, recipes)
-        blocks[tensor] = keep(store.read(tensor), recipes, texts)
-    stats = {t: {n: store.stats[t][n] for n in recipes} for t in tensors if store.has(t, recipes)}
-    return Sweep.of(stats, recipes, {"versions": store.versions}, store.skipped, blocks=blocks)
+    def mark(match: re.Match) -> str:
+        tex = match[2] or match[3]
+        if tex is None:  # code
+            return match[0]
+        svg = formula(" ".join(tex.split()))
+        name = f"nvfp4vizFormula{len(found)}e"
+        found[name] = svg or f"<code>{escape(tex)}</code>"
+        if match[2]:
+            found[name] = f'<span class="formula">{found[name]}</span>'
+        return name
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = MATH.sub(mark, cell.source)
+    return found
 
 
 def _views(model: str, state: dict, explorers: dict, blocks: dict[str, Markup]) -> Iterator[str]:
@@ -121,6 +123,9 @@ def _views(model: str, state: dict, explorers: dict, blocks: dict[str, Markup]) 
     children = [c.removeprefix("IPY_MODEL_") for c in values.get("children", [])]
     if name in ("HTML", "HTMLMath", "Label"):
         yield _widget(content=Markup(values["value"]) if name == "HTML" else values.get("value", ""))
+    elif name == "Output":
+        for output in state.get(model, {}).get("outputs", []):
+            yield from _output(output, state, explorers, blocks)
     elif children:
         dials = [c for c in children if _is_dial(c, state, explorers)]
         if dials:
@@ -130,6 +135,21 @@ def _views(model: str, state: dict, explorers: dict, blocks: dict[str, Markup]) 
                 yield from _views(child, state, explorers, blocks)
     else:
         yield _widget(controls=name)
+
+
+def _output(output: dict, state: dict, explorers: dict, blocks: dict[str, Markup]) -> Iterator[str]:
+    """HTML for one output that an Output widget holds."""
+    data = output.get("data", {})
+    if VIEW in data:
+        yield from _views(data[VIEW]["model_id"], state, explorers, blocks)
+    elif "text/html" in data:
+        yield f"<div>{''.join(data['text/html'])}</div>"
+    elif "image/png" in data:
+        alt = escape("".join(data.get("text/plain", "figure")), quote=True)
+        yield f'<img alt="{alt}" src="data:image/png;base64,{data["image/png"].strip()}">'
+    else:
+        text = output.get("text") or data.get("text/plain") or output.get("evalue", "")
+        yield f"<pre>{escape(''.join(text))}</pre>"
 
 
 def _widget(**what) -> Markup:

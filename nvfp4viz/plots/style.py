@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+from html import escape
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.mathtext import math_to_image
 
 INK, FAINT, RULE = "#222222", "#6B6B6B", "#D9D9D9"
 STATS = "Stats, as nvfp4viz.analyze(x, recipe) returns"
@@ -123,3 +127,23 @@ class Picture:
 
     def __repr__(self) -> str:
         return self.alt
+
+
+def formula(tex: str) -> str | None:
+    """A formula as SVG in the colour of the text around it, its TeX for who cannot see it; None where it cannot be set.
+
+    Only matplotlib's part of TeX is known: fractions, roots, sums, Greek, ... but no environments.
+    """
+    buffer = io.BytesIO()
+    try:
+        depth = math_to_image(f"${tex}$", buffer, format="svg", dpi=72, prop=FontProperties(size=12))
+    except ValueError:
+        return None
+    svg = buffer.getvalue().decode()
+    svg = svg[svg.index("<svg") :]
+    for dead in (r"<metadata>.*?</metadata>", r"<!--.*?-->", r"<style.*?</style>", r'<g id="patch_1">.*?</g>',
+                 r' id="(figure|text|patch)_\d+"', r' style="fill: [^"]*"'):  # fmt: skip
+        svg = re.sub(dead, "", svg, flags=re.S)
+    place, words = f"vertical-align:{-depth:.1f}px", escape(tex, quote=True)
+    look = f'role="img" aria-label="{words}" fill="currentColor" style="{place}"'
+    return svg.replace("<svg ", f"<svg {look} ", 1)

@@ -25,7 +25,7 @@ FACE_LINES = 40
 # package -> modules that may import it, at the top or inside a function
 HOMES = {
     "matplotlib": {m for m in MODULES if m.startswith("plots")},
-    "ipywidgets": {"explorer.widget", "explorer.laboratory", "pages.notebooks"},  # notebooks collects their widgets
+    "ipywidgets": {"explorer.widget", "explorer.laboratory", "pages.running"},  # collects a notebook's widgets
     "anywidget": {"explorer.widget", "explorer.laboratory"},
     "numba": {m for m in MODULES if m.startswith("engine.cpu")},
     "flashinfer": {"engine.flashinfer.engine", "engine.flashinfer.portable", "environment.recipes"},  # makes its config

@@ -1,0 +1,75 @@
+"""Notebooks as pages, and checked against their outputs: names, kernels, Output widgets, formulas, titles, failures."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbconvert")
+
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output  # noqa: E402
+
+from nvfp4viz.cli import main  # noqa: E402
+from nvfp4viz.pages import check_notebooks, export  # noqa: E402
+from nvfp4viz.pages.running import targets  # noqa: E402
+from nvfp4viz.plots import formula  # noqa: E402
+
+
+def _notebook(path: Path, *cells, kernel="python3", language="python") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spec = {"name": kernel, "display_name": kernel, "language": language}
+    nbformat.write(new_notebook(cells=list(cells), metadata={"kernelspec": spec}), path)
+    return path
+
+
+def test_two_notebooks_of_one_name_are_two_pages(tmp_path):
+    files = [tmp_path / "a" / "report.ipynb", tmp_path / "b" / "report.ipynb", tmp_path / "c.ipynb"]
+    assert [p.name for p in targets(files, "o").values()] == ["a-report.html", "b-report.html", "c.html"]
+    files += [tmp_path / "x" / "a" / "report.ipynb", tmp_path / "c.ipynb"]
+    names = [p.name for p in targets(files, "o").values()]
+    assert names == ["a-report.html", "b-report.html", "c.html", "a-report-2.html"]
+
+
+def test_kernel_of_another_machine_output_widget_formula_title_and_a_failure(tmp_path):
+    shown = "import nvfp4viz, ipywidgets\nx = nvfp4viz.synthetic('normal', 8, 32)\nw = nvfp4viz.explore({'a': x})\n"
+    held = new_code_cell(shown + "o = ipywidgets.Output()\nwith o:\n    print('kept')\n    display(w)\no")
+    prose = new_markdown_cell("# A title\n\n$\\frac{a}{b}$, $$E = \\sum_i x_i^2$$ for $5, not `$code$` or $\\nope{x}$")
+    good = _notebook(tmp_path / "good.ipynb", new_code_cell("1"), prose, held, kernel="conda-env-elsewhere-py")
+    bad = _notebook(tmp_path / "bad.ipynb", new_code_cell("raise FileNotFoundError('no model at /m')"))
+    other = _notebook(tmp_path / "other.ipynb", language="R", kernel="ir")
+    pages = []
+    with pytest.warns(UserWarning, match="kernel 'conda-env-elsewhere-py' is not on this machine"), \
+         pytest.raises(RuntimeError, match=r"2 of 3 notebooks do not run.*no model at /m.*written in R"):  # fmt: skip
+        pages.extend(export([bad, other, good], tmp_path / "o"))
+    html = (tmp_path / "o" / "good.html").read_text()
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["good.html"]
+    assert "<title>A title</title>" in html or re.search("<title>A title", html)
+    assert "<pre>kept" in html and 'data-sweep="sweep-' in html.replace("'", '"')
+    assert 'aria-label="\\frac{a}{b}"' in html and "$\\frac" not in html
+    assert 'aria-label="E = \\sum_i x_i^2"' in html and "$code$" in html and "for $5" in html
+    assert "<code>\\nope{x}</code>" in html
+
+
+def test_a_notebook_that_says_something_else_is_told(tmp_path, capsys):
+    def ran(text, source="print(1 + 1)"):
+        return new_code_cell(source, execution_count=1, outputs=[new_output("stream", name="stdout", text=text)])
+
+    changing = ran("0x7f0011223344 took 3 ms\n", "print('0x1f00aa223344 took 8 ms')")
+    same = _notebook(tmp_path / "same.ipynb", ran("2\n"), changing)
+    other = _notebook(tmp_path / "other.ipynb", ran("3\n"))
+    empty = _notebook(tmp_path / "empty.ipynb", new_code_cell("1"))
+    found = dict(check_notebooks([same, other, empty, tmp_path / "none.ipynb"]))
+    assert found[same] == [] and "cell 1: stored '3" in found[other][0] and "now '2" in found[other][0]
+    assert "holds no outputs" in found[empty][0] and "none.ipynb" in found[tmp_path / "none.ipynb"][0]
+    with warnings.catch_warnings():
+        assert main(["notebooks", "--check", str(same)]) == 0 and main(["notebooks", "--check", str(other)]) == 1
+    out = capsys.readouterr().out
+    assert f"{same}: as stored" in out and "now '2" in out
+
+
+def test_a_formula_follows_the_text_s_colour_and_has_words():
+    svg = formula("x < \\alpha")
+    assert svg.startswith("<svg ") and 'aria-label="x &lt; \\alpha"' in svg and 'fill="currentColor"' in svg
+    assert "<style" not in svg and "fill:" not in svg and formula("\\begin{align}x\\end{align}") is None
