@@ -15,7 +15,7 @@ from .analysis import (
 )
 from .checkpoints import Checkpoint, checkpoint
 from .engine import analyze, engines, quantize
-from .model import capture, impact, record
+from .model import capture, impact, record, sensitivity
 from .nvfp4 import RECIPES, Quantized, Recipe
 from .stats import Stats, measure
 
@@ -27,7 +27,7 @@ _LAZY = {"explore": "explorer", "lab": "explorer", "load_report": "pages", "repo
 __all__ = [
     "RECIPES", "Checkpoint", "Quantized", "Recipe", "Stats", "Sweep", "agreement", "analyze", "attribute", "capture",
     "ceiling_dial", "checkpoint", "choice", "engines", "impact", "load", "measure", "quantize", "recommend", "record",
-    "static_scale_curve", "sweep", "synthetic", *_LAZY,
+    "sensitivity", "static_scale_curve", "sweep", "synthetic", *_LAZY,
 ]  # fmt: skip
 
 

@@ -19,5 +19,5 @@ from .picks import RULES, keep, pick
 from .provenance import token_texts, versions
 from .sweep import Record, Sweep, check_format, is_saved, sweep
 from .verdict import WORTH_DB, Comparison, Verdict, recommend
-from .voices import Voices, voices
+from .voices import EXPERT, HEADS, Voices, voices
 from .weights import weights_sweep

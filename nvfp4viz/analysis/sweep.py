@@ -98,9 +98,11 @@ class Sweep:
         """A pandas DataFrame with one row a tensor and recipe."""
         import pandas as pd
 
+        predicted = any(s.kl_tokens for row in self.stats.values() for s in row.values())
         return pd.DataFrame([
             {"tensor": tensor, "recipe": name, "engine": s.engine, "tokens": s.tokens, "features": s.features}
             | {column: getattr(s, column) for column in (*COLUMNS, "token_nmse", "token_sqnr_db")}
+            | ({"predicted_kl": s.predicted_kl} if predicted else {})
             for tensor, row in self.stats.items()
             for name, s in row.items()
         ])  # fmt: skip

@@ -65,13 +65,18 @@ def _is_head(name: str, sweep: Sweep) -> bool:
 
 def _weights(names: dict[str, tuple[str, ...]], sweep: Sweep) -> tuple[dict[str, float], int]:
     """Weight by tensor, 0 for an expert whose layer's experts have a tensor together; and the number of voices."""
-    group = {}
+    group, routed = {}, set()
+    one = {t: next(iter(sweep.stats[t].values())) for t in names}
     for tensor in names:
         expert = EXPERT.fullmatch(tensor)
         group[tensor] = f"{expert[1]}.{expert[2]}" if expert else tensor
+        routed |= {(expert[1], one[tensor].features)} if expert else set()
     together = {g for t, g in group.items() if t == g}
-    tokens = {t: next(iter(sweep.stats[t].values())).tokens for t in names}
+    tokens = {t: s.tokens for t, s in one.items()}
     rivals = {t: g for t, g in group.items() if t == g or g not in together}
+    for tensor in names:  # what a block of experts was given, before routing: fc1's experts have the same rows
+        if (tensor, one[tensor].features) in routed:
+            del rivals[tensor]
     total: dict[str, int] = {}
     for tensor, g in rivals.items():
         total[g] = total.get(g, 0) + tokens[tensor]

@@ -9,11 +9,16 @@ from .dispatch import analyze, analyze_all, choose, engines, find_engine, given_
 from .golden import Golden, golden_cases, recipe_of
 from .verify import verdict, verify
 
-_COMPILED = {"block_errors": "errors", "rank_blocks": "ranking"}  # these come with numba, at first use
+_COMPILED = {  # these come with numba, at first use
+    "block_errors": ("errors", ""),
+    "rank_blocks": ("ranking", "ranked"),
+    "weighted_errors": ("weighted", "weighted_errors"),
+}
 
 
 def __getattr__(name):
     if name not in _COMPILED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f".cpu.{_COMPILED[name]}", __name__)
-    return module.ranked if name == "rank_blocks" else module
+    module, attribute = _COMPILED[name]
+    module = importlib.import_module(f".cpu.{module}", __name__)
+    return getattr(module, attribute) if attribute else module

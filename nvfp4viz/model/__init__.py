@@ -5,3 +5,4 @@ from .coverage import coverage_sentence
 from .impact import MODES, impact
 from .inputs import rank
 from .record import Recorder, record
+from .sensitivity import Sensitivity, sensitivity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
@@ -14,6 +15,7 @@ from ..analysis import Sweep, versions
 from ..engine import Pending, Ready, analyze_all, choose, find_engine
 from ..nvfp4 import RECIPES, Tokens, as_recipes
 from .coverage import coverage_sentence
+from .gradients import Gradients
 from .hooks import Observer
 from .inputs import rank
 
@@ -22,7 +24,16 @@ class Recorder(Observer):
     """Statistics of module inputs, added up as the model runs; made by `record`."""
 
     def __init__(
-        self, model=None, modules=None, recipes=RECIPES, *, engine="auto", tokens=None, first_token: int | None = None
+        self,
+        model=None,
+        modules=None,
+        recipes=RECIPES,
+        *,
+        engine="auto",
+        tokens=None,
+        first_token: int | None = None,
+        sensitivity: bool = False,
+        seed: int = 0,
     ):
         super().__init__(model, modules, tokens)
         self.recipes = as_recipes(recipes)
@@ -31,7 +42,9 @@ class Recorder(Observer):
         if engine != "auto":
             find_engine(engine)  # a misspelt engine is the caller's mistake, not a module's
         self.engine = engine
+        self.gradients = Gradients(list(self.recipes.values()), 1, seed, engine) if sensitivity else None
         self._totals: dict[str, Pending] = {}
+        self._sequences = Counter()  # label -> sequences that began
         self._last = None
         self.seek(_rank_offset() if first_token is None else first_token)
 
@@ -43,7 +56,14 @@ class Recorder(Observer):
         """Say which place in the whole stream the next token has, for all modules; it seeds the bootstrap."""
         self._first, self._seen = token, Counter()
 
+    def _attach(self, model, choice) -> None:
+        super()._attach(model, choice)
+        if self.gradients is not None:
+            self._undo.enter_context(self.gradients.attached(model))
+
     def take(self, seen):
+        if self.gradients is not None:
+            self.gradients.watch(seen)
         if seen.offsets is None:
             self._add(seen.name, seen.x, seen.given)
             return
@@ -52,22 +72,37 @@ class Recorder(Observer):
 
     def _add(self, label: str, x: Tensor, given: Tensor | None = None) -> None:
         """One more call's rows; `given` where the next call may have the same."""
-        first = self._first + self._seen[label]
+        first, sequences = self._first + self._seen[label], self._begun(label, x, given)
         part = None if given is None else self._again(given, first, x.shape)
         if part is None:
-            part = self._analyze(x, first)
+            part = self._analyze(x, first, sequences)
             self._last = None if given is None else (weakref.ref(given), _state(given), (first, x.shape), part)
         total = self._totals.get(label)
         self._totals[label] = part if total is None else total + part
         self._seen[label] += x.shape[0]
 
-    def _analyze(self, x: Tensor, first: int) -> Pending:
+    def _begun(self, label: str, x: Tensor, given: Tensor | None) -> tuple[int, int] | None:
+        """Where these rows stand among the recorded sequences, see `Tokens`; None for experts, whose rows are mixed.
+
+        A row of a batch of several tokens is a sequence, and so is a call where the batch's rows cannot be told apart;
+        single tokens, as in decoding, go on with the one before.
+        """
+        if given is None:
+            return None
+        m, begun = x.shape[0], self._sequences[label]
+        length = given.shape[-2] if given.ndim > 2 and given.numel() == x.numel() else m
+        if length == 1:
+            return (max(begun - 1, 0) * m, m)
+        self._sequences[label] += m // length
+        return begun * length, length
+
+    def _analyze(self, x: Tensor, first: int, sequences: tuple[int, int] | None) -> Pending:
         """Statistics of one call; on a GPU they stay there, so that the model does not wait for them."""
         recipes = list(self.recipes.values())
         engine = choose(self.engine, x, recipes)
         if engine.device(x) == x.device:
-            return engine.launch(Tokens.of(x, first), recipes, [None] * len(recipes))
-        return Ready(analyze_all(x, recipes, engine=self.engine, first_token=first))
+            return engine.launch(Tokens.of(x, first, sequences), recipes, [None] * len(recipes))
+        return Ready(analyze_all(x, recipes, engine=self.engine, first_token=first, sequences=sequences))
 
     def _again(self, given: Tensor, first: int, shape) -> Pending | None:
         """The statistics of the call before, if it had this very tensor, as q_proj, k_proj and v_proj do."""
@@ -84,7 +119,16 @@ class Recorder(Observer):
                 found[label] = dict(zip(self.recipes, part.fetch(), strict=True))
             except ValueError as error:  # NaN or Inf, which a GPU's launch notices without saying so
                 self._let_go(label, str(error))
-        return found
+        return found if self.gradients is None else self._predicted(found)
+
+    def _predicted(self, stats: dict) -> dict:
+        """The statistics with the KL that was predicted of them; layers that read one input all have its KL."""
+        g = self.gradients
+        for first, sums in g.sums.items():
+            for label in g.names[first]:
+                for name, kl in zip(self.recipes if label in stats else (), sums, strict=False):
+                    stats[label][name] = replace(stats[label][name], kl=kl, kl_tokens=g.tokens)
+        return stats
 
     def sweep(self) -> Sweep:
         """What was recorded so far. Modules that gave nothing are in `.skipped`; provenance has what else went wrong.
@@ -101,6 +145,8 @@ class Recorder(Observer):
         skipped = {name: text for name, text in remarks.items() if name not in stats}
         partly = {name: text for name, text in remarks.items() if name in stats}
         about = {**versions(), **self.result(), "sources": [], "remarks": partly}
+        if self.gradients is not None:
+            about["sensitivity"] = self.gradients.problem or f"over {self.gradients.tokens} tokens predicted"
         if experts := self.tokens_by_expert(stats):
             about["experts"] = experts
         return Sweep.of(stats, self.recipes, about, skipped)
@@ -167,6 +213,8 @@ def record(
     engine: str = "auto",
     tokens=None,
     first_token: int | None = None,
+    sensitivity: bool = False,
+    seed: int = 0,
 ):
     """Stream the inputs of a model's matrix products into statistics while it runs; no activation is kept.
 
@@ -184,8 +232,12 @@ def record(
                      None: those that the call's `attention_mask` says.
         first_token: place of the first token in a stream that several processes share (`Recorder.seek` sets it for a
                      batch); by default ranks of torch.distributed get ranges that do not meet.
+        sensitivity: also predict the KL of the output by input and recipe, `predicted_kl` in the table: each call goes
+                     forward with gradients of activations and back once, see `nvfp4viz.sensitivity`; `seed` draws the
+                     labels. The model is called plainly or under torch.no_grad().
     Returns: Recorder, a context manager; an input that cannot be taken is let go of, with a warning. The sweep's
     provenance has what else was not seen: `coverage`, `left_out` (padding, rows with NaN), `partial`.
     Raises ValueError where no module fits or a recipe or engine is unknown, TypeError for what is no model.
     """
-    return Recorder(model, modules, recipes, engine=engine, tokens=tokens, first_token=first_token)
+    place = {"tokens": tokens, "first_token": first_token}
+    return Recorder(model, modules, recipes, engine=engine, **place, sensitivity=sensitivity, seed=seed)

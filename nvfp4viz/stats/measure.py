@@ -66,6 +66,8 @@ class Stats(Additive):
     block_histogram: np.ndarray = summed_array(BINS)  # non-zero blocks by NMSE
     run_tokens: np.ndarray = summed_array(LEVELS + 1, RUNS)  # non-zero tokens by run, see `run_sums`; last by sequence
     run_nmse: np.ndarray = summed_array(LEVELS + 1, RUNS, dtype=np.float64)  # their summed NMSE, err_t / x_t
+    kl: float = summed(0.0)  # predicted KL of the model's output, in nats, summed over the tokens predicted
+    kl_tokens: int = summed()  # those tokens, of the whole model; 0 where no sensitivity was asked for
     top_token_x_sq: float = largest()  # x^2 summed over the token that has most, to 32 bits
     top_token: int = of_largest("top_token_x_sq")  # its index in the stream
 
@@ -131,6 +133,11 @@ class Stats(Additive):
         return -10 * math.log10(self.token_nmse) if self.token_nmse else math.inf
 
     @property
+    def predicted_kl(self) -> float:
+        """KL, in nats a token, that quantizing this input alone is predicted to make; NaN where not asked for."""
+        return self.kl / self.kl_tokens if self.kl_tokens else math.nan
+
+    @property
     def runs_missing(self) -> bool:
         """Whether a release before 2.0 saved this, which did not measure by token and run."""
         return self.x_sq > 0 and not self.run_tokens.any()
@@ -145,7 +152,7 @@ class Stats(Additive):
     @classmethod
     def from_dict(cls, values: dict) -> Stats:
         """The inverse of `to_dict`, of earlier releases too: what they did not measure is 0, see `runs_missing`."""
-        if isinstance(values, dict) and "run_nmse" not in values:
+        if isinstance(values, dict) and not values.keys() >= _NEW:
             values = {name: value for name, value in values.items() if name not in _FORMER}
             values = {f.name: plain(getattr(cls(None, "", 0), f.name)) for f in fields(cls) if f.name in _NEW} | values
         return super().from_dict(values)
@@ -156,7 +163,7 @@ class Stats(Additive):
 
 
 _FORMER = {"bootstrap_err_sq", "bootstrap_x_sq"}  # fields of the first release, which the runs replace
-_NEW = {"run_tokens", "run_nmse", "top_token_x_sq", "top_token"}
+_NEW = {"run_tokens", "run_nmse", "top_token_x_sq", "top_token", "kl", "kl_tokens"}
 
 
 def nmse_bins() -> np.ndarray:

@@ -1,0 +1,61 @@
+"""Squared errors weighted by element: what an output feels of them where the weights are squares of its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...nvfp4 import BLOCK, Recipe, Tokens
+from . import engine as cpu
+from . import kernels
+from .kernels import LANES, _jit, choose, e2m1, flush, new_candidate, new_scales, scale_tokens, spread
+
+
+@_jit
+def weighted_tile(x, weights, candidate, decode, sums):
+    """Leave in sums [LANES] the weighted squared error of each block of a tile as a candidate decodes."""
+    sums[:] = 0.0
+    scale, output_scale = candidate.scale, candidate.output_scale
+    for c in range(BLOCK):
+        for i in range(LANES):
+            value = abs(x[c, i])
+            err = np.float64((e2m1(flush(value) * output_scale[i]) * scale[i]) * decode[i]) - np.float64(value)
+            sums[i] += err * err * np.float64(weights[c, i])
+
+
+@_jit
+def weighted(blocks, weights, rules, total):
+    """Add to total [tokens] each token's squared errors times the weights [tiles, 16, LANES]."""
+    tokens, lanes = scale_tokens(blocks.amax, rules), new_scales(LANES)
+    six, four, best, is_four = new_candidate(), new_candidate(), new_candidate(), np.zeros(LANES, np.uint8)
+    sums = np.empty(LANES)
+    for t in range(blocks.x.shape[0]):
+        spread(tokens, blocks.token[t], lanes)
+        choose(blocks.x[t], blocks.bmax[t], lanes, rules, six, four, best, is_four)
+        weighted_tile(blocks.x[t], weights[t], best, lanes.decode, sums)
+        for i in range(LANES):
+            total[blocks.token[t, i]] += sums[i]
+
+
+def weighted_errors(tokens: Tokens, weights: Tensor, recipes: Sequence[Recipe]) -> Tensor:
+    """Sums over features of weights * (x_hat - x)^2.
+
+    Args:    weights: float32 [M, K], 0 or above, finite.
+    Returns: float64 [recipes, M], on the CPU; per-tensor recipes take their scale from amax.
+    Raises ValueError where x is not finite.
+    """
+    x, weights = tokens.x.cpu(), weights.cpu().contiguous()
+    rules = [cpu._rules(x, r, None)[0] for r in recipes]
+    total = np.zeros((len(rules), x.shape[0]))
+
+    def task(rows: slice) -> None:
+        blocks, theirs = cpu._load(kernels, x[rows]), cpu._load(kernels, weights[rows])
+        for one, into in zip(rules, total, strict=True):
+            weighted(blocks, theirs.x, one, into[rows])
+
+    for _ in cpu.run_tasks(task, x):
+        pass
+    return torch.from_numpy(total)

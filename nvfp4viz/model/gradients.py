@@ -1,0 +1,174 @@
+"""What the model's output feels of an error in an input: squared gradients of the output's own log-probabilities.
+
+The KL divergence that small errors d of an input make is 1/2 E (g . d)^2, where g is the gradient of the log
+probability of a token drawn from the model's own prediction (the Fisher information); for errors that do not go
+together, that is 1/2 sum g^2 d^2. A forward and a backward pass or two predict it for every input and recipe at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+
+from ..engine import choose
+from ..nvfp4 import Recipe, Tokens, tensor_scales
+from .seen import Seen
+
+CHUNK = 256  # rows of logits at a time
+OUT_OF_MEMORY = (
+    "the backward pass does not fit into memory: give shorter or smaller batches; tensor errors stand without it, and "
+    "impact(model, batches, recipes, per_layer=True) measures the output with forward passes alone"
+)
+
+
+class Gradients:
+    """Draws labels at the end of each call of a model, goes back, and sums g^2 d^2 / 2 by input and recipe."""
+
+    def __init__(self, recipes: list[Recipe], draws: int, seed: int, engine: str):
+        if draws < 1:
+            raise ValueError(f"draws={draws}: at least one backward pass")
+        self.recipes, self.draws, self.engine, self._seed = recipes, draws, engine, seed
+        self.sums: dict[str, list[float]] = {}  # label -> nats by recipe, summed over the tokens predicted
+        self.names: dict[str, tuple[str, ...]] = {}  # label -> all layers that read that input, itself first
+        self.tokens = 0  # predicted, of all calls
+        self.problem: str | None = None  # why there are none
+        self._generators: dict = {}
+        self._watched: dict[tuple, list] = {}  # (tensor, rows) -> [Seen, label, summed g^2]
+
+    @contextlib.contextmanager
+    def attached(self, model: nn.Module):
+        """Calls of the model go forward with gradients of activations, and back again."""
+        frozen = [p for p in model.parameters() if p.requires_grad]
+        with contextlib.ExitStack() as undo:
+            for p in frozen:
+                p.requires_grad_(False)
+                undo.callback(p.requires_grad_, True)
+            for module in model.modules():
+                if isinstance(module, nn.Embedding):
+                    undo.callback(module.register_forward_hook(_grown).remove)
+            undo.callback(model.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
+            undo.callback(model.register_forward_hook(self._leave, with_kwargs=True, always_call=True).remove)
+            yield self
+
+    def watch(self, seen: Seen) -> None:
+        """Add to an input's sums what a gradient of it will say. Called while the model goes forward."""
+        if self.problem or not seen.given.requires_grad:
+            return
+        key = id(seen.given), seen.x.shape, seen.offsets is None
+        if key in self._watched:  # q_proj, k_proj and v_proj have one input
+            first = self._watched[key][1]
+            if seen.name not in self.names.setdefault(first, (first,)):
+                self.names[first] += (seen.name,)
+            return
+        entry = self._watched[key] = [seen, seen.name, None]
+
+        def hook(gradient: Tensor) -> None:
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                square = seen.read(gradient).float().square()
+                entry[2] = square if entry[2] is None else entry[2].add_(square)
+
+        seen.given.register_hook(hook)
+
+    def _enter(self, module, args, kwargs):
+        self._before = torch.is_grad_enabled()
+        self._watched.clear()
+        if torch.is_inference_mode_enabled():
+            self.problem = "torch.inference_mode() keeps no gradients: call the model under torch.no_grad(), or plainly"
+            return None
+        torch.set_grad_enabled(True)
+        return tuple(map(_started, args)), {name: _started(value) for name, value in kwargs.items()}
+
+    def _leave(self, module, args, kwargs, output) -> None:
+        torch.set_grad_enabled(self._before)
+        if output is None or self.problem:  # the call failed
+            return
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or not logits.requires_grad:
+            self.problem = (
+                "no gradient reaches the model's output: it has no logits, or its layers run in kernels without a "
+                "backward pass; impact() measures the output with forward passes alone"
+            )
+            return
+        try:
+            with torch._C.DisableTorchFunction():
+                self._back(logits, _counted(logits, kwargs))
+                self._add()
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            self.problem = OUT_OF_MEMORY
+        self._watched.clear()
+
+    def _back(self, logits: Tensor, counts: Tensor) -> None:
+        """draws backward passes, each from a token drawn from every prediction; counts: bool [B, T]."""
+        device = logits.device
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        for draw in range(self.draws):
+            pull = torch.empty_like(logits)
+            flat, where = pull.view(-1, pull.shape[-1]), counts.reshape(-1, 1).to(device)
+            rows = logits.detach().reshape(flat.shape)
+            for i in range(0, len(flat), CHUNK):
+                p = torch.softmax(rows[i : i + CHUNK].float(), -1)
+                label = torch.multinomial(p, 1, generator=self._generators[device])
+                change = -p.scatter_add_(-1, label, torch.full_like(label, -1, dtype=p.dtype))  # one-hot - p
+                flat[i : i + CHUNK] = torch.where(where[i : i + CHUNK], change, 0)
+            torch.autograd.backward([logits], [pull], retain_graph=draw + 1 < self.draws)
+        self.tokens += int(counts.sum())
+
+    def _add(self) -> None:
+        with torch.no_grad():
+            for seen, _, square in self._watched.values():
+                if square is not None:
+                    self._add_input(seen, square / (2 * self.draws))
+
+    def _add_input(self, seen: Seen, weight: Tensor) -> None:
+        by_row = feel(Tokens.of(seen.x), weight, self.recipes, self.engine)
+        if seen.offsets is None:
+            parts = [(seen.name, by_row)]
+        else:
+            ends = [0, *seen.offsets.tolist()]
+            parts = [(label, by_row[:, a:b]) for label, a, b in zip(seen.labels, ends[:-1], ends[1:], strict=True)]
+        for label, part in parts:
+            if label is None:  # an expert that was not asked for
+                continue
+            self.names.setdefault(label, (label,))
+            total = self.sums.setdefault(label, [0.0] * len(self.recipes))
+            self.sums[label] = [t + s for t, s in zip(total, part.sum(1).tolist(), strict=True)]
+
+
+def feel(tokens: Tokens, weight: Tensor, recipes: list[Recipe], engine: str) -> Tensor:
+    """Sums over features of weight * (x_hat - x)^2 under each recipe: float64 [recipes, M]."""
+    chosen = choose(engine, tokens.x, recipes)
+    if chosen.name == "cpu":
+        from ..engine import weighted_errors  # comes with numba
+
+        return weighted_errors(tokens, weight, recipes)
+    moved, weight = tokens.to(chosen.device(tokens.x)), weight.to(chosen.device(tokens.x))
+    rows = []
+    for recipe in recipes:
+        scale = None if recipe.per_token else tensor_scales(moved.tensor_amax, recipe)[0]
+        error = chosen.quantize(moved, recipe, scale).dequantize().sub_(moved.x)
+        rows.append(error.square_().mul_(weight).sum(-1, dtype=torch.float64))
+    return torch.stack(rows)
+
+
+def _grown(module, args, out: Tensor):
+    """An embedding from which gradients begin; not a leaf, which nothing may write to."""
+    return out.detach().requires_grad_().clone() if torch.is_grad_enabled() and not out.requires_grad else None
+
+
+def _started(value):
+    fits = isinstance(value, Tensor) and value.is_floating_point() and not value.requires_grad and value.ndim > 1
+    return value.detach().requires_grad_().clone() if fits else value
+
+
+def _counted(logits: Tensor, kwargs: dict) -> Tensor:
+    """bool [B, T]: predictions of a token that follows; those after the last token, and of padding, do not count."""
+    counts = torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.shape == counts.shape:
+        counts[..., :-1] = mask[..., 1:].bool()
+    if counts.ndim > 1 and counts.shape[-1] > 1:
+        counts[..., -1] = False
+    return counts

@@ -1,0 +1,170 @@
+"""Predicted KL against its definition worked out by hand, and against what quantizing does to the output."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nvfp4viz
+from nvfp4viz import RECIPES, impact, quantize, record, sensitivity
+from nvfp4viz.engine import weighted_errors
+from nvfp4viz.model.gradients import feel
+from nvfp4viz.nvfp4 import Tokens
+
+V, K = 29, 64
+
+
+class Model(nn.Module):
+    """Embedding, two residual layers whose three projections share an input, and logits."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed = nn.Embedding(V, K)
+        self.q, self.k, self.up, self.down = (nn.Linear(K, K, bias=False) for _ in range(4))
+        self.lm_head = nn.Linear(K, V, bias=False)
+        self.norm = nn.LayerNorm(K)
+        self.eval()
+
+    def forward(self, input_ids, attention_mask=None):
+        x = self.embed(input_ids)
+        h = self.norm(x)
+        x = x + torch.tanh(self.q(h)) * self.k(h)
+        x = x + self.down(torch.relu(self.up(self.norm(x))))
+        return 3 * self.lm_head(self.norm(x))
+
+
+def ids(batch=2, tokens=48, seed=1):
+    return torch.randint(0, V, (batch, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def by_hand(model, batch, recipe, name):
+    """1/2 E sum g^2 delta^2 with the expectation over labels in full, a token and a label at a time."""
+    kept = {}
+    module = getattr(model, name)
+
+    def hook(_, args):
+        kept["x"] = args[0].detach().requires_grad_()
+        return (kept["x"],)
+
+    handle = module.register_forward_pre_hook(hook)
+    logits = model(batch)
+    handle.remove()
+    x = kept["x"]
+    delta_sq = (quantize(x.detach(), recipe, engine="reference").dequantize().reshape(x.shape) - x.detach()).square()
+    log_p = torch.log_softmax(logits[:, :-1], -1)
+    total = 0.0
+    for b in range(batch.shape[0]):
+        for t in range(batch.shape[1] - 1):
+            for label in range(V):
+                (g,) = torch.autograd.grad(log_p[b, t, label], x, retain_graph=True)
+                total += log_p[b, t, label].exp().item() * (g.square() * delta_sq).sum().item() / 2
+    return total / log_p[..., 0].numel()
+
+
+def test_it_is_half_the_expected_squared_gradient_times_squared_error():
+    model, batch = Model(), ids(1, 9)
+    found = sensitivity(model, [batch], ["4/6-mse-256"], draws=400, engine="reference")
+    for name in ("up", "down"):  # read by one layer each
+        assert found.kl(name, "4/6-mse-256") == pytest.approx(by_hand(model, batch, "4/6-mse-256", name), rel=0.1)
+
+
+def test_an_input_that_layers_share_is_one():
+    found = sensitivity(Model(), [ids()])
+    assert found.names["q"] == ("q", "k") and set(found.nats) == {"q", "up", "down", "lm_head"}
+    assert found.total("standard") == pytest.approx(sum(found.kl(n, "standard") for n in ("q", "up", "down")))
+    table = found.table()
+    assert len(table) == 4 * len(RECIPES) and table["predicted_kl"].is_monotonic_decreasing
+    assert found.worst("standard", 1) == [table["tensor"][0]]
+
+
+def test_the_level_and_the_order_are_those_of_the_measured_kl():
+    model, batches = Model(), [ids(4, 64, s) for s in range(6)]
+    found = sensitivity(model, batches, ["standard", "4/6-mse-256"], draws=4)
+    measured = {}
+    for name, layers in found.names.items():
+        if name != "lm_head":
+            table = impact(model, batches, ["4/6-mse-256"], modules=list(layers)).table()
+            measured[name] = float(table["kl"][1])
+            assert found.kl(name, "4/6-mse-256") == pytest.approx(measured[name], rel=0.15)
+    assert sorted(measured, key=measured.get) == sorted(measured, key=lambda n: found.kl(n, "4/6-mse-256"))
+    whole = float(impact(model, batches, ["4/6-mse-256"]).table()["kl"][1])
+    assert found.total("4/6-mse-256") == pytest.approx(whole, rel=0.15)
+
+
+def test_batches_add_and_a_seed_repeats():
+    model, a, b = Model(), ids(2, 32, 1), ids(3, 20, 2)
+    first, second = sensitivity(model, [a], seed=3), sensitivity(model, [b], seed=3)
+    both = first + second
+    assert both.tokens == 2 * 31 + 3 * 19
+    assert both.nats["up"]["standard"] == pytest.approx(first.nats["up"]["standard"] + second.nats["up"]["standard"])
+    assert sensitivity(model, [a], seed=3).nats == first.nats != sensitivity(model, [a], seed=4).nats
+    with pytest.raises(ValueError, match="do not add"):
+        first + sensitivity(model, [a], ["standard"])
+
+
+def test_padding_has_no_say():
+    model, batch = Model(), ids(2, 40)
+    mask = torch.ones_like(batch)
+    mask[1, 25:] = 0
+    padded = sensitivity(model, [{"input_ids": batch, "attention_mask": mask}])
+    assert padded.tokens == 39 + 24
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_recording_predicts_in_passing(grad):
+    model, batch = Model(), ids()
+    want = sensitivity(model, [batch], seed=5)
+    with torch.set_grad_enabled(grad), record(model, sensitivity=True, seed=5) as recorder:
+        out = model(batch)
+        assert torch.is_grad_enabled() == grad
+    plain = Model()(batch)
+    torch.testing.assert_close(out.detach(), plain.detach())
+    found = recorder.sweep()
+    table = found.table().set_index(["tensor", "recipe"])["predicted_kl"]
+    for name, layers in want.names.items():
+        for layer in layers:
+            for recipe in RECIPES:
+                assert table[layer, recipe] == pytest.approx(want.kl(name, recipe), rel=1e-9)
+    again = nvfp4viz.Sweep.from_dict(found.to_dict())
+    assert again.stats["up"]["standard"].predicted_kl == found.stats["up"]["standard"].predicted_kl
+    assert (found + found).stats["up"]["standard"].predicted_kl == found.stats["up"]["standard"].predicted_kl
+    assert all(p.requires_grad for p in model.parameters()) and "predicted" in found.provenance["sensitivity"]
+    with record(model) as recorder:
+        model(batch)
+    assert "predicted_kl" not in recorder.sweep().table()
+
+
+def test_what_has_no_gradient_is_said():
+    model, batch = Model(), ids()
+    with torch.inference_mode(), record(model, sensitivity=True) as recorder:
+        model(batch)
+    assert "inference_mode" in recorder.sweep().provenance["sensitivity"]
+    with pytest.raises(ValueError, match="training mode"):
+        sensitivity(Model().train(), [batch])
+    with pytest.raises(TypeError, match="not a torch"):
+        sensitivity("model", [batch])
+    with pytest.raises(ValueError, match="0 batches"):
+        sensitivity(model, [])
+
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.up = nn.Embedding(V, K), nn.Linear(K, V)
+
+        def forward(self, input_ids):
+            return self.up(self.embed(input_ids).detach())  # as in a kernel without a backward pass
+
+    with pytest.raises(RuntimeError, match=r"no gradient reaches the model.s output"):
+        sensitivity(Packed().eval(), [batch])
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, "standard-tensor-fast", "4/6-mse-256-fp16err-tensor"])
+def test_weighted_errors_are_those_of_the_reference(recipe):
+    x = nvfp4viz.synthetic("spikes", 37, 96)
+    weight = torch.rand(37, 96, generator=torch.Generator().manual_seed(0)) ** 8
+    recipe = nvfp4viz.Recipe.parse(recipe)
+    error = quantize(x, recipe, engine="reference").dequantize().double() - x.double()
+    want = (error.square() * weight.double()).sum(-1)
+    np.testing.assert_allclose(weighted_errors(Tokens.of(x), weight, [recipe])[0], want, rtol=1e-9)
+    np.testing.assert_allclose(feel(Tokens.of(x), weight, [recipe], "reference")[0], want, rtol=1e-4)
