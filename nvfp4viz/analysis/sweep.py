@@ -16,7 +16,7 @@ from torch import Tensor
 from ..activations import INDEX, as_activations
 from ..catalog import COLUMNS
 from ..engine import usable_engine
-from ..files import replacing, said
+from ..files import replacing, said, write_csv
 from ..nvfp4 import RECIPES, Recipe, as_recipes
 from ..stats import Stats
 from .attribution import Attribution, attribute_all
@@ -167,7 +167,7 @@ class Sweep:
             if suffix == ".json":
                 temporary.write_text(json.dumps(self.to_dict(), allow_nan=False))
             elif suffix == ".csv":
-                self.table().to_csv(temporary, index=False)
+                write_csv(self.table(), temporary)
             else:
                 self.table().to_parquet(temporary, index=False)
 

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 def _commands() -> list[tuple]:
     """Name, what it does, what adds its arguments to a parser, what runs it and returns the exit code."""
     from .. import integrations as impact
-    from . import checkpoint, doctor, sweep
+    from . import check, checkpoint, doctor, sweep
 
     return [
         (
@@ -67,6 +67,12 @@ def _commands() -> list[tuple]:
             "analyse activations and write the table of results",
             sweep.add_sweep_arguments,
             sweep.run_sweep,
+        ),
+        (
+            "check",
+            "whether a sweep lost quality against a baseline, for continuous integration",
+            check.add_arguments,
+            check.run,
         ),
         (
             "notebooks",

@@ -70,7 +70,7 @@ def _measure(arguments: argparse.Namespace):
             raise ValueError(
                 "a saved sweep is measured already: --recipes and --engine need the activations themselves"
             )
-        return _load(files[0])
+        return load_done(files[0])
     for name in arguments.recipes or ():
         if Path(name).is_file():  # --recipes takes all that follows
             raise ValueError(f"{name!r} is a file, not a recipe: name the files before --recipes, or after a --")
@@ -128,7 +128,8 @@ def _is_done(path) -> bool:
     return is_saved(path) or _is_report(path)
 
 
-def _load(path):
+def load_done(path):
+    """The Sweep in a saved one or a report."""
     from ..analysis import Sweep
     from ..pages import load_report
 
@@ -143,7 +144,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise ValueError("saved sweeps are measured already: --recipes and --engine need the activations themselves")
     short = [Path(f).name for f in arguments.files]
     names = tuple(short if short[0] != short[1] else arguments.files)
-    print(compare(*map(_load, arguments.files), arguments.output, names))
+    print(compare(*map(load_done, arguments.files), arguments.output, names))
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..engine import find_engine
-from ..files import check_target, replacing
+from ..files import check_target, replacing, write_csv
 from ..model import MODES, impact
 from ..nvfp4 import RECIPES, as_recipe
 
@@ -109,5 +109,5 @@ def run(arguments: argparse.Namespace) -> int:
     print(found.table().to_string(index=False, float_format="{:.4g}".format))
     if arguments.output:
         with replacing(arguments.output) as temporary:
-            found.table().to_csv(temporary, index=False)
+            write_csv(found.table(), temporary)
     return 0
