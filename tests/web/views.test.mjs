@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { fixed, percent, short, signed, esc, ticks, nearest, counts, int } from "../../nvfp4viz/web/lib/text.js";
 import { tag, text } from "../../nvfp4viz/web/lib/svg.js";
 import { recipeName, sameSettings, settingsOf, studyOnly } from "../../nvfp4viz/web/lib/recipe.js";
+import { hashOf, stateInHash } from "../../nvfp4viz/web/report/state.js";
 import { drawHeat } from "../../nvfp4viz/web/views/heat.js";
 import { blockSteps, STAGES, whyWon } from "../../nvfp4viz/web/views/steps.js";
 import { drawScales } from "../../nvfp4viz/web/views/scales.js";
@@ -188,6 +189,17 @@ test("recipes have the names that Python gives them", () => {
   assert.match(studyOnly(settingsOf("standard-256")), /448/);
   assert.match(studyOnly(settingsOf("4/6-mae-300")), /448 and 256/);
   assert.equal(settingsOf("nonsense"), null);
+});
+
+test("what is shown stands in the address, and only what there is comes back", () => {
+  const { catalog, tensor } = contexts.real;
+  const [a, b] = catalog.recipes.map((r) => r.name);
+  const shown = { tensor, recipe_a: a, recipe_b: b, view: "error", scale: "log", span: "full", sort: "gain", under: "a" };
+  const data = { catalog, stats: { [tensor]: {} } };
+  const all = { ...shown, rule: Object.keys(catalog.rules)[0], block: [3, 7] };
+  assert.deepEqual(stateInHash(hashOf((name) => all[name]), data), all);
+  assert.deepEqual(stateInHash("#tensor=__proto__&recipe_a=%3Cb%3E&view=x&block=1,-2&rule=toString", data), {});
+  assert.deepEqual(stateInHash("", data), {});
 });
 
 test("numbers read as in print", () => {

@@ -10,20 +10,20 @@ const CHOICES = {
   under: ["a", "b"],
 };
 
-// The traits that an address tells; what it has no such thing of is left out.
+// The traits that an address has; what it has no such thing of is left out.
 export function stateInHash(hash, { catalog, stats }) {
-  const told = Object.fromEntries(new URLSearchParams(hash.replace(/^#/, "")));
-  const block = (told.block || "").split(",").map(Number);
+  const given = Object.fromEntries(new URLSearchParams(hash.replace(/^#/, "")));
+  const block = (given.block || "").split(",").map(Number);
   const allowed = {
-    tensor: Object.hasOwn(stats, told.tensor ?? ""),
-    recipe_a: catalog.recipes.some((r) => r.name === told.recipe_a),
-    recipe_b: catalog.recipes.some((r) => r.name === told.recipe_b),
-    rule: Object.hasOwn(catalog.rules, told.rule ?? ""),
+    tensor: Object.hasOwn(stats, given.tensor ?? ""),
+    recipe_a: catalog.recipes.some((r) => r.name === given.recipe_a),
+    recipe_b: catalog.recipes.some((r) => r.name === given.recipe_b),
+    rule: Object.hasOwn(catalog.rules, given.rule ?? ""),
     block: block.length === 2 && block.every((v) => Number.isInteger(v) && v >= 0),
-    ...Object.fromEntries(Object.entries(CHOICES).map(([name, values]) => [name, values.includes(told[name])])),
+    ...Object.fromEntries(Object.entries(CHOICES).map(([name, values]) => [name, values.includes(given[name])])),
   };
   const known = FROM_PAGE.filter((name) => allowed[name]);
-  return Object.fromEntries(known.map((name) => [name, name === "block" ? block : told[name]]));
+  return Object.fromEntries(known.map((name) => [name, name === "block" ? block : given[name]]));
 }
 
 export function hashOf(get) {
