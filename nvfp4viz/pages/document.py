@@ -70,11 +70,8 @@ _VISIBLE = {i: chr(0x2400 + i) for i in range(32) if i != 10} | {127: "␡"}
 _VISIBLE |= {i: f"[U+{i:04X}]" for i in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
-def picture(ax, caption: str) -> dict:
-    """A matplotlib figure as a template shows it: PNG in base64, size in CSS pixels, words for it, a caption."""
-    from ..plots import Picture
+def picture(ax, caption: str, name: str = "figure") -> dict:
+    """A matplotlib figure as a template shows it: SVG in the page's ink with ids of its own, and a caption."""
+    from ..plots import svg
 
-    drawn = Picture(ax)
-    width, height = (round(v * 4 / 3) for v in drawn.size)
-    source = base64.b64encode(drawn.png).decode()
-    return {"source": Markup(source), "width": width, "height": height, "alt": drawn.alt, "caption": caption}
+    return {"svg": Markup(svg(ax, name)), "caption": caption}

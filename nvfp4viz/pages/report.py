@@ -191,7 +191,7 @@ def _figures(sweep: Sweep, best: str) -> list[dict]:
          "All tensors together, on a logarithmic axis. A 4 that saturates is the price of a high ceiling; a scale that"
          " is subnormal or 0 would be that of a low one."),
     ]  # fmt: skip
-    return [picture(ax, caption) for ax, caption in figures]
+    return [picture(ax, caption, f"figure{i}") for i, (ax, caption) in enumerate(figures)]
 
 
 def _telling(sweep: Sweep, best: str, baseline: str | None) -> tuple[Sweep, str]:

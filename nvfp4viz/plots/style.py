@@ -8,6 +8,7 @@ import re
 from html import escape
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -110,12 +111,17 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %"
 
 
+def titles(figure: Figure) -> str:
+    """What stands in for a picture where nothing better is given."""
+    return " · ".join(t for t in (a.get_title("left") for a in figure.axes) if t) or "figure"
+
+
 class Picture:
     """A figure as PNG for notebooks, on a white card, with a text that stands in for it."""
 
     def __init__(self, ax: Axes, alt: str = ""):
         figure = expect(ax, Axes, "Axes, as the functions of nvfp4viz.plots return them").figure
-        self.alt = alt or " · ".join(t for t in (a.get_title("left") for a in figure.axes) if t) or "figure"
+        self.alt = alt or titles(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
         self.png = buffer.getvalue()
@@ -147,3 +153,26 @@ def formula(tex: str) -> str | None:
     place, words = f"vertical-align:{-depth:.1f}px", escape(tex, quote=True)
     look = f'role="img" aria-label="{words}" fill="currentColor" style="{place}"'
     return svg.replace("<svg ", f"<svg {look} ", 1)
+
+
+# What a page draws in its own ink, so that a figure follows light and dark
+_PAGE_INKS = {INK: "ink", FAINT: "faint", RULE: "rule", "#f[27]f[27]f[27]": "card", "#ffffff": "paper", "#000000": "ink"}
+
+
+def svg(ax: Axes, name: str, alt: str = "") -> str:
+    """A figure as an SVG element in HTML: text that can be selected, colours by a page's CSS variables.
+
+    Args: name: stands before all ids in it, which are a page's; alt: what stands in for the picture.
+    """
+    figure = expect(ax, Axes, "Axes, as the functions of nvfp4viz.plots return them").figure
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for ink, variable in _PAGE_INKS.items():
+        text = re.sub(ink, f"var(--{variable})", text, flags=re.IGNORECASE)
+    text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", text)
+    width, height = (round(96 * v) for v in figure.get_size_inches())
+    head = f'<svg role="img" aria-label="{escape(alt or titles(figure))}" width="{width}" height="{height}"'
+    return re.sub(r'<svg .*?(viewBox="[^"]*").*?>', rf"{head} \1>", text, count=1, flags=re.DOTALL)

@@ -113,13 +113,15 @@ def test_nothing_is_fetched_and_only_its_own_script_runs(page):
     assert not re.search(r"""(?:https?:)?//[a-z]""", re.sub(r"//.*", "", re.sub(r'"[A-Za-z0-9+/=]{200,}"', "", page)))
 
 
-def test_images_say_what_they_show(page):
-    images = [a for t, a in Tags(page).tags if t == "img"]
-    assert len(images) == 3
-    for image in images:
-        assert image["src"].startswith("data:image/png;base64,") and len(image["alt"]) > 10
-        assert int(image["width"]) > 100 and int(image["height"]) > 100
-        assert base64.b64decode(image["src"].split(",")[1]).startswith(b"\x89PNG")
+def test_figures_say_what_they_show_in_the_page_s_ink(page):
+    figures = [a for t, a in Tags(page).tags if t == "svg" and a.get("role") == "img"]
+    assert len(figures) == 3 and all(len(a["aria-label"]) > 10 for a in figures)
+    drawn = "".join(re.findall(r"<figure class=\"card\">.*?</figure>", page, re.S))
+    assert "var(--ink)" in drawn and "#222222" not in drawn and "<text" in drawn  # text stays text, black stays ink
+    ids = re.findall(r' id="([^"]*)"', drawn)
+    assert len(ids) == len(set(ids)) and all(i.startswith("figure") for i in ids)
+    for name in re.findall(r'(?:href="#|url\(#)([^")]*)', drawn):
+        assert name in ids
 
 
 def test_provenance_names_files_recipes_and_versions(tmp_path):

@@ -254,7 +254,7 @@ def test_hostile_names_do_nothing(opened, tmp_path):
     assert tab.locator("#shown").inner_text() == f"{2 * len(HOSTILE)} of {2 * len(HOSTILE)} rows"
     tab.locator("#filter").fill("img")
     assert set(column(tab, "tensor")) <= set(names) and HOSTILE["script"] in column(tab, "tensor")
-    assert tab.evaluate("window.pwned") is None and tab.locator("main img").count() == 3
+    assert tab.evaluate("window.pwned") is None and tab.locator("main figure.card > svg").count() == 3
     assert tab.evaluate("({}).recipes") is None
     listed = tab.eval_on_selector_all("select.tensor option", "all => all.map((e) => e.textContent)")
     for name in (HOSTILE["script"], HOSTILE["comment"], HOSTILE["entity"], HOSTILE["attribute"]):
@@ -284,7 +284,7 @@ def test_data_that_was_damaged_is_not_drawn(browser, measured, tmp_path):
     tab = browser.new_page()
     tab.goto(path.as_uri())
     tab.get_by_text("The data in this file cannot be read").wait_for()
-    assert tab.locator("h1").is_visible() and tab.locator("main img").count() == 3
+    assert tab.locator("h1").is_visible() and tab.locator("main figure.card > svg").count() == 3
     tab.close()
 
 

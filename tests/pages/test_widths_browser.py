@@ -55,6 +55,25 @@ def test_nothing_is_wider_than_the_window(opened, width, scheme):
     assert tab.complaints == []
 
 
+def test_a_tensor_is_chosen_everywhere_and_stays_in_the_address(opened, page):
+    measured, _ = page
+    tab = opened(viewport={"width": 1280, "height": 900})
+    wanted = measured.tensors[3]
+    tab.locator("figure.card svg text.pick", has_text=wanted).click()
+    tab.wait_for_function("t => document.querySelector('.nv4').dataset.tensor === t", arg=wanted)
+    assert tab.locator("#results tr.here").count() == len(measured.recipes)
+    row = tab.locator("#results tbody tr").first
+    other = row.locator("td").first.get_attribute("title")
+    row.click()
+    tab.wait_for_function("t => document.querySelector('.nv4').dataset.tensor === t", arg=other)
+    tab.get_by_role("tab", name="Error").click()
+    again = tab.context.new_page()
+    again.goto(tab.url)
+    again.locator(".nv4[data-view=error]").wait_for()
+    assert again.locator(".nv4").get_attribute("data-tensor") == other
+    assert tab.complaints == []
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_without_javascript_the_numbers_are_there(opened, page, width):
     tab = opened(viewport={"width": width, "height": 800}, java_script_enabled=False)

@@ -2,6 +2,7 @@
 
 import { pairs } from "../explorer/cache.js";
 import { mount } from "../explorer/mount.js";
+import { choosable } from "./chosen.js";
 import { answers, dataOf } from "./data.js";
 import { follow, stateInHash } from "./state.js";
 import { fill } from "./table.js";
@@ -15,6 +16,7 @@ function explore(place, data) {
   const { model } = mount(place, { catalog, summary, tensor: catalog.tensors[0].name, ...shown, ...state }, answers(data));
   if (!own) return;
   follow(model);
+  choosable(model, Object.keys(data.stats));
   fill([...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, ...s })));
 }
 
