@@ -156,7 +156,10 @@ def formula(tex: str) -> str | None:
 
 
 # What a page draws in its own ink, so that a figure follows light and dark
-_PAGE_INKS = {INK: "ink", FAINT: "faint", RULE: "rule", "#f[27]f[27]f[27]": "card", "#ffffff": "paper", "#000000": "ink"}
+_PAGE_INKS = {
+    INK: "ink", FAINT: "faint", RULE: "rule",
+    "#f[27]f[27]f[27]": "card", "#ffffff": "paper", "#000000": "ink",
+}  # fmt: skip
 
 
 def svg(ax: Axes, name: str, alt: str = "") -> str:
