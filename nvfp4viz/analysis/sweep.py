@@ -20,6 +20,7 @@ from ..files import replacing, said, write_csv
 from ..nvfp4 import RECIPES, Recipe, as_recipes
 from ..stats import Stats
 from .attribution import Attribution, attribute_all
+from .coverage import coverage_sentence
 from .picks import keep
 from .provenance import check_blocks, check_provenance, token_texts, versions
 from .sequences import analyze_sequences, with_sequences
@@ -55,7 +56,9 @@ class Sweep:
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         recipes = ", ".join(self.recipes)
-        return f"Sweep({len(self.records)} tensors{skipped}; recipes {recipes}; .table() has the numbers)"
+        seen = coverage_sentence(self.provenance.get("coverage"))
+        seen = f"; of the model {seen}" if seen else ""
+        return f"Sweep({len(self.records)} tensors{skipped}{seen}; recipes {recipes}; .table() has the numbers)"
 
     @classmethod
     def of(cls, stats, recipes, provenance=None, skipped=None, *, attributions=None, blocks=None) -> Sweep:

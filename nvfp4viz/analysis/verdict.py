@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from .coverage import coverage_sentence
 from .defaults import FLASHINFER, SGLANG, roles
 from .interval import decibels, judged_by, margin_interval
 from .sweep import Sweep
@@ -88,6 +89,7 @@ class Verdict:
     best_by_tensor: dict[str, str]  # each input's own best recipe
     left_out: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no vote
     towers: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor -> token of a fifth of its signal
+    coverage: str = ""  # of a recorded model: "192 of 288 matrices, 97 % of multiply-adds"
 
     def over(self, role: str) -> Comparison | None:
         """The comparison whose role starts so, such as "FlashInfer" or "the runner-up"; None where there is none."""
@@ -139,6 +141,8 @@ class Verdict:
         if self.towers:
             shown = [f"{t} (token {at}, {100 * s:.0f} %)" for t, (at, s) in self.towers.items()]
             text.append(f"One token holds over a fifth of the signal of {_shortened(shown)}.")
+        if self.coverage:
+            text.append(f"Of the model, {self.coverage} were seen.")
         return " ".join(text)
 
     def to_dict(self) -> dict:
@@ -176,6 +180,7 @@ def recommend(sweep: Sweep, *, worth_db: float = WORTH_DB, head: bool = False) -
         best_by_tensor={t: min(names, key=lambda n: sweep.stats[t][n].token_nmse) for t in tensors},
         left_out=found.left_out,
         towers=found.towers,
+        coverage=coverage_sentence(sweep.provenance.get("coverage")),
     )
 
 

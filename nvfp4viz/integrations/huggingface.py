@@ -10,12 +10,14 @@ import torch
 
 from ..engine import find_engine
 from ..files import check_target, replacing, write_csv
-from ..model import MODES, impact
+from ..model import MODES, PRESETS, NothingQuantizedError, impact
 from ..nvfp4 import RECIPES, as_recipe
 
 
 def load_model(path: str | Path, *, dtype=torch.bfloat16, device=None):
     """The model, in evaluation mode, and its tokenizer; nothing is fetched from anywhere.
+
+    Of a vision-language model, all of it is loaded; token ids alone run its language part.
 
     Raises RuntimeError where transformers is missing, FileNotFoundError or ValueError where there is no model.
     """
@@ -23,7 +25,7 @@ def load_model(path: str | Path, *, dtype=torch.bfloat16, device=None):
     if not path.exists():
         raise FileNotFoundError(f"no model at {str(path)!r}: give a Hugging Face folder or a .gguf file")
     try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
     except ImportError as error:
         raise RuntimeError("transformers is missing: pip install transformers (and gguf for .gguf files)") from error
     options, where = {}, path
@@ -31,13 +33,30 @@ def load_model(path: str | Path, *, dtype=torch.bfloat16, device=None):
         options, where = {"gguf_file": path.name}, path.parent
     try:
         dense = {"quantization_config": _dense()} if options else {}
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, local_files_only=True, **options, **dense)
+        model = _language_model(where, dtype=dtype, local_files_only=True, **options, **dense)
         tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True, **options)
     except ImportError as error:
         raise RuntimeError(f"cannot load {str(path)!r}: {error}") from error
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot load a model from {str(path)!r}: {str(error).strip().splitlines()[0]}") from error
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+
+
+def _language_model(where, **options):
+    """A causal language model, or a model that reads images or sound too and writes text."""
+    import transformers
+
+    first = None
+    for kind in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
+        if not hasattr(transformers, kind):
+            continue
+        try:
+            return getattr(transformers, kind).from_pretrained(where, **options)
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+            first = first or error
+    raise first
 
 
 def _dense():
@@ -63,7 +82,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", metavar="TEXT", help="a UTF-8 text file to predict")
     parser.add_argument("--recipes", nargs="+", metavar="RECIPE", help="short names; default: the five named ones")
     parser.add_argument("--modules", nargs="+", metavar="PATTERN", help="default: linear layers but the output layer")
-    parser.add_argument("--weights", action="store_true", help="quantize the weights, too")
+    parser.add_argument("--weights", action="store_true", help="the weights, too: --quantize activations+weights")
+    parser.add_argument(
+        "--quantize", choices=(*MODES, *PRESETS),
+        help="activations (the default), with weights, or as a server: all-linear, sglang-nvfp4-online (experts alone)",
+    )  # fmt: skip
+    parser.add_argument("--weight-recipe", metavar="RECIPE", help="of the weights, apart from the activations'")
+    parser.add_argument("--checkpoint", metavar="DIR", help="a quantized checkpoint, for --quantize checkpoint")
     parser.add_argument("--per-layer", action="store_true", help="also each layer alone: layers times as many passes")
     parser.add_argument("--tokens", type=int, default=20480, help="from the start of the text (default 20480)")
     parser.add_argument("--length", type=int, default=512, help="tokens a sequence (default 512)")
@@ -92,7 +117,7 @@ def _checked(arguments: argparse.Namespace) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The command `nvfp4viz impact`: prints the table; returns 0."""
+    """The command `nvfp4viz impact`: prints the table; returns 0, or 1 where nothing ran quantized."""
     text = _checked(arguments)  # said before the model is loaded and run
     model, tokenizer = load_model(arguments.model)
     ids = [b.to(next(model.parameters()).device) for b in batches(tokenizer, text, arguments.tokens, arguments.length)]
@@ -100,12 +125,19 @@ def run(arguments: argparse.Namespace) -> int:
     def show(done: int, total: int, what: str) -> None:
         print(f"\r{done}/{total} {what:60.60}", end="", file=sys.stderr)
 
-    found = impact(
-        model, ids, arguments.recipes or RECIPES, quantize=MODES[arguments.weights], modules=arguments.modules,
-        per_layer=arguments.per_layer, engine=arguments.engine, progress=None if arguments.quiet else show,
-    )  # fmt: skip
+    how = arguments.quantize or ("checkpoint" if arguments.checkpoint else MODES[arguments.weights])
+    try:
+        found = impact(
+            model, ids, arguments.recipes or RECIPES, quantize=how, weights=arguments.weight_recipe,
+            checkpoint=arguments.checkpoint, modules=arguments.modules, per_layer=arguments.per_layer,
+            engine=arguments.engine, progress=None if arguments.quiet else show,
+        )  # fmt: skip
+    except NothingQuantizedError as error:
+        print(f"nvfp4viz: error: {error}", file=sys.stderr)
+        return 1
     for name, why in found.skipped.items():
         print(f"nvfp4viz: not quantized: {name}: {why}", file=sys.stderr)
+    print(f"{found.provenance['quantized']}: {found.coverage}")
     print(found.table().to_string(index=False, float_format="{:.4g}".format))
     if arguments.output:
         with replacing(arguments.output) as temporary:

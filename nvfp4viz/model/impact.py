@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..analysis import versions
+from ..analysis import coverage_sentence, versions
 from ..nvfp4 import RECIPES, Recipe, as_recipe
 from ..stats import poisson_weights
 from .choose import describe
-from .coverage import coverage_sentence
 from .inputs import eager
 from .presets import MODES, Plan, check_weights, plan_of, quantized_already
 from .swap import Decoded, Outputs, Swap

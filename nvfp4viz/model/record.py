@@ -11,10 +11,9 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
-from ..analysis import Sweep, versions
+from ..analysis import Sweep, coverage_sentence, versions
 from ..engine import Pending, Ready, analyze_all, choose, find_engine
 from ..nvfp4 import RECIPES, Tokens, as_recipes
-from .coverage import coverage_sentence
 from .gradients import Gradients
 from .hooks import Observer
 from .inputs import rank

@@ -11,13 +11,12 @@ from pathlib import Path
 from markupsafe import Markup
 
 from .. import plots
-from ..analysis import Comparison, Sweep, Verdict, recommend
+from ..analysis import Comparison, Sweep, Verdict, coverage_sentence, recommend
 from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SIZES, style
 from ..checkpoints import Checkpoint
 from ..environment import study_only
 from ..files import said
-from ..model import coverage_sentence
 from ..nvfp4 import FOUR_LIMIT, Recipe
 from . import packing
 from .checkpoint import report_checkpoint

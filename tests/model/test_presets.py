@@ -284,3 +284,53 @@ def test_a_checkpoint_gives_its_modules_weights_and_scales(family, made_by):
     if family == "llama":
         assert found.table()["kl"][1] == pytest.approx(effect(model, other, [x])[1], rel=1e-3)
     assert found.table()["kl"][1] > 0 and "as the checkpoint has them" in repr(found)
+
+
+def test_the_command_runs_presets_and_says_what_is_quantized(tmp_path, capsys):
+    from nvfp4viz.cli.main import main
+
+    given = ["impact", str(TOY), str(TOY.parent / "alice.txt"), "--tokens", "200", "--length", "100", "-q"]
+    given += ["--recipes", "standard"]
+    assert main([*given, "--quantize", "sglang-nvfp4-online"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("inputs and weights of 64 matrices; weights by 4/6-mse-448-tensor-fast")
+    assert "% of multiply-adds" in printed.splitlines()[0] and "unquantized" in printed
+    assert main([*given, "--weight-recipe", "standard"]) == 2
+    assert "leaves no weight" in capsys.readouterr().err
+
+
+def test_where_all_is_skipped_the_command_ends_with_1(monkeypatch, tmp_path, capsys):
+    from nvfp4viz.cli.main import main
+    from nvfp4viz.integrations import huggingface
+
+    def nothing(*_, **__):
+        raise NothingQuantizedError("nothing ran quantized under standard: odd: K=24")
+
+    monkeypatch.setattr(huggingface, "impact", nothing)
+    given = ["impact", str(TOY), str(TOY.parent / "alice.txt"), "--tokens", "20", "--length", "10", "-q"]
+    assert main(given) == 1 and "nothing ran quantized" in capsys.readouterr().err
+
+
+def test_a_vision_language_model_is_loaded_and_its_language_part_measured(tmp_path):
+    from nvfp4viz.integrations.huggingface import load_model
+
+    text = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "pad_token_id": 0,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32}  # fmt: skip
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(TOY).save_pretrained(tmp_path)
+    model, tokenizer = load_model(tmp_path)
+    ids = torch.tensor(tokenizer("A vision-language model").input_ids)[None]
+    found = nvfp4viz.impact(model, [ids], ["standard"])
+    assert found.table()["kl"][1] > 0
+    assert all("vision" in n or "multi_modal" in n for n in found.skipped)
+
+
+def test_recorders_sweeps_and_verdicts_say_the_coverage(toy, text):
+    with nvfp4viz.record(toy, "*.experts.*", ["standard", RECIPE]) as recorder, torch.no_grad():
+        toy(text[:2])
+    sweep = recorder.sweep()
+    said = "% of multiply-adds"
+    assert said in repr(recorder) and said in repr(sweep) and said in nvfp4viz.recommend(sweep).sentence()
