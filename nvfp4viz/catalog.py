@@ -63,6 +63,8 @@ RATES = _by_name(
     _rate("scale_zero", "scale 0", "scale rounds to 0", "blocks whose scale rounds to 0: 16 values lost"),
     _rate("element_flushed", "decoded to 0", "decoded to 0", "non-zero elements that decode to 0",
           "non-zero elements"),
+    _rate("four_saturated_chosen", "4 saturated, chosen", "chose 4, saturated",
+          "blocks that chose 4 although its scale saturates"),
 )  # fmt: skip
 COLUMNS = {**ERRORS, **RATES}  # of tables, in order
 SUMMARY = ("sqnr_db", "four_rate", "four_saturated", "scale_subnormal", "element_clipped", "element_flushed")

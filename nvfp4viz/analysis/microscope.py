@@ -15,6 +15,7 @@ from ..nvfp4 import (
     BLOCK,
     E4M3_MAX,
     MARGIN,
+    Candidate,
     Recipe,
     Tokens,
     as_recipe,
@@ -52,26 +53,9 @@ def inspect_block(values, amax: float, recipe: Recipe | str) -> dict:
     encode, decode = (s.reshape(1) for s in scales_of(amax.reshape(1, 1), recipe))
     codes, block_scale = quantize_blocks(x, encode, flush(amax), recipe)
     byte = int(block_scale.view(torch.uint8))
-    tried, candidate = [], candidates(x, encode, recipe)
-    for c, score in zip(candidate, scores(candidate, x, encode, flush(amax), recipe), strict=True):
-        step = c.block_scale.float() * decode
-        decoded = e2m1_decode(c.codes) * c.block_scale.float() * decode
-        errors = decoded.double() - x.double()
-        tried.append({
-            "to": c.to,
-            "h": c.h.item(),
-            "byte": int(c.block_scale.view(torch.uint8)),
-            "block_scale": c.block_scale.float().item(),
-            "saturated": c.h.item() > E4M3_MAX * MARGIN,
-            "step": step.item(),
-            "scaled": c.scaled.tolist(),
-            "codes": c.codes.tolist(),
-            "elements": e2m1_decode(c.codes).tolist(),
-            "decoded": decoded.tolist(),
-            "errors": errors.tolist(),
-            "score": score.item(),
-            "squared_error": float((errors * errors).sum()),
-        })  # fmt: skip
+    candidate = candidates(x, encode, recipe)
+    score = scores(candidate, x, encode, flush(amax), recipe)
+    tried = [_described(c, s, x, decode) for c, s in zip(candidate, score, strict=True)]
     four = len(tried) == 2 and byte == tried[1]["byte"] != tried[0]["byte"]
     return finite({
         "recipe": recipe.name,
@@ -85,6 +69,28 @@ def inspect_block(values, amax: float, recipe: Recipe | str) -> dict:
         "codes": codes.tolist(),
         "candidates": tried,
     })  # fmt: skip
+
+
+def _described(c: Candidate, score: Tensor, x: Tensor, decode: Tensor) -> dict:
+    """A candidate for the block x [16], for `inspect_block`."""
+    step = c.block_scale.float() * decode
+    decoded = e2m1_decode(c.codes) * c.block_scale.float() * decode
+    errors = decoded.double() - x.double()
+    return {
+        "to": c.to,
+        "h": c.h.item(),
+        "byte": int(c.block_scale.view(torch.uint8)),
+        "block_scale": c.block_scale.float().item(),
+        "saturated": c.h.item() > E4M3_MAX * MARGIN,
+        "step": step.item(),
+        "scaled": c.scaled.tolist(),
+        "codes": c.codes.tolist(),
+        "elements": e2m1_decode(c.codes).tolist(),
+        "decoded": decoded.tolist(),
+        "errors": errors.tolist(),
+        "score": score.item(),
+        "squared_error": float((errors * errors).sum()),
+    }
 
 
 def block_at(x: Tensor, token: int, block: int, recipe: Recipe) -> tuple[list[float], float]:

@@ -17,7 +17,7 @@ from ..activations import INDEX, as_activations
 from ..catalog import COLUMNS
 from ..engine import usable_engine
 from ..files import replacing, said, write_csv
-from ..nvfp4 import RECIPES, Recipe, as_recipes
+from ..nvfp4 import RECIPES, Recipe, some_recipes
 from ..stats import Stats
 from .attribution import Attribution, attribute_all
 from .coverage import coverage_sentence
@@ -221,10 +221,7 @@ def sweep(
     Returns: Sweep. A tensor that cannot be quantized is in `.skipped` with the reason; an interrupt keeps what is done.
     Raises ValueError where no tensor could be analysed.
     """
-    activations = as_activations(activations)
-    recipes = as_recipes(recipes)
-    if not recipes:
-        raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
+    activations, recipes = as_activations(activations), some_recipes(recipes)
     if engine != "auto":
         usable_engine(engine)  # the caller's mistake, not a tensor's
     records, skipped, interrupted = {}, dict(getattr(activations, "left_out", {})), False

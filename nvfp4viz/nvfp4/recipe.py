@@ -143,3 +143,11 @@ def as_recipes(recipes) -> dict[str, Recipe]:
     if hasattr(recipes, "items"):
         return {str(name): as_recipe(r) for name, r in recipes.items()}
     return {r.name: r for r in map(as_recipe, recipes)}
+
+
+def some_recipes(recipes) -> dict[str, Recipe]:
+    """`as_recipes`; ValueError where there is none."""
+    found = as_recipes(recipes)
+    if not found:
+        raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
+    return found

@@ -48,6 +48,7 @@ class Stats(Additive):
     nonzero_blocks: int = summed()
     n_four: int = summed()  # blocks that chose 4: their byte is e4m3(h4) and not e4m3(h6)
     n_four_saturated: int = summed()  # blocks whose 4 candidate exceeds 448
+    n_four_saturated_chosen: int = summed()  # of these, blocks that chose 4 all the same
     n_scale_saturated: int = summed()  # blocks whose chosen candidate exceeds 448 before rounding
     n_scale_subnormal: int = summed()  # blocks of byte 1..7
     n_scale_zero: int = summed()  # non-zero blocks of byte 0
@@ -89,6 +90,9 @@ class Stats(Additive):
     )
     element_clipped = Share(
         "n_element_clipped", "elements", "share of elements whose scaled magnitude exceeds 6, E2M1's largest"
+    )
+    four_saturated_chosen = Share(
+        "n_four_saturated_chosen", "nonzero_blocks", "share of non-zero blocks that chose 4 although it saturates"
     )
     element_flushed = Share("n_element_flushed", "nonzero_elements", "share of non-zero elements that decode to 0")
 
@@ -163,7 +167,7 @@ class Stats(Additive):
 
 
 _FORMER = {"bootstrap_err_sq", "bootstrap_x_sq"}  # fields of the first release, which the runs replace
-_NEW = {"run_tokens", "run_nmse", "top_token_x_sq", "top_token", "kl", "kl_tokens"}
+_NEW = {"run_tokens", "run_nmse", "top_token_x_sq", "top_token", "n_four_saturated_chosen", "kl", "kl_tokens"}
 
 
 def nmse_bins() -> np.ndarray:
@@ -249,6 +253,7 @@ def _measure_rows(tokens: Tokens, quantized: Quantized) -> Stats:
     four = (byte == byte4) & (byte != byte6) & recipe.four_over_six
     chosen = torch.where(four, h4.squeeze(-1), h6.squeeze(-1))
     scaled = flush(flush(raw) * output_scale(quantized.block_scales.float().unsqueeze(-1), bmax, encode, recipe))
+    saturates = (h4.squeeze(-1) > E4M3_MAX * MARGIN) & block  # [m, n]
     clipped = (scaled.abs() > E2M1_MAX * MARGIN) & (byte != 0).unsqueeze(-1)
 
     x_hat = blocks(quantized.dequantize()).double()
@@ -266,7 +271,8 @@ def _measure_rows(tokens: Tokens, quantized: Quantized) -> Stats:
         blocks=m * k // BLOCK,
         nonzero_blocks=int(block.sum()),
         n_four=int((four & block).sum()),
-        n_four_saturated=int(((h4.squeeze(-1) > E4M3_MAX * MARGIN) & block).sum()) if recipe.four_over_six else 0,
+        n_four_saturated=int(saturates.sum()) if recipe.four_over_six else 0,
+        n_four_saturated_chosen=int((saturates & four).sum()),
         n_scale_saturated=int(((chosen > E4M3_MAX * MARGIN) & block).sum()),
         n_scale_subnormal=int(((byte >= 1) & (byte <= 7) & block).sum()),
         n_scale_zero=int(((byte == 0) & block).sum()),

@@ -13,7 +13,7 @@ from .numbers import FLT_MIN, ZERO, e2m1, flush, jit
 from .tile import LANES
 
 COUNTS = ("n_four", "n_four_saturated", "n_scale_saturated", "n_scale_subnormal", "n_scale_zero")
-COUNTS = (*COUNTS, "n_element_clipped", "n_element_flushed")
+COUNTS = (*COUNTS, "n_element_clipped", "n_element_flushed", "n_four_saturated_chosen")
 SUMS = ("err_sq", "err_abs", "x_hat_sq", "x_dot_x_hat", "max_error")
 SCALE_LIMIT = np.float32(E4M3_MAX * MARGIN)
 FIRST_BIN = (1023 - 24) << (52 - MANTISSA_SHIFT)  # of 2^-24, see `stats.nmse_bin`
@@ -126,12 +126,13 @@ def count_codes(is_four, six, four, bmax, unsigned_zeros, n, codes):
 
 @jit
 def count_blocks(n, bmax, is_four, four_over_six, h6, h4, byte6, byte4, place, counts, scales):
-    fours = saturated_fours = saturated = subnormal = zero = np.int32(0)
+    fours = saturated_fours = chosen_all_the_same = saturated = subnormal = zero = np.int32(0)
     for i in range(LANES):
         takes_four = is_four[i] != 0
         byte, h = byte4[i] if takes_four else byte6[i], h4[i] if takes_four else h6[i]
         fours = np.int32(fours + is_four[i])
         saturated_fours = np.int32(saturated_fours + np.int32(h4[i] > SCALE_LIMIT))
+        chosen_all_the_same = np.int32(chosen_all_the_same + np.int32(takes_four & (h4[i] > SCALE_LIMIT)))
         saturated = np.int32(saturated + np.int32(h > SCALE_LIMIT))
         subnormal = np.int32(subnormal + np.int32((byte >= 1) & (byte <= 7)))
         zero = np.int32(zero + np.int32((byte == 0) & (bmax[i] != ZERO)))
@@ -140,6 +141,7 @@ def count_blocks(n, bmax, is_four, four_over_six, h6, h4, byte6, byte4, place, c
     counts[2] += saturated
     counts[3] += subnormal
     counts[4] += zero
+    counts[7] += chosen_all_the_same if four_over_six else 0
     for i in range(LANES):
         place[i] = np.int32(2 * (byte4[i] if is_four[i] != 0 else byte6[i]) + is_four[i])
     count_places(n, place, scales)

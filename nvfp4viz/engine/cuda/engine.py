@@ -21,8 +21,8 @@ from .job import ANALYZE_CTAS, RUN_COLUMNS, Fold, aligned, at, ctas, fold, job, 
 
 MIN_CAPABILITY = (8, 0)
 _HISTOGRAMS = (256, 256, BINS, BINS)  # scale byte and choice, pairs of codes, block NMSE, token NMSE
-_COUNTERS = ("nonzero_elements", "nonzero_blocks", "n_four_saturated", "n_scale_saturated", "n_element_clipped",
-             "n_element_flushed", "not_finite")  # fmt: skip
+_COUNTERS = ("nonzero_elements", "nonzero_blocks", "n_four_saturated", "n_four_saturated_chosen", "n_scale_saturated",
+             "n_element_clipped", "n_element_flushed", "not_finite")  # fmt: skip
 _SUMS, _MAXIMA = ("err_abs", "x_hat_sq", "x_dot_x_hat"), ("max_error", "x_amax")
 _TOTALS = sum(_HISTOGRAMS) + len(_COUNTERS + _SUMS + _MAXIMA)  # float64 numbers, in which counts are exact
 

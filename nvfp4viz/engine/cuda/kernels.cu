@@ -22,10 +22,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, QUANTIZE_CTAS) quantize(co
 
 enum { SCALES = 0, PAIRS = 256, BLOCK_NMSE = 512, TOKEN_NMSE = 512 + BINS, HISTOGRAMS = 512 + 2 * BINS };  // their starts
 struct Totals {
-    unsigned nonzero, nonzero_blocks, four_saturated, scale_saturated, clipped, flushed, not_finite;
+    unsigned nonzero, nonzero_blocks, four_saturated, four_saturated_chosen, scale_saturated, clipped, flushed, not_finite;
     double err_abs, x_hat_sq, x_dot_x_hat, max_error, x_amax;
 };
-constexpr int TOTALS = HISTOGRAMS + 12;
+constexpr int TOTALS = HISTOGRAMS + 13;
 
 __device__ void count_nmse(unsigned* histogram, double err_sq, double x_sq) {
     int bin = (__double2hiint(err_sq / x_sq) >> (MANTISSA_SHIFT - 32)) - FIRST_BIN;
@@ -38,6 +38,7 @@ __device__ double2 measure(const Raw& raw, float bmax, const Choice& c, float de
     bool four = FOUR_OVER_SIX && c.chosen.byte == c.four.byte && c.chosen.byte != c.six.byte;
     t.nonzero_blocks += there;
     t.four_saturated += FOUR_OVER_SIX && there && c.four.h > 448 * MARGIN;
+    t.four_saturated_chosen += four && there && c.four.h > 448 * MARGIN;
     t.scale_saturated += there && (four ? c.four.h : c.six.h) > 448 * MARGIN;
     float limit = c.chosen.byte ? 6 * MARGIN : __uint_as_float(INFINITY_BITS);
     double err_sq = 0, x_sq = 0;  // in column order and without fused operations, for the same bins as the reference
@@ -95,7 +96,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, ANALYZE_CTAS) analyze(cons
         count_nmse(histograms + TOKEN_NMSE, err_sq, x_sq);
     }
     double totals[] = {double(add_across(t.nonzero)),        double(add_across(t.nonzero_blocks)),
-                       double(add_across(t.four_saturated)), double(add_across(t.scale_saturated)),
+                       double(add_across(t.four_saturated)), double(add_across(t.four_saturated_chosen)),
+                       double(add_across(t.scale_saturated)),
                        double(add_across(t.clipped)),        double(add_across(t.flushed)),
                        double(add_across(t.not_finite)),     add_across(t.err_abs),
                        add_across(t.x_hat_sq),               add_across(t.x_dot_x_hat),
