@@ -14,6 +14,7 @@ from .ceiling import (
 from .choice import PLACES, POSITIONS, Agreement, Choice, agreement, choice, gain_edges
 from .compare import Pair, db, obstacles, pairs, sentence
 from .coverage import coverage_sentence
+from .draws import hash32, poisson_weights
 from .interval import WIDENING, half_width, judged_by, margin_interval, t_quantile
 from .microscope import block_at, block_inspections, finite, inspect_block
 from .picks import RULES, keep, pick

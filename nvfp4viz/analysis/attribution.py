@@ -28,7 +28,8 @@ from torch import Tensor
 
 from ..engine import find_engine, given_encode_scale, run_tasks
 from ..nvfp4 import BLOCK, E2M1_MAX, Recipe, Tokens, as_recipe
-from ..stats import Additive, hash32, rate, summed, summed_array
+from ..stats import Additive, rate, summed, summed_array
+from .draws import hash32
 
 PARTS = ("element rounding", "scale rounding", "clipping", "saturation", "subnormal scales", "arithmetic", "choice")
 SAMPLE = 32  # one block in so many is searched over every E4M3 scale

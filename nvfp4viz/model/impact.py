@@ -14,7 +14,6 @@ from torch import nn
 
 from ..analysis import coverage_sentence, versions
 from ..nvfp4 import RECIPES, Recipe, as_recipe
-from ..stats import poisson_weights
 from .choose import describe
 from .inputs import eager
 from .presets import MODES, Plan, check_weights, plan_of, quantized_already

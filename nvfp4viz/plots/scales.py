@@ -31,8 +31,7 @@ def block_scale_histogram(
     floor = 10.0 ** np.floor(-np.log10(max(2, *(s.blocks for s in both))))  # the foot of a log axis
     edges = _scale_edges()
     lefts = np.concatenate([[ZERO_BAR[0]], edges[:-1]])
-    widths = np.concatenate([[ZERO_BAR[1] - ZERO_BAR[0]], np.diff(edges)])
-    top = 0.0
+    widths, top = np.concatenate([[ZERO_BAR[1] - ZERO_BAR[0]], np.diff(edges)]), 0.0
     for one, sign in zip(both, (1, -1), strict=False):
         shares = one.scale_histogram / max(one.blocks, 1)
         six, all_ = shares[:, 0], shares.sum(1)
@@ -56,9 +55,8 @@ def block_scale_histogram(
         ax.axhline(0, color=INK, linewidth=0.8)
     legend(ax, loc="upper left")
     names = f"{stats.recipe.name} above, {other.recipe.name} below" if other else stats.recipe.name
-    title = f"Block scales · {names} · engine {stats.engine}"
     dress(ax, "", "block scale (E4M3 value)", "share of blocks")
-    ax.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=18)
+    ax.set_title(f"Block scales · {names} · engine {stats.engine}", loc="left", color=INK, fontsize=11, fontweight="bold", pad=18)
     return ax
 
 

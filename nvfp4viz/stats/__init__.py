@@ -4,13 +4,9 @@ from .additive import Additive, largest, of_largest, plain, rate, summed, summed
 from .measure import (
     BINS,
     MANTISSA_SHIFT,
-    POISSON_THRESHOLDS,
-    REPLICATES,
     Stats,
-    hash32,
     measure,
     nmse_bin,
     nmse_bins,
-    poisson_weights,
 )
 from .runs import LEVELS, RUNS, SHORTEST, SPARE_BITS, run_sums, top_of

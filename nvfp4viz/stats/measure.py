@@ -29,7 +29,6 @@ from ..nvfp4 import (
 from .additive import Additive, Share, largest, of_largest, plain, rate, summed, summed_array
 from .runs import LEVELS, RUNS, run_sums, top_of
 
-REPLICATES = 200  # Poisson-bootstrap replicates over tokens
 BINS = 256  # of NMSE, eight an octave, from 2^-24 to 2^8
 MANTISSA_SHIFT = 49  # leaves exponent and three bits of a float64's mantissa
 
@@ -181,30 +180,6 @@ def nmse_bin(ratio: Tensor) -> Tensor:
     return ((ratio.view(torch.int64) >> MANTISSA_SHIFT) - ((1023 - 24) << 3)).clamp(0, BINS - 1)
 
 
-def poisson_weights(first_token: int, tokens: int, device=None) -> Tensor:
-    """How often each bootstrap replicate draws each token: Poisson(1), hashed from the token's index.
-
-    Returns: uint8 [tokens, 200]. The same token weighs the same in every recipe, tensor, chunk and process.
-    """
-    token = torch.arange(first_token, first_token + tokens, device=device).unsqueeze(1)
-    replicate = torch.arange(REPLICATES, device=device)
-    draw = hash32(hash32(token & 0xFFFFFFFF) ^ hash32(replicate + 0x9E3779B9))
-    return torch.bucketize(draw, torch.tensor(POISSON_THRESHOLDS, device=device), right=True).to(torch.uint8)
-
-
-# P(Poisson(1) <= k) * 2^32 for k = 0, 1, ...: a 32-bit draw at or above the k-th threshold weighs more than k
-POISSON_THRESHOLDS = tuple(
-    round(2**32 * sum(math.exp(-1) / math.factorial(j) for j in range(k + 1))) for k in range(12)
-)
-
-
-def hash32(x: Tensor) -> Tensor:
-    """Chris Wellons' lowbias32, a bijection of 32-bit integers, in int64 arithmetic."""
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    return x ^ (x >> 16)
-
-
 def measure(
     x: Tensor, quantized: Quantized, *, first_token: int = 0, sequences: tuple[int, int] | None = None
 ) -> Stats:
@@ -253,7 +228,6 @@ def _measure_rows(tokens: Tokens, quantized: Quantized) -> Stats:
     four = (byte == byte4) & (byte != byte6) & recipe.four_over_six
     chosen = torch.where(four, h4.squeeze(-1), h6.squeeze(-1))
     scaled = flush(flush(raw) * output_scale(quantized.block_scales.float().unsqueeze(-1), bmax, encode, recipe))
-    saturates = (h4.squeeze(-1) > E4M3_MAX * MARGIN) & block  # [m, n]
     clipped = (scaled.abs() > E2M1_MAX * MARGIN) & (byte != 0).unsqueeze(-1)
 
     x_hat = blocks(quantized.dequantize()).double()
@@ -270,12 +244,7 @@ def _measure_rows(tokens: Tokens, quantized: Quantized) -> Stats:
         nonzero_elements=int(element.sum()),
         blocks=m * k // BLOCK,
         nonzero_blocks=int(block.sum()),
-        n_four=int((four & block).sum()),
-        n_four_saturated=int(saturates.sum()) if recipe.four_over_six else 0,
-        n_four_saturated_chosen=int((saturates & four).sum()),
-        n_scale_saturated=int(((chosen > E4M3_MAX * MARGIN) & block).sum()),
-        n_scale_subnormal=int(((byte >= 1) & (byte <= 7) & block).sum()),
-        n_scale_zero=int(((byte == 0) & block).sum()),
+        **_block_counts(block, four, byte, h4.squeeze(-1), chosen, recipe),
         n_element_clipped=int(clipped.sum()),
         n_element_flushed=int(((x_hat == 0) & element).sum()),
         err_sq=float(token_err.sum()),
@@ -291,6 +260,19 @@ def _measure_rows(tokens: Tokens, quantized: Quantized) -> Stats:
         block_histogram=_nmse_histogram(err_sq, x_sq),
         **by_token(token_err.cpu().numpy(), token_x.cpu().numpy(), tokens.first, tokens.sequences),
     )
+
+
+def _block_counts(block: Tensor, four: Tensor, byte: Tensor, h4: Tensor, chosen: Tensor, recipe: Recipe) -> dict:
+    """Counts over non-zero blocks, from [m, n]: those, where 4 was chosen, bytes, and scales before rounding."""
+    saturates = (h4 > E4M3_MAX * MARGIN) & block
+    return {
+        "n_four": int((four & block).sum()),
+        "n_four_saturated": int(saturates.sum()) if recipe.four_over_six else 0,
+        "n_four_saturated_chosen": int((saturates & four).sum()),
+        "n_scale_saturated": int(((chosen > E4M3_MAX * MARGIN) & block).sum()),
+        "n_scale_subnormal": int(((byte >= 1) & (byte <= 7) & block).sum()),
+        "n_scale_zero": int(((byte == 0) & block).sum()),
+    }
 
 
 def by_token(err_sq: np.ndarray, x_sq: np.ndarray, first_token: int, sequences: tuple[int, int] | None) -> dict:
