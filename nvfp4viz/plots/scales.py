@@ -56,7 +56,8 @@ def block_scale_histogram(
     legend(ax, loc="upper left")
     names = f"{stats.recipe.name} above, {other.recipe.name} below" if other else stats.recipe.name
     dress(ax, "", "block scale (E4M3 value)", "share of blocks")
-    ax.set_title(f"Block scales · {names} · engine {stats.engine}", loc="left", color=INK, fontsize=11, fontweight="bold", pad=18)
+    title = f"Block scales · {names} · engine {stats.engine}"
+    ax.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=18)
     return ax
 
 
