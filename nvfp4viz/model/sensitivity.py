@@ -121,16 +121,7 @@ def sensitivity(
         raise ValueError(f"{len(named)} recipes and {len(batches)} batches: at least one of both")
     gradients = Gradients(list(named.values()), draws, seed, engine)
     with Watcher(model, modules, gradients) as watcher:
-        for done, batch in enumerate(batches):
-            if progress:
-                progress(done, len(batches), "")
-            given = dict(batch) if isinstance(batch, dict) else {"input_ids": batch}
-            try:
-                model(given.pop("input_ids"), **given) if "input_ids" in given else model(**given)
-            except torch.cuda.OutOfMemoryError as error:
-                raise RuntimeError(OUT_OF_MEMORY) from error
-            if gradients.problem:
-                raise RuntimeError(gradients.problem)
+        _run(model, batches, gradients, progress)
     if not gradients.sums:
         why = "; ".join(f"{n}: {text}" for n, text in list(watcher.remarks().items())[:5])
         raise RuntimeError(f"no gradient reached an input of {type(unwrapped(model)).__name__}: {why}")
@@ -138,3 +129,17 @@ def sensitivity(
     blocks = {e[1] for e in map(EXPERT.fullmatch, nats) if e}
     apart = frozenset(t for t in nats if t in blocks or t.rpartition(".")[2] in HEADS)
     return Sensitivity(named, nats, gradients.tokens, gradients.names, watcher.remarks(), apart)
+
+
+def _run(model: nn.Module, batches: list, gradients: Gradients, progress) -> None:
+    """Every batch through the model, whose hooks gather; RuntimeError where that is impossible or does not fit."""
+    for done, batch in enumerate(batches):
+        if progress:
+            progress(done, len(batches), "")
+        given = dict(batch) if isinstance(batch, dict) else {"input_ids": batch}
+        try:
+            model(given.pop("input_ids"), **given) if "input_ids" in given else model(**given)
+        except torch.cuda.OutOfMemoryError as error:
+            raise RuntimeError(OUT_OF_MEMORY) from error
+        if gradients.problem:
+            raise RuntimeError(gradients.problem)

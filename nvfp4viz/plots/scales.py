@@ -51,13 +51,12 @@ def block_scale_histogram(
         _log_shares(ax, floor, top, mirrored=other is not None)
     else:
         ax.yaxis.set_major_formatter(lambda v, _: f"{abs(100 * v):.3g} %")
-    if other:
-        ax.axhline(0, color=INK, linewidth=0.8)
+    ax.axhline(0, color=INK, linewidth=0.8 if other else 0)
     legend(ax, loc="upper left")
     names = f"{stats.recipe.name} above, {other.recipe.name} below" if other else stats.recipe.name
     dress(ax, "", "block scale (E4M3 value)", "share of blocks")
-    title = f"Block scales · {names} · engine {stats.engine}"
-    ax.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold", pad=18)
+    look = {"color": INK, "fontsize": 11, "fontweight": "bold"}
+    ax.set_title(f"Block scales · {names} · engine {stats.engine}", loc="left", pad=18, **look)
     return ax
 
 
