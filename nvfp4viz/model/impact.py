@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..analysis import coverage_sentence, versions
+from ..analysis import coverage_sentence, poisson_weights, versions
 from ..nvfp4 import RECIPES, Recipe, as_recipe
 from .choose import describe
 from .inputs import eager

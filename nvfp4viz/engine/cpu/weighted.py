@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ...nvfp4 import BLOCK, Recipe, Tokens
 from . import engine as cpu
-from . import kernels
-from .kernels import LANES, _jit, choose, e2m1, flush, new_candidate, new_scales, scale_tokens, spread
+from .errors import load
+from .numbers import e2m1, flush, jit
+from .scales import choose_by_score, new_candidate, new_scales, scale_tokens, spread
+from .tile import LANES
 
 
-@_jit
+@jit
 def weighted_tile(x, weights, candidate, decode, sums):
     """Leave in sums [LANES] the weighted squared error of each block of a tile as a candidate decodes."""
     sums[:] = 0.0
@@ -26,15 +28,16 @@ def weighted_tile(x, weights, candidate, decode, sums):
             sums[i] += err * err * np.float64(weights[c, i])
 
 
-@_jit
+@jit
 def weighted(blocks, weights, rules, total):
     """Add to total [tokens] each token's squared errors times the weights [tiles, 16, LANES]."""
-    tokens, lanes = scale_tokens(blocks.amax, rules), new_scales(LANES)
+    tokens, lanes = new_scales(blocks.amax.shape[0]), new_scales(LANES)
+    scale_tokens(blocks.amax, rules, tokens)
     six, four, best, is_four = new_candidate(), new_candidate(), new_candidate(), np.zeros(LANES, np.uint8)
     sums = np.empty(LANES)
     for t in range(blocks.x.shape[0]):
         spread(tokens, blocks.token[t], lanes)
-        choose(blocks.x[t], blocks.bmax[t], lanes, rules, six, four, best, is_four)
+        choose_by_score(blocks.x[t], blocks.bmax[t], lanes, rules, six, four, best, is_four)
         weighted_tile(blocks.x[t], weights[t], best, lanes.decode, sums)
         for i in range(LANES):
             total[blocks.token[t, i]] += sums[i]
@@ -48,11 +51,11 @@ def weighted_errors(tokens: Tokens, weights: Tensor, recipes: Sequence[Recipe]) 
     Raises ValueError where x is not finite.
     """
     x, weights = tokens.x.cpu(), weights.cpu().contiguous()
-    rules = [cpu._rules(x, r, None)[0] for r in recipes]
+    rules = [cpu.rules_of(x, r, None)[0] for r in recipes]
     total = np.zeros((len(rules), x.shape[0]))
 
     def task(rows: slice) -> None:
-        blocks, theirs = cpu._load(kernels, x[rows]), cpu._load(kernels, weights[rows])
+        blocks, theirs = load(x[rows]), load(weights[rows])
         for one, into in zip(rules, total, strict=True):
             weighted(blocks, theirs.x, one, into[rows])
 
