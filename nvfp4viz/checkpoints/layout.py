@@ -100,13 +100,12 @@ def arrange(entries: dict[str, Entry]) -> Layout:
     """Tensors sorted into matrices, scales and the rest, matrices in the order of layers and experts."""
     found = Layout({}, {}, [], {})
     used: set[str] = set()
-    for name in sorted(entries, key=natural):
-        if _is_packed(name, entries):
-            used |= {name, *(n for n in _beside(name) if n in entries)}
-            matrices, why = _matrices(name, entries)
-            found.matrices |= {m.name: m for m in matrices}
-            if why:
-                found.misfits[name] = why
+    for name in sorted((n for n in entries if _is_packed(n, entries)), key=natural):
+        used |= {name, *(n for n in _beside(name) if n in entries)}
+        matrices, why = _matrices(name, entries)
+        found.matrices |= {m.name: m for m in matrices}
+        if why:
+            found.misfits[name] = why
     for name, entry in entries.items():
         if name not in used and _is_scale(name, entries):
             found.orphans.append(name)

@@ -37,7 +37,7 @@ class Scan:
     """Block scales and codes of one matrix."""
 
     histogram: np.ndarray  # int64 [256]: blocks by scale byte; 0..126 are scales, 127 and 255 NaN, 128.. negative
-    largest_code: np.ndarray  # int64 [8]: sampled blocks with a scale, by the index of their largest code
+    largest_code: np.ndarray  # int64 [8]: sampled blocks that are not zero, by the index of their largest code
     signal: float  # sum over the sample of (element * block scale)^2
     noise: float  # the same of what rounding to E2M1 is expected to have left
     lost: int  # blocks of scale 0 with codes that are not, among the first rows that have any
@@ -97,11 +97,13 @@ def scan(matrix: Matrix) -> Scan:
     lost = 0
     if matrix.scales is None:
         return Scan(histogram, np.zeros(8, np.int64), 0.0, 0.0, 0)
+    whole = None
     for _, chunk in matrix.scales.chunks(*_scale_rows(matrix)):
         histogram += _count(chunk.view(torch.uint8).numpy())
+        whole = chunk  # of a small matrix all its scales, which need not be read again
     if histogram[0] and not matrix.transposed:
         lost = _lost(matrix)
-    return Scan(histogram, *_look(matrix), lost)
+    return Scan(histogram, *_look(matrix, whole), lost)
 
 
 def _scale_rows(matrix: Matrix) -> tuple[int, int]:
@@ -121,15 +123,18 @@ def _count(values: np.ndarray) -> np.ndarray:
     return pairs.sum(0) + pairs.sum(1)
 
 
-def _look(matrix: Matrix) -> tuple[np.ndarray, float, float]:
-    """Largest codes, signal and expected noise of some rows, evenly spread in a few runs."""
+def _look(matrix: Matrix, read: Tensor | None) -> tuple[np.ndarray, float, float]:
+    """Largest codes, signal and expected noise of some rows, evenly spread in a few runs; `read`, scales at hand."""
     counts, signal, noise = np.zeros(8, np.int64), 0.0, 0.0
     for first, stop in sampled_rows(matrix):
-        codes, scales = read_rows(matrix, first, stop)
+        if read is not None and not matrix.transposed and len(read) == len(matrix.rows):
+            codes, scales = read_codes(matrix, first, stop), read[first:stop]
+        else:
+            codes, scales = read_rows(matrix, first, stop)
         packed = codes.numpy().reshape(-1, BLOCK // 2)  # [blocks, 8]
         real = E4M3[scales.reshape(-1).view(torch.uint8).numpy() & 127]
         top = _LARGER[packed].max(-1)  # the scale was made from this one: what is left of it is E4M3's own rounding
-        counts += np.bincount(top[real > 0], minlength=8)
+        counts += np.bincount(top[(real > 0) & (top > 0)], minlength=8)
         signal += float(_PAIR_SQUARES[packed].sum(-1) @ real**2)
         left = _PAIR_NOISE[packed].sum(-1) - _NOISE[top] + E4M3_NOISE * _VALUES[top] ** 2
         noise += float(left @ real**2)
@@ -166,10 +171,13 @@ def read_rows(matrix: Matrix, first: int, stop: int) -> tuple[Tensor, Tensor]:
     if matrix.transposed:
         codes, scales = _slab(matrix.codes, matrix), _slab(matrix.scales, matrix)
         return codes[first:stop], scales[first:stop]
-    at = matrix.rows.start
-    codes = matrix.codes.read(at + first, at + stop).view(torch.uint8)
-    scales = matrix.scales.read(at + first, at + stop)
-    return codes, scales.view(torch.uint8).view(torch.float8_e4m3fn)
+    scales = matrix.scales.read(matrix.rows.start + first, matrix.rows.start + stop)
+    return read_codes(matrix, first, stop), scales.view(torch.uint8).view(torch.float8_e4m3fn)
+
+
+def read_codes(matrix: Matrix, first: int, stop: int) -> Tensor:
+    """Packed codes uint8 [rows, K/2] of rows of a matrix that is not transposed."""
+    return matrix.codes.read(matrix.rows.start + first, matrix.rows.start + stop).view(torch.uint8)
 
 
 def _slab(entry: Entry, matrix: Matrix) -> Tensor:

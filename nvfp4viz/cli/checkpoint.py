@@ -134,9 +134,9 @@ def _summary(found: Checkpoint) -> Iterator[tuple[str, str]]:
     elements = sum(len(m.rows) * m.features for m in found.matrices.values())
     experts = {m.expert for m in found.matrices.values()} - {None}
     layers = {m.layer for m in found.matrices.values()} - {None}
-    where = f" in {len(layers)} layers" if layers else ""
-    where += f", {len(experts)} experts each" if experts else ""
-    yield "quantized", f"{len(found.matrices):,} matrices{where}; {_count(elements)} weights"
+    where = f" in {_many(len(layers), 'layer')}" if layers else ""
+    where += f", {_many(len(experts), 'expert')} each" if experts else ""
+    yield "quantized", f"{_many(len(found.matrices), 'matrix')}{where}; {_count(elements)} weights"
     kept = [n.removesuffix(".weight") for n, e in found.layout.plain.items() if len(e.shape) > 1]
     if kept:
         yield "kept", f"{len(kept)} in high precision: {_some(kept)}"
@@ -148,6 +148,11 @@ def _inputs(there: int, of: int) -> str:
     if not there:
         return "none for inputs: engines take them per token, or leave inputs in high precision"
     return f"inputs have a static one {'each' if there == of else f'in {there:,} of {of:,} matrices'}"
+
+
+def _many(number: int, what: str) -> str:
+    plural = "matrices" if what == "matrix" else f"{what}s"
+    return f"{number:,} {what if number == 1 else plural}"
 
 
 def _count(number: float) -> str:

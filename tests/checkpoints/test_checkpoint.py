@@ -167,3 +167,10 @@ def test_load_says_that_a_checkpoint_is_none_of_activations():
     for name in TOOLS:
         with pytest.raises(ValueError, match=r"a quantized checkpoint, not activations: .*`nvfp4viz checkpoint"):
             nvfp4viz.load(DATA / name)
+
+
+def test_an_empty_weight_tells_no_recipe(tmp_path):
+    q = packed(torch.zeros(32, 64), nvfp4viz.Recipe(per_token=False))
+    save_file(q | {"w.weight_scale_2": torch.tensor(1e-4)}, tmp_path / "w.safetensors")
+    found = nvfp4viz.checkpoint(tmp_path / "w.safetensors")
+    assert found.made_with == {"w": "unknown"} and found.recipe == nvfp4viz.Recipe(per_token=False)
