@@ -23,14 +23,14 @@ def weighted_tile(x, weights, candidate, decode, sums):
     scale, output_scale = candidate.scale, candidate.output_scale
     for c in range(BLOCK):
         for i in range(LANES):
-            value = abs(x[c, i])
+            value = abs(x[c * LANES + i])
             err = np.float64((e2m1(flush(value) * output_scale[i]) * scale[i]) * decode[i]) - np.float64(value)
-            sums[i] += err * err * np.float64(weights[c, i])
+            sums[i] += err * err * np.float64(weights[c * LANES + i])
 
 
 @jit
 def weighted(blocks, weights, rules, total):
-    """Add to total [tokens] each token's squared errors times the weights [tiles, 16, LANES]."""
+    """Add to total [tokens] each token's squared errors times the weights [tiles, 16 * LANES]."""
     tokens, lanes = new_scales(blocks.amax.shape[0]), new_scales(LANES)
     scale_tokens(blocks.amax, rules, tokens)
     six, four, best, is_four = new_candidate(), new_candidate(), new_candidate(), np.zeros(LANES, np.uint8)
