@@ -4,7 +4,10 @@ import itertools
 import re
 from pathlib import Path
 
-from nvfp4viz.environment import CONSUMERS, VARIABLES
+from nvfp4viz.environment import CONSUMERS, PROGRAMS, SITES, VARIABLES, bundled, sites
+from nvfp4viz.environment.dotenv import _LINE as LINE
+from nvfp4viz.environment.dotenv import READERS, REFUSED, by_reader
+from nvfp4viz.environment.programs import ROWS
 from nvfp4viz.environment.rules import SGLANG, cpp_stream, only_1, prims_word, reading, sglang_bool
 
 PAGE = Path(__file__).parents[1] / "docs" / "environment.md"
@@ -56,9 +59,62 @@ def sglang() -> list[list[str]]:
     ]
 
 
+WHEN = {  # words of programs.ROWS in prose
+    "bf16": "W4A16, or a Marlin or Humming runner",
+    "muse": "a muse_spark model",
+    "cutedsl": "the flashinfer_cutedsl runner",
+    "token": "per token",
+    "!token": "per tensor",
+    "online": "quantized online",
+    "experts": "only experts are quantized",
+    "!experts": "dense layers quantized",
+    "kv-fp4": "--kv-cache-dtype nvfp4",
+    "kv-4over6": "--kv-cache-dtype nvfp4_4over6",
+    "dispatch": "SGLANG_MOE_NVFP4_DISPATCH=1",
+    "trtllm-dense": "--linear-backend flashinfer_trtllm",
+    "marlin-dense": "--fp4-gemm-backend marlin",
+    "other-quantization": "a --quantization that is not NVFP4",
+}
+
+
+def programs() -> list[list[str]]:
+    rows = [["program (since)", "what", "where", "ceiling of the scale from", "all else read by", "remark"]]
+    for r in ROWS:
+        scale = (
+            "not quantized" if not r.scale else f"fixed: `{r.scale[6:]}`" if r.scale.startswith("fixed:") else r.scale
+        )
+        scale = {"te-weights": "transformer-engine", "checkpoint": "the checkpoint (448)"}.get(scale, scale)
+        when = ", ".join(WHEN[w] for w in r.when.split()) or "otherwise"
+        since = f" ({r.since})" if r.since != "0" else ""
+        rows.append([PROGRAMS[r.program] + since, SITES[r.site], when, scale, r.kernel or "nobody", r.why])
+    return rows
+
+
+def costs() -> list[list[str]]:
+    """The experts' input of SGLang (per token) and vLLM (nvfp4_per_token) under a few environments, with its SQNR."""
+    fi, token = "FLASHINFER_NVFP4_4OVER6", {"SGLANG_FLASHINFER_NVFP4_PER_TOKEN_ACTIVATION": "1"}
+    rows = [["`4OVER6`, `USE_256`", "SGLang", "dB", "vLLM", "dB"]]
+    for on, ceiling in (("0", "0"), ("1", "0"), ("1", "1"), ("1", "true")):
+        env, row = {fi: on, f"{fi}_E4M3_USE_256": ceiling}, [f"`{on}`, `{ceiling}`"]
+        for program, more, flags in (("sglang", token, {}), ("vllm", {}, {"quantization": "nvfp4_per_token"})):
+            recipe = next(s.recipe for s in sites({**env, **more}, program, flags) if s.site == "fc1")
+            row += [f"`{recipe.name}`", f"{bundled().sqnr_db[recipe.name]:.2f}"]
+        rows.append(row)
+    return rows
+
+
+def readers() -> list[list[str]]:
+    rows = [["a line of the file", *READERS]]
+    for line in ("A=1", "A=1 # on", 'A="1"', "A=1 ", "A=1\xa0", "export A=1", "A = 1"):
+        found = by_reader(LINE.match(line))
+        words = ["refused or ignored" if found[r] is REFUSED else f"`{found[r]!r}`" for r in READERS]
+        rows.append([f"`{line!r}`", *words])
+    return rows
+
+
 def filled(page: str) -> str:
     """The page with each table between its markers made anew."""
-    for table in (variables, texts, modes, sglang):
+    for table in (variables, texts, modes, sglang, programs, costs, readers):
         head, *rows = table()
         lines = [head, ["---"] * len(head), *rows]
         made = "\n".join("| " + " | ".join(row) + " |" for row in lines)

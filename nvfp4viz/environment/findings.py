@@ -143,11 +143,11 @@ def _ineffective(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
         and not is_on(PER_TOKEN, env, context)
     ):
         ceiling = ", so 256 has no effect" if is_on(U256, env, context) else ""
-        yield Finding(
-            "warning", PER_TOKEN, env.get(PER_TOKEN), prose(readings_of(PER_TOKEN, env, context)),
-            f"without it SGLang takes the checkpoint's scale per tensor, made for 448{ceiling}", f"{PER_TOKEN}=1",
-            changes=change(PER_TOKEN, "1"),
-        )  # fmt: skip
+        unknown = "quantization" not in context.arguments
+        anyway = "; nvfp4_online and MiniMax-M3 are per token without it" if unknown else ""
+        message = f"without it SGLang takes the checkpoint's scale per tensor, made for 448{ceiling}{anyway}"
+        shown, changes = prose(readings_of(PER_TOKEN, env, context)), change(PER_TOKEN, "1")
+        yield Finding("warning", PER_TOKEN, env.get(PER_TOKEN), shown, message, said(changes), changes=changes)
     name = f"{TE}_E4M3_USE_256"
     if name in env and env.get(TE, "none") == "none":
         message = "a ceiling without 4over6 is ignored: the recipe is standard, with 448"

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import io
 import json
 import os
 import subprocess
@@ -187,3 +188,42 @@ def test_verify_in_json(clean, capsys):
     report = json.loads(capsys.readouterr().out)
     assert {r["engine"] for r in report["verify"]} == {r["name"] for r in engines() if r["available"]}
     assert all(r["ok"] for r in report["verify"])
+
+
+# --- where settings come from
+
+
+class _Input:
+    def __init__(self, text):
+        self.buffer = io.BytesIO(text.encode())
+
+
+def test_what_other_tools_print(clean, capsys):
+    clean.setattr(sys, "stdin", _Input(f"PATH=/bin\nHOME=/root\n{FI}=1\n{U256}=true\n{SG}=1\n"))
+    assert main(["doctor", "-"]) == 1
+    assert f"{U256}=true, line 4" in capsys.readouterr().out
+    inspect = [
+        {"Id": "x", "Config": {"Env": [f"{FI}=1", f"{U256}=1"], "Cmd": ["vllm", "serve", "/m"]}, "HostConfig": {}}
+    ]
+    clean.setattr(sys, "stdin", _Input(json.dumps(inspect, indent=2)))
+    assert main(["doctor", "-"]) == 1
+    assert "vLLM, the scale" in capsys.readouterr().out
+
+
+def test_a_command_line_for_settings_without_one(clean, tmp_path, capsys):
+    (tmp_path / ".env").write_text(f"{FI}=1\n{U256}=1\n")
+    assert main(["doctor", str(tmp_path / ".env")]) == 0  # which program it is for is not known
+    assert "if this starts vLLM" in " ".join(capsys.readouterr().out.split())
+    assert main(["doctor", str(tmp_path / ".env"), "--command", "vllm serve /m --quantization nvfp4_per_token"]) == 1
+    assert "mismatch" in capsys.readouterr().out
+    clean.setenv(FI, "1")
+    clean.setenv(U256, "1")
+    assert main(["doctor", "--command", "vllm serve /m --quantization nvfp4_per_token"]) == 1
+
+
+def test_costs_on_activations_of_ones_own(clean, tmp_path, capsys):
+    torch.save({"a": torch.randn(32, 256, generator=torch.Generator().manual_seed(1))}, tmp_path / "a.pt")
+    (tmp_path / "run.sh").write_text(f"{FI}=1 {U256}=1 vllm serve /m --quantization nvfp4_per_token\n")
+    assert main(["doctor", str(tmp_path / "run.sh"), "--activations", str(tmp_path / "a.pt")]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "dB as it is" in out and "a.pt, engine" in out and "smollm2" not in out
