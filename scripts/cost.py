@@ -1,4 +1,4 @@
-"""Fill the tables of docs/cost.md from the shapes and rates below: python docs/cost.py"""
+"""Fill the tables of docs/cost.md from the shapes and rates below: python scripts/cost.py"""
 
 import re
 from dataclasses import dataclass, fields
@@ -8,7 +8,7 @@ import numpy as np
 
 from nvfp4viz.stats import Stats
 
-PAGE = Path(__file__).with_name("cost.md")
+PAGE = Path(__file__).parents[1] / "docs" / "cost.md"
 TOKENS, GPUS = 1_000_000, 8
 
 # Elements analysed in a second under one 4over6 recipe, statistics and bootstrap included; None: not measured yet.
@@ -26,7 +26,7 @@ class Input:
 
     k: int  # features
     layers: int  # layers that have such an input
-    shared_by: int = 1  # modules recorded from it
+    shared_by: int = 1  # modules that have it
     split: bool = False  # whether GPUs that split layers share it: by K in row-parallel layers, by expert
     per_token: int = 1  # times each token passes, such as the experts it is routed to
     copies: int = 1  # modules of the kind in a layer, such as experts
@@ -42,8 +42,9 @@ MODELS = {
         [
             Input(7168, 61, 2), Input(1536, 61), Input(512, 61), Input(16384, 61, split=True),  # attention
             Input(7168, 3, 2), Input(18432, 3, split=True),  # dense layers
-            Input(7168, 58, 3), Input(2048, 58, split=True),  # router and the shared expert
-            Input(7168, 58, 2, split=True, per_token=8, copies=256),  # routed experts
+            Input(7168, 58, 2), Input(2048, 58, split=True),  # the shared expert; the router is left alone
+            Input(7168, 58),  # what experts share, once a token before routing
+            Input(7168, 58, split=True, per_token=8, copies=256),  # routed experts, gate and up as one
             Input(2048, 58, split=True, per_token=8, copies=256),
         ],
     ),
@@ -67,7 +68,7 @@ def stats_bytes() -> int:
 def model_rows() -> list[list[str]]:
     rows = [["", *MODELS]]
     for title, cell in {
-        "modules recorded": lambda p, i: f"{modules(i):,}",
+        "inputs recorded": lambda p, i: f"{modules(i):,}",
         "elements a token": lambda p, i: f"{elements(i) / 1e6:.2f} million",
         "storing the activations, bf16": lambda p, i: f"{elements(i) * 2 * TOKENS / 1e12:.1f} TB",
         "recording keeps, one recipe": lambda p, i: f"{modules(i) * stats_bytes() / 1e6:,.0f} MB",
