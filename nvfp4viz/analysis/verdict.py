@@ -91,6 +91,15 @@ class Verdict:
     towers: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor -> token of a fifth of its signal
     coverage: str = ""  # of a recorded model: "192 of 288 matrices, 97 % of multiply-adds"
 
+    predicted_kl: dict[str, float] = field(default_factory=dict)  # recipe -> nats a token, where it was asked for
+    worst: tuple[str, ...] = ()  # inputs of the largest predicted effect under the named recipe
+
+    @property
+    def contradicted(self) -> str | None:
+        """The recipe under which the output is predicted to change less, by more than 2 %; None where there is none."""
+        least = min(self.predicted_kl, key=self.predicted_kl.get, default=self.recipe)
+        return least if self.predicted_kl.get(least, 0) < 0.98 * self.predicted_kl.get(self.recipe, 0) else None
+
     def over(self, role: str) -> Comparison | None:
         """The comparison whose role starts so, such as "FlashInfer" or "the runner-up"; None where there is none."""
         return next((c for c in self.comparisons if c.role.startswith(role)), None)
@@ -109,12 +118,15 @@ class Verdict:
             )
         said = self.defaults or [self.over("the runner-up")]
         parts = [f"{self._start(said)}: on {data}, {' and '.join(c.sentence() for c in said)}."]
-        parts += [self._others(said), *map(_better_on, said), self._remarks()]
+        parts += [self._others(said), *map(_better_on, said), self._output(), self._remarks()]
         return " ".join(p for p in parts if p)
 
     def _start(self, said: list[Comparison]) -> str:
         if all(c.interval_db is None for c in said):
             return f"Too few tokens to decide; {self.recipe} is ahead on these"
+        if self.contradicted:
+            favours = f"tensor error favours {self.recipe}, the predicted KL {self.contradicted}"
+            return f"Measure before you choose; {favours}"
         if any(c.decided for c in said):
             return f"Use {self.recipe}"
         names = " and ".join([self.recipe, *(c.over for c in said)])
@@ -130,6 +142,15 @@ class Verdict:
         text = [f"{_listed(equal)} {_do(equal)} as well for practical purposes (within {worth:g} dB)."] if equal else []
         text += [f"Whether {_listed(open_)} {_do(open_)} as well, these tokens cannot tell."] if open_ else []
         return " ".join(text)
+
+    def _output(self) -> str:
+        """What the model's output is predicted to feel, as far as that was asked for."""
+        if not self.predicted_kl:
+            return ""
+        others = [f"{_nats(kl)} under {n}" for n, kl in self.predicted_kl.items() if n != self.recipe]
+        text = f"Predicted KL of the output: {_nats(self.predicted_kl[self.recipe])} nats a token under {self.recipe}"
+        text += f" ({', '.join(others)})." if others else "."
+        return text + f" Worst layers by predicted effect: {_shortened(list(self.worst))}."
 
     def _remarks(self) -> str:
         text = []
@@ -181,6 +202,7 @@ def recommend(sweep: Sweep, *, worth_db: float = WORTH_DB, head: bool = False) -
         left_out=found.left_out,
         towers=found.towers,
         coverage=coverage_sentence(sweep.provenance.get("coverage")),
+        **_predicted(sweep, found, best),
     )
 
 
@@ -190,6 +212,20 @@ def _compare(sweep: Sweep, found: Voices, best: str, other: str, role: str, wort
     each = {t: margin_interval([x], [y]) for t, x, y in zip(found.weights, a, b, strict=True)}
     margins, intervals = ({t: e[i] for t, e in each.items()} for i in (0, 1))
     return Comparison(other, role, margin, interval, margins, intervals, worth_db)
+
+
+def _predicted(sweep: Sweep, found: Voices, best: str) -> dict:
+    """Predicted KL by recipe, summed over the inputs that vote or have too few tokens to; and the worst of them."""
+    seen = [t for t in sweep.stats if t in found.weights or "too few" in found.left_out.get(t, "")]
+    known = [t for t in seen if sweep.stats[t][best].kl_tokens]
+    if not known:
+        return {}
+    kl = {name: sum(sweep.stats[t][name].predicted_kl for t in known) for name in sweep.recipes}
+    return {"predicted_kl": kl, "worst": tuple(sorted(known, key=lambda t: -sweep.stats[t][best].kl)[:10])}
+
+
+def _nats(value: float) -> str:
+    return f"{value:.3g}"
 
 
 def _mean(found: Voices, values: dict[str, float]) -> float:

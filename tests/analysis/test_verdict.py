@@ -307,3 +307,26 @@ def test_to_dict_is_json():
     stored = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
     assert stored["sentence"] == verdict.sentence()
     assert stored["comparisons"][0]["over"] == verdict.comparisons[0].over
+
+
+def test_the_predicted_kl_stands_beside_and_is_never_overruled_by_tensor_error():
+    errors = {"4/6-mae-448": np.full(512, 1.2), "4/6-mae-256": np.full(512, 1.0)}
+
+    def verdict(*kl):
+        rows = {}
+        for i, name in enumerate("abcd"):
+            made = _made({n: v * (1 + i / 10) for n, v in errors.items()})
+            both = zip(made.items(), kl, strict=True)
+            rows[name] = {n: replace(s, kl=k * (i + 1), kl_tokens=100) for (n, s), k in both}
+        return recommend(_of(rows))
+
+    agrees, disagrees = verdict(12.0, 10.0), verdict(9.0, 10.0)
+    assert agrees.predicted_kl == pytest.approx({"4/6-mae-448": 1.2, "4/6-mae-256": 1.0})
+    assert agrees.contradicted is None
+    assert agrees.sentence().startswith("Use 4/6-mae-256") and agrees.worst == ("d", "c", "b", "a")
+    assert "Predicted KL of the output: 1 nats a token under 4/6-mae-256 (1.2 under 4/6-mae-448)." in agrees.sentence()
+    assert "Worst layers by predicted effect: d, c, b and 1 more." in agrees.sentence()
+    assert disagrees.contradicted == "4/6-mae-448" and "Use" not in disagrees.sentence()
+    start = "Measure before you choose; tensor error favours 4/6-mae-256, the predicted KL 4/6-mae-448"
+    assert disagrees.sentence().startswith(start)
+    json.dumps(agrees.to_dict(), allow_nan=False)
