@@ -70,6 +70,11 @@ class Store:
         """Let the tensor go that was read last; the next use reads it again."""
         self._last = None
 
+    def forget(self) -> None:
+        """Let computed statistics go, which can be computed again; those of a Sweep stay."""
+        if self.live:
+            self.stats = {tensor: {} for tensor in self.stats}
+
     def has(self, tensor: str, names: Iterable[str]) -> bool:
         """Whether statistics of a tensor under all these recipes are known; KeyError for an unknown tensor."""
         return set(names) <= set(self.stats[tensor])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import threading
+import time
 
 import anywidget
 import traitlets
@@ -22,13 +23,17 @@ from ..engine import usable_engine
 from ..nvfp4 import as_recipe
 from ..stats import Stats
 from ..web import asset, explorer_module
+from .cells import Replaced, running_cell
 from .session import Session
 from .store import Store
 
 VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope")
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")
 
+PICTURE_S = 2.0  # seconds that a display waits for statistics to picture; without them it has no picture
+
 _LOCK = threading.RLock()  # round every change of any widget's state
+_REPLACED = Replaced()
 
 
 def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
@@ -98,6 +103,10 @@ class Explorer(anywidget.AnyWidget):
         start = {"tensor": next(iter(store.stats)), "recipe_a": a, "recipe_b": b, **shown}
         super().__init__(catalog=store.catalog(), live=store.live, **start)
         self.on_msg(lambda _, message, buffers: self.session.handle(message))
+        cell = running_cell()
+        self._shown_in = {cell.name} if cell else set()  # cells that display it, and the one that made it
+        for old in _REPLACED.take_place(self, cell):
+            old.let_go()
         self.session.start(self.tensor)
 
     @property
@@ -127,6 +136,40 @@ class Explorer(anywidget.AnyWidget):
         """Stop computing, and take the widget from every page."""
         self.session.close()
         super().close()
+
+    def let_go(self) -> None:
+        """A new run of its cell replaced it: close, and keep nothing, unless another cell displays it."""
+        if len(self._shown_in) > 1:
+            self.session.store.release()
+            return
+        self.close()
+        self.statistics = self.summary = {}  # IPython's Out keeps the widget itself
+        self.session.store.forget()
+
+    def _repr_mimebundle_(self, **kwargs):
+        """The widget, and beside it a picture of what it shows, for where no kernel is."""
+        if cell := running_cell():
+            self._shown_in.add(cell.name)
+        bundle = super()._repr_mimebundle_(**kwargs)
+        picture = self._picture() if bundle else None
+        if picture is None:
+            return bundle
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        more, about = picture._repr_mimebundle_()
+        return {**data, "image/png": more["image/png"]}, {**metadata, **about}
+
+    def _picture(self):
+        """The block scales of A and B as a figure; None where they are not known in time."""
+        store, names, deadline = self.session.store, [self.recipe_a, self.recipe_b], time.monotonic() + PICTURE_S
+        while not store.has(self.tensor, names) and self.tensor not in store.skipped and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not store.has(self.tensor, names):
+            return None
+        from ..plots import Picture, block_scale_histogram
+
+        a, b = (store.stats[self.tensor][n] for n in names)
+        alt = f"{self.tensor}: block scales under A {a.recipe.name}, {a.sqnr_db:.2f} dB, above, and B {b.recipe.name}, "
+        return Picture(block_scale_histogram(a, None if a is b else b), alt + f"{b.sqnr_db:.2f} dB, below")
 
     # State: a wrong value is one clear error, and nothing changes beside another change.
     def __setattr__(self, name, value):
