@@ -395,7 +395,7 @@ def test_on_a_gpu_recording_equals_a_sweep_of_captured_activations(model):
     def run():
         with torch.no_grad():
             for seed in range(3):
-                model(tokens(33, seed=seed, dtype=torch.bfloat16).cuda())
+                model(tokens(33, seed=seed, dtype=torch.bfloat16).reshape(3, 11, 64).cuda())
 
     with nvfp4viz.record(model) as recorder:
         run()

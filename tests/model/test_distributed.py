@@ -40,9 +40,16 @@ def assert_same(a: Stats, b: Stats, place=True):
             continue
         x, y = getattr(a, f.name), getattr(b, f.name)
         if f.metadata.get("merge") == "sum" and np.asarray(x).dtype == np.float64:
-            np.testing.assert_allclose(x, y, rtol=1e-9, err_msg=f.name)
+            np.testing.assert_allclose(*(_comparable(v, f.name) for v in (x, y)), rtol=1e-9, err_msg=f.name)
         else:
-            assert np.array_equal(x, y), f.name
+            assert np.array_equal(*(_comparable(v, f.name) for v in (x, y))), f.name
+
+
+def _comparable(value, name):
+    """Runs of neighbours, and what all sequences have together: each rank numbers its own."""
+    if name not in ("run_tokens", "run_nmse"):
+        return value
+    return np.concatenate([value[:-1].ravel(), [value[-1].sum()]])
 
 
 def run(path, backend, *targets):
