@@ -30,6 +30,7 @@ class Source:
     stride: int = 0  # elements from one expert to the next
     offset: int = 0  # where expert 0 begins
     experts: Tensor | int | None = None  # of a copy: the expert it is of, or of each entry along its first axis
+    changed: bool = False  # computed from the weight, not only cast or gathered
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Product:
     expert: int | None = None  # the one that all rows are for
     experts: Tensor | None = None  # int64 [M], the expert of each row
     offsets: Tensor | None = None  # int [E], ends of the experts' rows; what lies behind the last is not computed
+    changed: bool = False  # the matrix was computed from the weight: scaled, perhaps
     first: int = 0  # of the weight's outputs, the first that takes part
     part: str = ""  # " [rows 0:64]" where only some of the weight's outputs take part
     spread: tuple[int, ...] | None = None  # the shape that broadcasting gives x
@@ -180,8 +182,8 @@ class Watch(TorchFunctionMode):
             copy = Source(source.weight, tuple(out.shape), out.stride(0), out.storage_offset(), experts)
         else:
             copy = Source(source.weight, tuple(out.shape), experts=self._expert(given, source))
-        storage = out.untyped_storage()
-        self._sources[storage._cdata] = StorageWeakRef(storage), copy
+        storage, changed = out.untyped_storage(), source.changed or name not in _COPIES
+        self._sources[storage._cdata] = StorageWeakRef(storage), replace(copy, changed=changed)
 
     @staticmethod
     def _expert(matrix: Tensor, source: Source):
@@ -196,6 +198,7 @@ class Watch(TorchFunctionMode):
         if source is None or (self.source(x) is not None and source.weight.kind != "embedding"):
             return None
         found = Product(source.weight, x, axis % x.ndim, matrix, n, k, k_axis % matrix.ndim, spread=spread)
+        found.changed = source.changed
         if source.weight.kind == "stack":
             self._experts(found, source, batched)
         elif n * k < math.prod(source.shape) and source.weight.kind == "function":
@@ -251,4 +254,8 @@ def _unguarded(function):
 
 
 _PICKS = frozenset(("__getitem__", "index_select", "repeat_interleave", "view", "reshape", "contiguous", "to"))
+_COPIES = frozenset((
+    "__getitem__", "index_select", "to", "type", "type_as", "float", "double", "half", "bfloat16", "contiguous",
+    "clone", "transpose", "t", "permute", "reshape", "detach",
+))  # fmt: skip
 _LOOKS = frozenset(("__get__", "size", "dim", "stride", "numel", "storage_offset", "embedding", "is_floating_point"))

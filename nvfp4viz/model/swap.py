@@ -198,6 +198,11 @@ class Swap:
 
     def _matrix(self, product: Product) -> Tensor | None:
         w = product.weight
+        if self.weights is not None and product.changed:  # what it computes with is what is quantized
+            made = product.matrix.movedim(product.k_axis, -1).contiguous()
+            parts = made if w.kind == "stack" and made.ndim == 3 else made[None]
+            made = torch.stack([decoded(m, self.weights.recipe, self.engine) for m in parts]).reshape(made.shape)
+            return made.movedim(-1, product.k_axis)
         made = self.weights(w, product.k_last) if self.weights is not None else None
         if made is None:
             return None
