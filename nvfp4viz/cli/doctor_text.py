@@ -154,7 +154,7 @@ def _grouped(findings: list[dict]) -> Iterator[tuple[list[dict], dict]]:
     return ((group, group[0]) for group in groups.values())
 
 
-_SOURCES = ("source", ".", "env_file", "envFrom", "extends", "EnvironmentFile", "--env-file", "branches", "")
+_SOURCES = ("source", ".", "env_file", "envFrom", "extends", "EnvironmentFile", "--env-file", "branches", "CR LF", "")
 
 
 def _head(f: dict, page: _Page) -> str:

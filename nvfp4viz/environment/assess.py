@@ -121,7 +121,7 @@ def _unsettled(settings: Settings) -> Iterator[Finding]:
 
 def _remarks(settings: Settings) -> Iterator[Finding]:
     for r in settings.remarks:
-        if r.variable in (*SOURCES, "branches", "") or meant(r.variable):
+        if r.variable in (*SOURCES, "branches", "CR LF", "") or meant(r.variable):
             yield Finding(r.severity, r.variable, r.written or None, {}, r.why, line=r.line)
 
 

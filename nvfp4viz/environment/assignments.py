@@ -91,7 +91,7 @@ _GETTERS = re.compile(r"get|lookup|exists|has|contains|pop|del|is_?set|read|requ
 _REMOVERS = re.compile(r"pop|del|remove|unset|clear", re.I)
 _QUOTED = re.compile(r"(?P<prefix>[frbuFRBU]{0,2})(?P<quote>\\{0,3}[\"'`])")
 _BARE = re.compile(r"(?:\$\{\{.*?\}\}|\{\{.*?\}\}|\$\{[^}\n]*\}|\$\([^)\n]*\)|\\.|[^\s;&|(),\]}\"'`\\#]|(?<=\S)#)+")
-_AFTER = re.compile(r"[ \t]*(?:$|[,;)\]}#&|\n\r\x1f<]|//|\\n|\\?[\"'`])")
+_AFTER = re.compile(r"[ \t]*(?:$|[,;)\]}#&|\n\r\x1f<>]|/>|//|\\n|\\?[\"'`])")
 OPEN = re.compile(r"\$(?!\s|$)|`|\{\{|%\w+%|^<[\w |/.-]+>$|^\{\w*\}$")
 _DEFAULT = re.compile(
     r"\$\{\w+:?[-=](?P<shell>[^${}]*)\}|\bdefault\s*\(?\s*(?:\\?[\"'])?(?P<jinja>[\w.-]+)"

@@ -34,7 +34,7 @@ def cut(words: list[str]) -> str:
             return "su with a login starts from a clean environment"
         if head in ("srun", "sbatch", "salloc") and _exported(rest) is not None and "ALL" not in _exported(rest):
             return f"{head} --export without ALL passes the variables named there only"
-        if head in ("apptainer", "singularity") and _keeps(rest, ("--cleanenv", "-e", "--containall", "-C")):
+        if head in ("apptainer", "singularity") and {"--cleanenv", "-e", "--containall", "-C"} & set(rest[:8]):
             return f"{head} --cleanenv drops variables"
         if head == "env" and _keeps(rest, ("-i", "-", "--ignore-environment")):
             return "env -i drops variables"

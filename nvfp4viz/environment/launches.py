@@ -28,6 +28,9 @@ Reader = Callable[..., list[Settings]]  # (text, name, lines, given, depth) -> w
 class Launches(Flow):
     """Commands that start programs; `found` has what each of them gets."""
 
+    def _unknown(self, written: str, word: Word) -> None:
+        raise NotImplementedError
+
     text: str
     lines: Lines
     reader: Reader
@@ -43,6 +46,11 @@ class Launches(Flow):
         raw = self.text[words[0].start : command.end] + " ".join(body for _, body in command.heredocs)
         texts = [w.text for w in words]
         why, program = cut(texts), program_of(raw) or program_of(" ".join(texts))
+        if head == "env":
+            for word in words[1:6]:
+                name = re.match(r"\"?\$\{?(\w+)", word.raw)
+                if re.match(r"\"?[$`]", word.raw) and not (name and any(s.carried.get(name[1]) for s in self.states)):
+                    self._unknown(f"env {word.raw[:60]}", word)
         inner = self._inner(command, words)
         own = self._arguments(words, [w for w, _ in inner])
         for state in self.states:

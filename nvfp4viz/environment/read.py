@@ -81,13 +81,23 @@ def read_environment(source: str | os.PathLike, kind: str | None = None) -> list
 
 def read_text(text: str, name: str = "", kind: str | None = None) -> list[Settings]:
     """The same for a text; the name of its file helps to guess what it is."""
+    returns = "\r\n" in text
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     lines = Lines(text)
     kind = kind or _kind(name, text)
     named = sum(1 for _ in itertools.islice(NAME.finditer(text), NAMED + 1))
     scoped = named <= NAMED and len(text) <= SCOPED
     found = _interpret(text, kind, lines, {}, 0) if scoped and (named or program_of(text)) else []
-    return _complete(_merged(found), text, lines, kind) or [Settings("")]
+    found = _complete(_merged(found), text, lines, kind) or [Settings("")]
+    if returns and kind in ("shell", "dotenv") and any(one.variables or one.unsettled for one in found):
+        told = Remark(
+            "warning",
+            "CR LF",
+            "lines end with CR LF",
+            "bash keeps the CR in each value, and FlashInfer reads it as off",
+        )
+        found = [replace(one, remarks=(*one.remarks, told)) if one.variables else one for one in found]
+    return found
 
 
 def _interpret(text: str, kind: str, lines: Lines, given: dict[str, Value], depth: int) -> list[Settings]:
@@ -217,7 +227,7 @@ def _complete(found: list[Settings], text: str, lines: Lines, kind: str) -> list
             if not whole:
                 break
             everything.append(place)
-    active = {p.start for p in uncommented(everything, text, "#|//|--|;|::")}
+    active = {p.start for p in uncommented(everything, text, _COMMENTS.get(kind, "#"))}
     everything_unset = [p for p in everything if p.kind == "unset"]
     last = {n: max(line for m, line in claimed if m == n and line) for n in {n for n, line in claimed if line}}
     for place in everything_unset:
@@ -243,6 +253,9 @@ def _complete(found: list[Settings], text: str, lines: Lines, kind: str) -> list
     return [settings("", {}, remarks)] if remarks else found
 
 
+_COMMENTS = {"bat": r"(?i:rem)\s|::", "generic": "#|//", "yaml": "#|//"}  # what begins a comment
+
+
 def _unclaimed(place: Place, active: bool, kind: str, last: dict[str, int]) -> tuple[str, str]:
     """How much an occurrence matters that no reader claimed, and why."""
     if not active:
@@ -254,6 +267,8 @@ def _unclaimed(place: Place, active: bool, kind: str, last: dict[str, int]) -> t
     if place.kind == "mention" or kind == "markdown":
         return "note", "only named here, not set"
     later = last.get(place.name, 0)
+    if place.kind == "inherit" and later:
+        return "note", "handed on here"
     if kind in ("shell", "dotenv", "dockerfile", "systemd", "makefile") and later > place.value.line:
         return "note", f"set again or taken out on line {later}"
     return "warning", "set here, but it is not understood which program gets it"

@@ -94,9 +94,14 @@ class Shell(Launches):
         if literal is not None and len(literal) < 40:
             self.literals[name] = (*self.literals.get(name, ()), literal)[-4:]
         for state in self.states:
-            state.carried[name] = state.carried.get(name, {}) | held if word.raw[at - 2 : at - 1] == "+" else held
+            state.carried[name] = (
+                state.carried.get(name, {}) | held
+                if word.raw[at - 2 : at - 1] == "+" or re.search(rf"\$\{{?{name}\b", word.raw)
+                else held
+            )
 
     def _assign(self, name: str, value: Value, export: bool) -> None:
+        name = re.sub(r"^(?:APPTAINERENV_|SINGULARITYENV_)", "", name)  # they set it inside the container
         if not NAME.match(name):
             return
         for state in self.states:
@@ -110,6 +115,8 @@ class Shell(Launches):
             export = head == "export" or any(re.match(r"-\w*x", w.raw) for w in rest)
             for word in rest:
                 self._export(word, export)
+        elif head == ":":
+            self._defaulted(words)
         elif head == "unset":
             for word in rest:
                 for state in self.states:
@@ -149,6 +156,8 @@ class Shell(Launches):
         if m:
             name, value = self._value(quoted)
             self._assign(name, value, export)
+        elif export and word.raw[:1] in '$`"' and re.match(r"\"?[$`]", word.raw):
+            self._unknown(f"export {word.raw[:60]}", word)
         elif export and NAME.match(bare):
             for state in self.states:
                 state.exported.add(bare)
@@ -170,6 +179,26 @@ class Shell(Launches):
             self.found += inner.found
             self.used |= inner.used
             state.values, state.exported = inner.states[0].values, inner.states[0].exported
+
+    def _unknown(self, written: str, word: Word) -> None:
+        """Words that only the shell knows may set anything."""
+        remark = Remark(
+            "warning",
+            "source",
+            written,
+            "what these words set is only known when the shell runs",
+            self.lines.at(word.start),
+        )
+        for state in self.states:
+            state.remarks.append(remark)
+
+    def _defaulted(self, words: list[Word]) -> None:
+        """`: ${NAME:=value}` sets what is not set."""
+        for word in words[1:]:
+            m = re.match(r"\"?\$\{(\w+):?=([^}]*)\}", word.raw)
+            if m and NAME.match(m[1]):
+                why, line = "kept, if it is set already", self.lines.at(word.start)
+                self._assign(m[1], Value(None, line, m[0][:80], why, (m[2], *possible(m[0]))), False)
 
     def _sourced(self, words: list[Word]) -> None:
         what = words[1].text

@@ -35,7 +35,7 @@ def assemble(
 
 def uncommented(found: Iterable[Place], text: str, marks: str = "#") -> Iterator[Place]:
     """Places that do not stand in a comment."""
-    pattern = re.compile(rf"(?:^|\s)(?:{marks})[^\"'\n]*$")
+    pattern = re.compile(rf"(?:^\s*;|(?:^|\s)(?:{marks}))[^\"'\n]*$")
     for place in found:
         before = text[max(0, place.start - 300) : place.start]
         if not pattern.search(before[max(before.rfind("\n"), before.rfind(FOLD)) + 1 :]):
@@ -141,9 +141,7 @@ def read_makefile(text: str, lines: Lines, reader, depth: int) -> list[Settings]
 
 def read_generic(text: str, lines: Lines, language: str, given: dict[str, Value]) -> list[Settings]:
     """Assignments of the text itself, and with them those of each group of braces or section."""
-    found = list(
-        uncommented(places(text, lines, language), text, "//|#|--|;" if language != "bat" else r"(?i:rem)\s|::")
-    )
+    found = list(uncommented(places(text, lines, language), text, "//|#" if language != "bat" else r"(?i:rem)\s|::"))
     spans = _groups(text)
     scoped: dict[int, list[Place]] = {}
     for place in found:

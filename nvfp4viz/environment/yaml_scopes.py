@@ -227,7 +227,8 @@ class _Walk:
             argv = [self._body(scalar) for scalar in node.value]
             first = key in ("command", "entrypoint", "path")  # printed by the alphabet, args come before command
             unit.argv = argv + unit.argv if first else unit.argv + argv
-            unit.words += [word for word, _ in argv]
+            words = [word for word, _ in argv]
+            unit.words = words + unit.words if first else unit.words + words
             return
         body, line = self._body(node)
         if NAME.search(body) or "\n" in body or FOLD in body or len(body.split()) > 2:

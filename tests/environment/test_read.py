@@ -72,7 +72,7 @@ def test_what_a_text_does_not_settle_is_said(text, why):
 
 def test_single_quotes_are_literal_and_the_last_assignment_counts():
     (s,) = read_environment(f"export {FI}='$X' {U256}=1\nexport {U256}=2; unset {TOKEN}; vllm serve /m\n", "shell")
-    assert [r.why for r in s.remarks] == ["set again on line 2", "taken out here"]
+    assert [r.why for r in s.remarks] == ["set again or taken out on line 2", "taken out here"]
     assert s.variables == {FI: "$X", U256: "2"} and s.program == "vllm" and s.arguments == {"model": "/m"}
 
 
@@ -173,3 +173,34 @@ def _children(pid: int) -> list[int]:
     from nvfp4viz.environment.process import descendants
 
     return descendants(pid)
+
+
+SAID = [  # what a text leaves to the shell, to another file or to another program: never silence
+    ("export $(cat .env | xargs)\nvllm serve /m\n", "only known when the shell runs"),
+    ("env $(grep -v '^#' .env | xargs) vllm serve /m\n", "only known when the shell runs"),
+    (f"export {FI}=1\r\nvllm serve /m\r\n", "bash keeps the CR"),
+    (f"export {FI}=1\napptainer exec --cleanenv s.sif vllm serve /m\n", "drops variables"),
+    (f"export {FI}=1\nsrun --export=NONE vllm serve /m\n", "without ALL passes the variables named there only"),
+    (f"export {FI}=1\nsu - bob -c 'vllm serve /m'\n", "clean environment"),
+    (f"N={FI}; export $N=true\n", "its name is put into a variable"),
+    (f"export {FI}=true\nexport {FI}=1\nvllm serve /m\n", "set again or taken out on line 2"),
+    (f": ${{{FI}:=true}}\nexport {FI}\nvllm serve /m\n", "kept, if it is set already"),
+    (f"import os\nos.environ['{FI}'] = x\n", "an expression of the program"),
+    (f"docker run --env-file <(echo {FI}=true) img vllm serve /m\n", "not understood which program gets it"),
+    ("[Service]\nEnvironmentFile=/etc/x.env\nExecStart=vllm serve /m\n", "not followed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "why"), SAID, ids=[why[:24] for _, why in SAID])
+def test_what_happens_elsewhere_is_said(text, why):
+    assert any(why in f.message for s in read_text(text) for f in check_settings(s)), read_text(text)
+
+
+def test_inheritance_that_is_not_cut():
+    for text in (
+        f"export {FI}=1\nsudo -u bob -E vllm serve /m\n", f"export {FI}=1\ndocker run -e {FI} img vllm serve /m\n",
+        f"echo 'export {FI}=1; vllm serve /m' | ssh host bash\n", f'eval "export {FI}=1"\nvllm serve /m\n',
+        f"export APPTAINERENV_{FI}=1\napptainer exec s.sif vllm serve /m\n",
+    ):  # fmt: skip
+        (s,) = [s for s in read_text(text) if s.program == "vllm"]
+        assert s.variables == {FI: "1"}, text
