@@ -17,8 +17,9 @@ from torch import Tensor
 from ..engine import analyze_all
 from ..nvfp4 import E2M1_MAX, Quantized, Recipe
 from ..stats import Stats, measure
-from .audit import Checkpoint, open_files
+from .audit import Checkpoint
 from .findings import COSTLY_DB, Finding
+from .folder import open_files
 from .headers import Entry
 from .layout import Matrix, fused
 from .scan import read_rows, row_chunks

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..activations import INDEX, natural
 from ..nvfp4 import Recipe
 from .config import Config, read_config
 from .findings import FULL, SEVERITIES, Evidence, Finding, check_scales
-from .headers import Entry, leaves, read_header, read_json
+from .folder import instead, list_files, open_files, outside, twice, unconfigured, unlike
+from .headers import Entry, leaves, read_header
 from .layout import Layout, Matrix, arrange, fused
 from .scan import FOUR, Scan, decode, multiplier, row_chunks, scan, value
 from .structure import check_structure
@@ -35,7 +35,7 @@ class Checkpoint:
         self.path, self.config, self.files = path, config, files
         self.layout: Layout = arrange(entries)
         if not self.layout.matrices:
-            raise ValueError(f"no NVFP4 weight in {str(path)!r}: {_instead(entries)}")
+            raise ValueError(f"no NVFP4 weight in {str(path)!r}: {instead(entries)}")
         self._early = early
         self.scans: dict[str, Scan] = {}
 
@@ -216,88 +216,21 @@ def checkpoint(path: str | os.PathLike, *, progress: Callable[[int, int, str], N
         raise TypeError(f"checkpoint takes a path, not a {type(path).__name__}: a checkpoint's folder, or a file of it")
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
-    files, listed = _files(path)
+    files, listed = list_files(path)
     entries: dict[str, Entry] = {}
     findings: list[Finding] = []
     for file in files:
         found, _ = read_header(file)
         for name in found.keys() & entries.keys():
-            findings.append(_twice(name, entries[name].path, file))
+            findings.append(twice(name, entries[name].path, file))
         entries |= found
-    findings += [_outside(file) for file in files if leaves(file, folder)]
-    findings += _unlike(listed, entries)
+    findings += [outside(file) for file in files if leaves(file, folder)]
+    findings += unlike(listed, entries)
     config, _ = read_config(folder)
     if path.is_dir() and not config.found:
-        findings.append(_unconfigured(folder))
+        findings.append(unconfigured(folder))
     sources = [{"path": str(f), "bytes": f.stat().st_size} for f in files]
     return Checkpoint(path, entries, config, sources, findings).scan(progress)
-
-
-def _files(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """The .safetensors files of a checkpoint, and what its index says of tensors and files."""
-    if not path.exists():
-        raise FileNotFoundError(f"no file or folder {str(path)!r}")
-    if path.is_file() and path.name.endswith(INDEX):
-        return _listed(path)
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise ValueError(f"cannot read {str(path)!r}: a checkpoint is a folder of .safetensors files, or one file")
-        return [path], {}
-    indices = sorted(path.glob("*" + INDEX))
-    if indices:
-        return _listed(indices[0])
-    found = [p for p in path.glob("*.safetensors") if p.is_file() and not p.name.startswith(".")]
-    if not found:
-        raise ValueError(f"folder {str(path)!r} holds no .safetensors file")
-    return sorted(found, key=lambda p: natural(p.name)), {}
-
-
-def _listed(index: Path) -> tuple[list[Path], dict[str, str]]:
-    listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
-        raise ValueError(f"cannot read {str(index)!r}: not a list of shards, it has no weight_map of names")
-    names = sorted(set(listed.values()), key=natural)
-    away = next((n for n in names if Path(n).name != n or n in ("", ".", "..")), None)
-    if away is not None:
-        raise ValueError(f"{str(index)!r} lists {away[:100]!r}, which is not a file of its folder")
-    missing = [n for n in names if not (index.parent / n).is_file()]
-    if missing:
-        some = ", ".join(repr(n[:100]) for n in missing[:5])
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise FileNotFoundError(f"{str(index)!r} lists {some}{more}, which the folder lacks: copy all shards")
-    return [index.parent / n for n in names], listed
-
-
-def _unlike(listed: dict[str, str], entries: dict[str, Entry]) -> Iterator[Finding]:
-    """Tensors that an index lists and its shards lack, or keep elsewhere."""
-    for name, file in listed.items():
-        there = entries[name].path.name if name in entries else None
-        if there != file:
-            yield Finding("error", "index-disagrees", name, file, f"the index lists it in {file}, "
-                          + (f"it is in {there}" if there else "no file has it"),
-                          "loading fails, or leaves the parameter unwritten", "write the index anew")  # fmt: skip
-
-
-def _twice(name: str, first: Path, second: Path) -> Finding:
-    return Finding("warning", "twice", name, f"{first.name}, {second.name}", "two files hold it",
-                   "the file that is read last wins", "remove one")  # fmt: skip
-
-
-def _outside(file: Path) -> Finding:
-    return Finding("warning", "link-outside", file.name, os.path.realpath(file), "a link to a file outside the folder",
-                   "the link is followed; what it points to may change", "copy the file")  # fmt: skip
-
-
-def _unconfigured(folder: Path) -> Finding:
-    return Finding("warning", "config-missing", folder.name, "", "no quantization_config in config.json, "
-                   "no hf_quant_config.json", "packed bytes are taken for weights, or --quantization must be given",
-                   "copy the tool's config.json beside the weights")  # fmt: skip
-
-
-def _instead(entries: dict[str, Entry]) -> str:
-    types = Counter(e.dtype for e in entries.values())
-    seen = ", ".join(f"{n} {t}" for t, n in types.most_common(4)) or "none"
-    return f"NVFP4 packs two codes a byte (U8) with E4M3 scales for {16} of them; its tensors are {seen}"
 
 
 def _recipe(s: Scan, largest: float) -> str:
@@ -333,11 +266,3 @@ def _unscanned(path: str | os.PathLike) -> Checkpoint:
     path = Path(path).expanduser()
     config, _ = read_config(path if path.is_dir() else path.parent)
     return Checkpoint(path, open_files(path)[0], config, [], [])
-
-
-def open_files(path: Path) -> tuple[dict[str, Entry], list[dict]]:
-    """Tensors by name of a folder or file of safetensors, and its files; errors as `checkpoint` raises them."""
-    files, entries = _files(path)[0], {}
-    for file in files:
-        entries |= read_header(file)[0]
-    return entries, [{"path": str(f), "bytes": f.stat().st_size} for f in files]

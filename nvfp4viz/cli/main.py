@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..files import printable
 
+CHECKPOINT = "whether the scales of a quantized checkpoint are right"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 well, 1 findings, 2 a mistake of the caller, 130 interrupted."""
@@ -86,12 +88,7 @@ def _commands() -> list[tuple]:
             impact.add_arguments,
             impact.run,
         ),
-        (
-            "checkpoint",
-            "whether the scales of a quantized checkpoint are right",
-            checkpoint.add_arguments,
-            checkpoint.run,
-        ),
+        ("checkpoint", CHECKPOINT, checkpoint.add_arguments, checkpoint.run),
         (
             "doctor",
             "what can run here, and whether all consumers read the same settings",
