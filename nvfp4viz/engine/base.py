@@ -18,6 +18,9 @@ class Pending(Protocol):
 
     def __add__(self, other: Pending) -> Pending: ...
 
+    def copy(self) -> Pending:
+        """The same, to keep where this is given up."""
+
     def fetch(self) -> list[Stats]:
         """One Stats a recipe; waits. ValueError where a call held NaN or Inf."""
 
@@ -42,8 +45,13 @@ class Engine(Protocol):
     def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
         """One Stats a recipe, encode scales one a recipe."""
 
-    def launch(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> Pending:
-        """`analyze` without waiting where the engine can; then NaN and Inf come out at `fetch`."""
+    def launch(
+        self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Pending | None = None
+    ) -> Pending:
+        """`analyze` without waiting where the engine can; then NaN and Inf come out at `fetch`.
+
+        into: what an earlier launch returned, and is given up: the statistics of both.
+        """
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,9 @@ class Ready:
             return NotImplemented
         return Ready([a + b for a, b in zip(self.stats, other.stats, strict=True)])
 
+    def copy(self) -> Ready:
+        return self
+
     def fetch(self) -> list[Stats]:
         return self.stats
 
@@ -69,5 +80,8 @@ class Unfused:
         pairs = zip(recipes, encode_scales, strict=True)
         return [measure(tokens, self.quantize(tokens, r, s)) for r, s in pairs]
 
-    def launch(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> Ready:
-        return Ready(self.analyze(tokens, recipes, encode_scales))
+    def launch(
+        self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Ready | None = None
+    ) -> Ready:
+        found = Ready(self.analyze(tokens, recipes, encode_scales))
+        return found if into is None else into + found

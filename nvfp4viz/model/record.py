@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import Counter
 from dataclasses import replace
 from functools import reduce
@@ -17,6 +16,7 @@ from ..nvfp4 import RECIPES, Tokens, as_recipes
 from .gradients import Gradients
 from .hooks import Observer
 from .inputs import rank
+from .streams import Streams
 
 
 class Recorder(Observer):
@@ -42,14 +42,14 @@ class Recorder(Observer):
             find_engine(engine)  # a misspelt engine is the caller's mistake, not a module's
         self.engine = engine
         self.gradients = Gradients(list(self.recipes.values()), 1, seed, engine) if sensitivity else None
-        self._totals: dict[str, Pending] = {}
+        self._streams = Streams(self._analyze, collect=all(r.per_token for r in self.recipes.values()))
+        self._engines: dict = {}
         self._sequences = Counter()  # label -> sequences that began
-        self._last = None
         self.seek(_rank_offset() if first_token is None else first_token)
 
     def __exit__(self, *error) -> None:
         super().__exit__(*error)
-        self._last = None
+        self._streams.rest()
 
     def seek(self, token: int) -> None:
         """Say which place in the whole stream the next token has, for all modules; it seeds the bootstrap."""
@@ -72,12 +72,7 @@ class Recorder(Observer):
     def _add(self, label: str, x: Tensor, given: Tensor | None = None) -> None:
         """One more call's rows; `given` where the next call may have the same."""
         first, sequences = self._first + self._seen[label], self._begun(label, x, given)
-        part = None if given is None else self._again(given, first, x.shape)
-        if part is None:
-            part = self._analyze(x, first, sequences)
-            self._last = None if given is None else (weakref.ref(given), _state(given), (first, x.shape), part)
-        total = self._totals.get(label)
-        self._totals[label] = part if total is None else total + part
+        self._streams.add(label, x, x if given is None else given, first, sequences)
         self._seen[label] += x.shape[0]
 
     def _begun(self, label: str, x: Tensor, given: Tensor | None) -> tuple[int, int] | None:
@@ -95,25 +90,20 @@ class Recorder(Observer):
         self._sequences[label] += m // length
         return begun * length, length
 
-    def _analyze(self, x: Tensor, first: int, sequences: tuple[int, int] | None) -> Pending:
-        """Statistics of one call; on a GPU they stay there, so that the model does not wait for them."""
-        recipes = list(self.recipes.values())
-        engine = choose(self.engine, x, recipes)
+    def _analyze(self, x: Tensor, first: int, sequences: tuple[int, int] | None, total: Pending | None) -> Pending:
+        """`total` and the statistics of rows x; on a GPU they stay there, so that the model does not wait for them."""
+        recipes, kind = list(self.recipes.values()), (x.dtype, x.device)
+        if kind not in self._engines:
+            self._engines[kind] = choose(self.engine, x, recipes)
+        engine = self._engines[kind]
         if engine.device(x) == x.device:
-            return engine.launch(Tokens.of(x, first, sequences), recipes, [None] * len(recipes))
-        return Ready(analyze_all(x, recipes, engine=self.engine, first_token=first, sequences=sequences))
-
-    def _again(self, given: Tensor, first: int, shape) -> Pending | None:
-        """The statistics of the call before, if it had this very tensor, as q_proj, k_proj and v_proj do."""
-        if self._last is None or self._last[0]() is not given or self._last[2] != (first, shape):
-            return None
-        state, now = self._last[1], _state(given, copy=False)
-        same = torch.equal(state, now) if isinstance(state, Tensor) else state is not None and state == now
-        return self._last[3] if same else None
+            return engine.launch(Tokens.of(x, first, sequences), recipes, [None] * len(recipes), total)
+        found = Ready(analyze_all(x, recipes, engine=self.engine, first_token=first, sequences=sequences))
+        return found if total is None else total + found
 
     def _stats(self) -> dict:
         found = {}
-        for label, part in self._totals.items():
+        for label, part in self._streams.totals().items():
             try:
                 found[label] = dict(zip(self.recipes, part.fetch(), strict=True))
             except ValueError as error:  # NaN or Inf, which a GPU's launch notices without saying so
@@ -152,7 +142,7 @@ class Recorder(Observer):
 
     def __repr__(self) -> str:
         seen = coverage_sentence(self.result().get("coverage"))
-        return f"Recorder({len(self._totals)} inputs{': ' + seen if seen else ''}; .sweep() has the statistics)"
+        return f"Recorder({len(self._streams)} inputs{': ' + seen if seen else ''}; .sweep() has the statistics)"
 
     def tokens_by_expert(self, stats: dict | None = None) -> dict[str, list[int]]:
         """Of each stack of experts that is recorded, the rows that each expert had."""
@@ -163,7 +153,7 @@ class Recorder(Observer):
     @property
     def recorded(self) -> int:
         """How many inputs there is something of."""
-        return len(self._totals)
+        return len(self._streams)
 
     def layers(self) -> Sweep:
         """What was recorded, all experts of a layer added up: `model.layers.3.mlp.experts.down_proj`.
@@ -190,13 +180,6 @@ class Recorder(Observer):
         stats = self._stats()
         stats, remarks = all_reduce(stats, self.recipes, self.remarks(), group)
         return self._sweep(stats, remarks)
-
-
-def _state(x: Tensor, copy: bool = True):
-    """What changes if x is written to: its version; in inference mode, which counts none, its values (CPU) or None."""
-    if not x.is_inference():
-        return x._version
-    return (x.clone() if copy else x) if x.device.type == "cpu" else None
 
 
 def _rank_offset() -> int:

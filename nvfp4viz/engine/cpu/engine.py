@@ -283,8 +283,11 @@ class Cpu:
     def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
         return analyze(tokens.x, recipes, encode_scales, tokens.first, tokens.sequences)
 
-    def launch(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> Ready:
-        return Ready(self.analyze(tokens, recipes, encode_scales))
+    def launch(
+        self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Ready | None = None
+    ) -> Ready:
+        found = Ready(self.analyze(tokens, recipes, encode_scales))
+        return found if into is None else into + found
 
 
 ENGINE = Cpu()

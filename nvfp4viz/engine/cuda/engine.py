@@ -200,6 +200,9 @@ class Launched:
             both[k] = values, tokens
         return Launched(self.recipes, both)
 
+    def copy(self) -> Launched:
+        return self  # sums are new tensors
+
     def fetch(self) -> list[Stats]:
         rows = [fetch(values, self.recipes, tokens, k) for k, (values, tokens) in self.values.items()]
         return [functools.reduce(operator.add, row) for row in zip(*rows, strict=True)]
@@ -217,10 +220,13 @@ class Cuda:
     def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
         return analyze(tokens.x, recipes, encode_scales, tokens.first, tokens.sequences)
 
-    def launch(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> Launched:
+    def launch(
+        self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Launched | None = None
+    ) -> Launched:
         """Statistics of one token at least, without a synchronization."""
         values = launch_analyze(tokens.x, recipes, encode_scales, tokens.first, tokens.sequences)
-        return Launched(recipes, {tokens.shape[1]: (values, tokens.shape[0])})
+        found = Launched(recipes, {tokens.shape[1]: (values, tokens.shape[0])})
+        return found if into is None else into + found
 
 
 ENGINE = Cuda()
