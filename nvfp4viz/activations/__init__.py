@@ -1,5 +1,7 @@
 """Where activations come from: files, dumps of serving engines, synthetic ones."""
 
+from .folders import INDEX, natural
+from .given import as_activations
 from .guards import QuantizedCheckpointError
-from .load import INDEX, as_activations, load, natural
+from .load import load
 from .synthetic import SYNTHETIC, synthetic

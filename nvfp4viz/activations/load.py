@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from ..files import said, sha256
-from ..nvfp4 import as_tensor
+from ..files import sha256
 from .dumps import Steps
+from .folders import files_of, natural
 from .guards import QuantizedCheckpointError, reason
 from .readers import FORMATS, Contents, free
-
-INDEX = ".safetensors.index.json"  # Hugging Face's list of shards
 
 
 class Activations(Mapping):
@@ -75,7 +72,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
     readers: dict[str, Callable[[], Tensor]] = {}
     left_out: dict[str, str] = {}
     sources, unread = [], []
-    for path, named in (found for p in paths for found in _files(Path(p).expanduser())):
+    for path, named in (found for p in paths for found in files_of(Path(p).expanduser())):
         try:
             contents = _read(path)
         except ValueError as error:
@@ -131,103 +128,3 @@ def _merge(contents: Contents, path: Path, readers: dict, left_out: dict) -> Non
     for name, why in sorted(contents.left_out.items(), key=lambda item: natural(item[0])):
         if left_out.get(name) != why:  # steps of one tensor
             left_out[free(name, path, {**readers, **left_out})] = why
-
-
-def as_activations(source) -> Mapping[str, Tensor]:
-    """A mapping of tensor name -> activations, from whatever people have at hand.
-
-    Args: source: such a mapping, whose names may be of any kind (numbers of layers) and whose values may be NumPy
-        arrays; one tensor or array, which is called "activations"; a path, or several, for `load`.
-    Raises TypeError for anything else, ValueError where two names are the same as text, and what `load` raises.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        return load(source)
-    if isinstance(source, (list, tuple)) and source and all(isinstance(s, (str, os.PathLike)) for s in source):
-        return load(*source)
-    if isinstance(source, (Tensor, np.ndarray)):
-        source = {"activations": source}
-    if not isinstance(source, Mapping):
-        raise TypeError(
-            f"activations is a {type(source).__name__}: give one tensor or array, a mapping of name -> tensor, as "
-            "load(path) returns, or a path"
-        )
-    plain = all(isinstance(key, str) and key.isprintable() for key in source)
-    if isinstance(source, Activations) or (plain and _all_tensors(source)):
-        return source
-    return _Named(source)
-
-
-def _all_tensors(source: Mapping) -> bool:
-    """Whether the values of a dict are tensors; other mappings may read a file for each."""
-    return not isinstance(source, dict) or all(isinstance(x, Tensor) for x in source.values())
-
-
-class _Named(Mapping):
-    """A mapping under names that are text, its arrays as tensors when they are asked for."""
-
-    def __init__(self, source: Mapping):
-        self._source, self._keys = source, {}
-        for key in source:
-            name = str(key).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text elsewhere
-            if name in self._keys:
-                raise ValueError(f"two tensors are called {name!r}: give them names that differ as text")
-            self._keys[name] = key
-        self.sources, self.left_out = getattr(source, "sources", []), getattr(source, "left_out", {})
-        self.lengths = getattr(source, "lengths", None)
-
-    def __getitem__(self, name: str):
-        return as_tensor(self._source[self._keys[name]])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-
-# Files
-def _files(path: Path) -> Iterable[tuple[Path, bool]]:
-    """The files to read, of a folder, of a list of shards, or the file itself, and whether somebody named them.
-
-    A folder without such a file stands for all in the folders below it. Files come in natural order (step 2 before 10);
-    hidden ones, which a writer may have left unfinished, are passed over.
-    """
-    if path.name.endswith(INDEX):
-        return [(shard, True) for shard in _shards(path)]
-    if path.is_dir():
-        shards = {shard for index in sorted(path.glob("*" + INDEX)) for shard in _shards(index)}  # all there
-        found = _wanted(path.iterdir()) or _wanted(path.rglob("*"))
-        if not found:
-            raise ValueError(f"folder {str(path)!r} holds no {', '.join(FORMATS)} file")
-        return [(file, file in shards) for file in found]
-    if not path.exists():
-        raise FileNotFoundError(f"no file or folder {str(path)!r}")
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"cannot read {str(path)!r}: known formats are {', '.join(FORMATS)}")
-    return [(path, True)]
-
-
-def _wanted(paths: Iterable[Path]) -> list[Path]:
-    found = [p for p in paths if p.suffix.lower() in FORMATS and not p.name.startswith(".") and p.is_file()]
-    return sorted(found, key=lambda p: natural(str(p)))
-
-
-def natural(name: str) -> tuple:
-    """Sorts layers.2 before layers.10, and what is in no layer (lm_head) last."""
-    parts = re.split(r"(\d+)", name)
-    return len(parts) == 1, [(0, int(p), "") if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts]
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        shards = [index.parent / name for name in names]
-        missing = [s.name[:100] for s in shards if not s.is_file()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        why = f"{type(error).__name__}: {said(error)}"
-        raise ValueError(f"cannot read {str(index)!r}: not a list of shards ({why})") from error
-    if missing:
-        names = ", ".join(missing[:5] if all(m.isprintable() for m in missing) else map(repr, missing[:5]))
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise FileNotFoundError(f"{str(index)!r} lists {names}{more}, which the folder lacks: copy all shards")
-    return shards

@@ -58,44 +58,21 @@ def _commands() -> list[tuple]:
     from . import check, checkpoint, doctor, sweep
 
     return [
-        (
-            "report",
-            "analyse activations and write one HTML file that opens offline; of two saved sweeps, their differences",
-            sweep.add_report_arguments,
-            sweep.run_report,
-        ),
-        (
-            "sweep",
-            "analyse activations and write the table of results",
-            sweep.add_sweep_arguments,
-            sweep.run_sweep,
-        ),
-        (
-            "check",
-            "whether a sweep lost quality against a baseline, for continuous integration",
-            check.add_arguments,
-            check.run,
-        ),
-        (
-            "notebooks",
-            "run notebooks and write each as an HTML file that opens offline, or check what they print",
-            _add_notebook_arguments,
-            _notebooks,
-        ),
-        (
-            "impact",
-            "what quantizing a language model's layers does to its predictions",
-            impact.add_arguments,
-            impact.run,
-        ),
-        ("checkpoint", CHECKPOINT, checkpoint.add_arguments, checkpoint.run),
-        (
-            "doctor",
-            "what can run here, and whether all consumers read the same settings",
-            doctor.add_arguments,
-            doctor.run,
-        ),
-    ]
+        ("report",
+         "analyse activations and write one HTML file that opens offline; of two saved sweeps, their differences",
+         sweep.add_report_arguments, sweep.run_report),
+        ("sweep", "analyse activations and write the table of results", sweep.add_sweep_arguments, sweep.run_sweep),
+        ("check", "whether a sweep lost quality against a baseline, for continuous integration",
+         check.add_arguments, check.run),
+        ("notebooks", "run notebooks and write each as an HTML file that opens offline, or check what they print",
+         _add_notebook_arguments, _notebooks),
+        ("impact", "what quantizing a language model's layers does to its predictions",
+         impact.add_arguments, impact.run),
+        ("checkpoint", "whether the scales of a quantized checkpoint are right",
+         checkpoint.add_arguments, checkpoint.run),
+        ("doctor", "what can run here, and whether all consumers read the same settings",
+         doctor.add_arguments, doctor.run),
+    ]  # fmt: skip
 
 
 def _add_notebook_arguments(parser: argparse.ArgumentParser) -> None:
