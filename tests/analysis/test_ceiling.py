@@ -9,18 +9,18 @@ import torch
 
 from nvfp4viz import Recipe, analyze, ceiling_dial, load, static_scale_curve, synthetic
 from nvfp4viz.analysis import CeilingDial, StaticCurve, amax_ratios, ceilings, ratio_edges, window
-from nvfp4viz.analysis.ceiling import E4M3_VALUES
+from nvfp4viz.analysis.ceiling import CEILINGS
 
 
 def test_the_dial_covers_all_e4m3_values():
     every = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
-    assert tuple(np.sort(every[(every > 0) & (every <= 448)])) == E4M3_VALUES
-    assert len(E4M3_VALUES) == 126
+    assert tuple(np.sort(every[(every > 0) & (every <= 448)])) == CEILINGS
+    assert len(CEILINGS) == 126
 
 
 def test_the_table_of_ceilings_says_why_256():
     table = ceilings()
-    assert table.e4m3_max.tolist() == sorted(E4M3_VALUES, reverse=True)
+    assert table.e4m3_max.tolist() == sorted(CEILINGS, reverse=True)
     for row in table.itertuples():
         as_e4m3 = np.float64(1.5 * row.e4m3_max).astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
         assert row.has_four == (as_e4m3 == 1.5 * row.e4m3_max)
@@ -43,7 +43,7 @@ def test_a_scale_is_normal_exactly_inside_the_window(ceiling):
 
 
 def test_every_window_ends_at_an_edge_of_the_histogram():
-    assert set(map(window, E4M3_VALUES)) - {w for w in map(window, E4M3_VALUES) if w < 1} <= set(ratio_edges())
+    assert set(map(window, CEILINGS)) - {w for w in map(window, CEILINGS) if w < 1} <= set(ratio_edges())
 
 
 def test_ratios_by_hand():

@@ -291,7 +291,7 @@ def test_a_sweep_of_the_first_release_has_no_interval_and_says_so():
     measured = _sweep(synthetic("crowded", 64, 256))
     old = {t: {n: replace(s, run_tokens=np.zeros_like(s.run_tokens), run_nmse=np.zeros_like(s.run_nmse))
                for n, s in row.items()} for t, row in measured.stats.items()}  # fmt: skip
-    verdict = recommend(replace(measured, stats=old))
+    verdict = recommend(Sweep.of(old, measured.recipes))
     assert all(c.interval_db is None for c in verdict.comparisons)
     assert "saved by a release that did not measure it: sweep again" in verdict.sentence()
 

@@ -267,20 +267,20 @@ def test_older_gpus_are_refused_before_flashinfer_is_imported(gpu, engine, capab
 )  # fmt: skip
 def test_version(gpu, monkeypatch, found, words):
     monkeypatch.setattr(flashinfer, "version", lambda: found)
-    why = flashinfer.why_not()
+    why = flashinfer.CUDA.why_not()
     assert (why is None) if words is None else (words in why and "pip install" in why)
 
 
 def test_no_gpu(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "no CUDA device" in flashinfer.why_not()
+    assert "no CUDA device" in flashinfer.CUDA.why_not()
 
 
 def test_no_compiler(gpu, monkeypatch):
     monkeypatch.setattr(flashinfer, "find_nvcc", lambda: None)
-    assert flashinfer.why_not() is None  # built kernels are installed
+    assert flashinfer.CUDA.why_not() is None  # built kernels are installed
     monkeypatch.setattr(flashinfer, "installed", lambda name: name != "flashinfer_jit_cache")
-    assert "install-jit-cache-wheel" in flashinfer.why_not()
+    assert "install-jit-cache-wheel" in flashinfer.CUDA.why_not()
     assert flashinfer.CUTE_DSL.why_not() is None  # compiles without nvcc
     monkeypatch.setattr(flashinfer, "installed", lambda name: name != "cutlass")
     assert "nvidia-cutlass-dsl" in flashinfer.CUTE_DSL.why_not()
@@ -314,7 +314,7 @@ def test_nvcc_is_found_as_flashinfer_finds_it(monkeypatch, tmp_path):
     ids=lambda v: getattr(v, "name", None),
 )
 def test_refused_input(gpu, dtype, recipe, words):
-    why = flashinfer.refuses(X.to(dtype), recipe)
+    why = flashinfer.CUDA.refuses(X.to(dtype), recipe)
     assert why is None if words is None else words in why
 
 

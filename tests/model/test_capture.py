@@ -66,6 +66,8 @@ def assert_same(a: Stats, b: Stats, rtol=1e-12):
     """Counts and maxima exactly, sums to rtol."""
     for f in fields(Stats):
         x, y = getattr(a, f.name), getattr(b, f.name)
+        if f.name in ("run_tokens", "run_nmse"):
+            x, y = x[:-1], y[:-1]  # the last row is by sequence, which only a recorder knows of flattened rows
         if f.metadata.get("merge") == "sum" and np.asarray(x).dtype == np.float64:
             np.testing.assert_allclose(x, y, rtol=rtol, atol=0, err_msg=f.name)
         else:

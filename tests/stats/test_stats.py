@@ -241,7 +241,7 @@ def test_the_data_reach_every_event():
             for f in fields(Stats):
                 if f.name.startswith("n_"):
                     seen[f.name] = seen.get(f.name, 0) + getattr(stats, f.name)
-    assert len(seen) == 7 and all(seen.values()), seen
+    assert len(seen) == 8 and all(seen.values()), seen
 
 
 def test_nmse_bins_are_eighths_of_octaves():
