@@ -90,7 +90,7 @@ _SETTERS = re.compile(r"set|put|add|environ|env|export|update|push|with|assign|d
 _GETTERS = re.compile(r"get|lookup|exists|has|contains|pop|del|is_?set|read|require|query|assert", re.I)
 _REMOVERS = re.compile(r"pop|del|remove|unset|clear", re.I)
 _QUOTED = re.compile(r"(?P<prefix>[frbuFRBU]{0,2})(?P<quote>\\{0,3}[\"'`])")
-_BARE = re.compile(r"(?:\$\{\{.*?\}\}|\{\{.*?\}\}|\$\{[^}\n]*\}|\$\([^)\n]*\)|\\.|[^\s;&|(),\]}\"'`\\#]|(?<=\S)#)+")
+_BARE = re.compile(r"(?:\$\{\{.*?\}\}|\{\{.*?\}\}|\$\{[^}\n]*\}|\$\([^)\n]*\)|\\.|[^\s\0;&|(),\]}\"'`\\#]|(?<=\S)#)+")
 _AFTER = re.compile(r"[ \t]*(?:$|[,;)\]}#&|\n\r\x1f<>]|/>|//|\\n|\\?[\"'`])")
 OPEN = re.compile(r"\$(?!\s|$)|`|\{\{|%\w+%|^<[\w |/.-]+>$|^\{\w*\}$")
 _DEFAULT = re.compile(
@@ -235,14 +235,14 @@ def _value(
     if quoted and not (enclosing and quoted["quote"] == enclosing):
         return _quoted(text, quoted, line, language)
     if language == "bat":
-        stop = re.compile(r"[^&|\n\r\"]*").match(text, at).end()
+        stop = re.compile(r"[^&|\n\r\"]*").match(text, at, at + REACH).end()
         return value_of(text[at:stop], line), stop
     before = text[max(0, at - 200) : at].split("\n")[-1]
     within = before.count("'") % 2 or before.count('"') % 2  # a string of the program: a command line
     if language == "python" and not enclosing and not within:
-        stop = re.compile(r"[^\n#;,]*").match(text, at).end()
+        stop = re.compile(r"[^\n#;,]*").match(text, at, at + REACH).end()
         return _expression(text[at:stop].strip(" \t"), line), stop
-    bare = _BARE.match(text, at)
+    bare = _BARE.match(text, at, at + REACH)
     raw = bare[0] if bare else ""
     return value_of(re.sub(r"\\(.)", r"\1", raw) if language == "shell" else raw, line, raw), at + len(raw)
 

@@ -118,6 +118,7 @@ def _starts(text: str) -> list[int]:
 
 
 LONG = {  # a megabyte of what could cost its square
+    "a process": ("environ", f"{FI}=1\0" * 38_000),
     "words": ("a.sh", "word " * 200_000), "one word": ("a.sh", "A" * 1_000_000), "names": ("a.sh", f"{FI}=1\n" * 38_000),
     "names in one line": ("a.env", f"{FI}=1 " * 38_000), "near misses": ("a.txt", "".join(f"FLASHINFER_NVFP4_4OVER{i}=1\n" for i in range(32_000))),
     "quotes": ("a.sh", "'\"" * 500_000), "dollars": ("a.sh", "$(" * 500_000), "heredocs": ("a.sh", "<<A " * 250_000),
