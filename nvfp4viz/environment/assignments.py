@@ -123,9 +123,13 @@ def value_of(raw: str, line: int, written: str | None = None, why: str = "") -> 
     return Value(None, line, written, why, possible(raw))
 
 
-def places(text: str, lines: Lines, language: str = "", start: int = 0, end: int | None = None) -> Iterator[Place]:
+def places(
+    text: str, lines: Lines, language: str = "", start: int = 0, end: int | None = None, wanted=None
+) -> Iterator[Place]:
     """Occurrences in order. `language` is "" or one of "shell", "python", "bat", "prose"."""
     for m in NAME.finditer(text, start, len(text) if end is None else end):
+        if wanted and not wanted(m[0]):
+            continue
         before = text[max(0, m.start() - 160) : m.start()]
         before = before[max(before.rfind("\n"), before.rfind(FOLD)) + 1 :]
         yield _place(text, m, before, lines, language)

@@ -217,16 +217,20 @@ def _complete(found: list[Settings], text: str, lines: Lines, kind: str) -> list
     claimed |= {(r.variable, r.line) for one in found for r in one.remarks}
     language = {"markdown": "prose", "shell": "shell", "python": "python", "bat": "bat"}.get(kind, "")
     everything, whole, unknown = [], True, set()
-    for place in places(text, lines, language):
+
+    def wanted(name: str) -> bool:
+        if name not in VARIABLES:
+            unknown.add(name)
+        return name in VARIABLES or (len(unknown) <= UNKNOWN and meant(name) is not None)
+
+    for place in places(text, lines, language, wanted=wanted):
         if (place.name, place.value.line) in claimed:
             continue
-        if place.name not in VARIABLES:
-            unknown.add(place.name)
-        if meant(place.name) if place.name in VARIABLES or len(unknown) <= UNKNOWN else True:
-            whole = len(everything) < PLACES
-            if not whole:
-                break
-            everything.append(place)
+        whole = len(everything) < PLACES
+        if not whole:
+            break
+        everything.append(place)
+    whole &= len(unknown) <= UNKNOWN
     active = {p.start for p in uncommented(everything, text, _COMMENTS.get(kind, "#"))}
     everything_unset = [p for p in everything if p.kind == "unset"]
     last = {n: max(line for m, line in claimed if m == n and line) for n in {n for n, line in claimed if line}}
@@ -238,7 +242,7 @@ def _complete(found: list[Settings], text: str, lines: Lines, kind: str) -> list
         told.setdefault((severity, place.name, why), []).append(place)
     remarks = [_told(*key, group) for key, group in told.items()]
     if not whole:
-        why = f"more than {PLACES:,} places: those after line {everything[-1].value.line} are not read"
+        why = f"more than {PLACES:,} places or {UNKNOWN} unknown names: what comes after them is not read"
         remarks.append(Remark("warning", "", "", why))
     open_ = ("set", "inherit")
     left = {
