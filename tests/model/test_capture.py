@@ -201,7 +201,7 @@ def test_a_tensor_that_three_layers_share_is_analysed_once(model, monkeypatch):
     monkeypatch.setattr(cpu, "analyze", lambda x, *more: calls.append(x) or analyze(x, *more))
     with nvfp4viz.record(model, recipes=RECIPES) as recorder:
         model(tokens())
-    assert len(calls) == 4 and len(recorder.sweep().tensors) == 6  # gate_proj and up_proj have one input
+    assert len(recorder.sweep().tensors) == 6 and len(calls) == 4  # gate_proj and up_proj have one input
 
 
 def test_experts_are_recorded_apart_with_the_tokens_routed_to_them():
