@@ -145,6 +145,8 @@ function ceilingMark(plot, half) {
   );
 }
 
+const LETTER = 6.5; // px, more than a letter of these labels takes
+
 function limitMark(plot, half, named) {
   const { sign, base, far, outer, row } = half;
   if (!row.entry.settings.four_over_six) return "";
@@ -155,8 +157,11 @@ function limitMark(plot, half, named) {
   if (!named) return mark;
   const [, saturated = 0] = row.stats.rates.four_saturated;
   const [, chosen] = row.stats.rates.four_saturated_chosen || [];
-  const all = chosen === undefined || !saturated ? "" : `, chosen all the same in ${percent(chosen / saturated)}`;
-  return mark + text(x - 5, stop + 4 + sign * 8, `scale for 6 above ${fixed(limit)}: its 4 saturates${all}`, "soft end");
+  const share = chosen === undefined || !saturated ? "" : percent(chosen / saturated);
+  const all = `scale for 6 above ${fixed(limit)}: its 4 saturates${share && `, chosen all the same in ${share}`}`;
+  const some = `above ${fixed(limit)} 4 saturates${share && `, chosen in ${share}`}`;
+  const words = [all, some, "4 saturates"].find((w) => w.length * LETTER < x - 5) || "";
+  return mark + text(x - 5, stop + 4 + sign * 8, words, "soft end");
 }
 
 // How many blocks have this scale: those that chose 4 behind those that chose 6.
