@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..analysis import Sweep, coverage_sentence, versions
 from ..engine import Pending, Ready, analyze_all, choose, find_engine
-from ..nvfp4 import RECIPES, Tokens, as_recipes
+from ..nvfp4 import RECIPES, Tokens, some_recipes
 from .gradients import Gradients
 from .hooks import Observer
 from .inputs import rank
@@ -35,9 +35,7 @@ class Recorder(Observer):
         seed: int = 0,
     ):
         super().__init__(model, modules, tokens)
-        self.recipes = as_recipes(recipes)
-        if not self.recipes:
-            raise ValueError(f"no recipe given: the named ones are {', '.join(RECIPES)}")
+        self.recipes = some_recipes(recipes)
         if engine != "auto":
             find_engine(engine)  # a misspelt engine is the caller's mistake, not a module's
         self.engine = engine
