@@ -1,7 +1,7 @@
 """Does a stated 95 % hold? Verdicts of single windows of text, against the rest of the text and against other texts.
 
     make model
-    python tests/benchmarks/interval_coverage.py            about 20 minutes on two cores; prints the tables of docs/verdict.md
+    python tests/benchmarks/interval_coverage.py            about 20 minutes on two cores; the tables of docs/verdict.md
 
 A window of 512 tokens of a text is what a user records. Its margins between recipes are compared with those of all
 other windows of the same text together, and of the other texts: an interval covers if the truth lies in it, and is
