@@ -27,7 +27,7 @@ PAGE = set(
         r"\w+",
         """
     Blob DataView DecompressionStream FileReader MutationObserver ResizeObserver Response URL URLSearchParams
-    addEventListener atob clearTimeout document getComputedStyle history location matchMedia navigator performance
+    Option addEventListener atob clearTimeout document getComputedStyle history location matchMedia navigator performance
     queueMicrotask removeEventListener requestAnimationFrame setTimeout window
 """,
     )

@@ -1,7 +1,7 @@
 // The list of tensors and its order.
 
 import { SIDES } from "../lib/sides.js";
-import { clamp, esc, fixed, int, num } from "../lib/text.js";
+import { clamp, fixed, int, num, visible } from "../lib/text.js";
 
 export class TensorList {
   ranked = null; // what depends on all tensors, and not on which is shown
@@ -42,7 +42,7 @@ export class TensorList {
     const wanted = filter.toLowerCase().split(/\s+/);
     const names = order.filter((t) => t === here || wanted.every((w) => t.toLowerCase().includes(w)));
     const select = page.one(".tensor");
-    select.innerHTML = this.optionsOf(names);
+    select.replaceChildren(...this.optionsOf(names));
     // a width of its own: a select without one measures all its options anew whenever another is chosen
     select.style.width = `${clamp(Math.max(...order.map((t) => t.length)) + 12, 16, 52)}ch`;
     const all = int(order.length);
@@ -57,9 +57,9 @@ export class TensorList {
       const summary = this.cache.summary.get(`${name}|${recipe}`);
       let beside = summary ? ` · ${fixed(summary[0], 1)} dB` : "";
       if (skipped.get(name)) beside = " (skipped)";
-      return `<option value="${esc(name)}">${esc(name)}${beside}</option>`;
+      return new Option(visible(name) + beside, name); // its value is the name itself, unseen characters and all
     };
-    return names.map(one).join("");
+    return names.map(one);
   }
 }
 

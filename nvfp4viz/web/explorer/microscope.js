@@ -1,5 +1,6 @@
 // The microscope: which block lies under it, and one value of it that can be changed.
 
+import { own } from "../lib/own.js";
 import { int, num, short } from "../lib/text.js";
 import { blockSteps, STAGES } from "../views/steps.js";
 
@@ -98,7 +99,7 @@ export class Microscope {
     if (!at) return null;
     const [token, block] = at;
     const answer = this.inspect(tensor, at, recipes);
-    if (!answer || !recipes.every((name) => answer.inspections[name])) return null;
+    if (!answer || !recipes.every((name) => own(answer.inspections, name))) return null;
     this.showValue(answer, recipes, block);
     this.showPlace(answer, token, block);
     this.look = { ...answer, token, block };

@@ -2,10 +2,8 @@
 
 const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
 const UNSEEN = /[\0-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]/g; // controls, and what turns the direction of text
-export const esc = (text) => {
-  const visible = String(text).replace(UNSEEN, "\ufffd");
-  return visible.replace(/[&<>"']/g, (c) => ESCAPES[c]);
-};
+export const visible = (text) => String(text).replace(UNSEEN, "\ufffd");
+export const esc = (text) => visible(text).replace(/[&<>"']/g, (c) => ESCAPES[c]);
 export const num = (v) => (v === "inf" ? Infinity : v === "-inf" ? -Infinity : v === "nan" ? NaN : v); // as JSON tells it
 export const minus = (text) => text.replace("-", "−");
 const INTEGER = new Intl.NumberFormat("en-US"); // kept: toLocaleString makes one each time

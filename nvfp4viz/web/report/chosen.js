@@ -1,11 +1,12 @@
 // One tensor is chosen in the whole page: in figures, in the table and in the explorer alike.
 
 // A click on a tensor's name or row shows it in the explorer, and what is shown there is marked everywhere.
-export function choosable(model, names) {
+// `tensorOf`: the tensor of a row of the table
+export function choosable(model, names, tensorOf) {
   const known = new Set(names);
   const labels = [...document.querySelectorAll("figure.card svg text")].filter((t) => known.has(t.textContent.trim()));
   for (const label of labels) label.classList.add("pick");
-  const nameOf = (part) => (part.matches("tr") ? part.cells[0].title : part.textContent.trim());
+  const nameOf = (part) => (part.matches("tr") ? tensorOf(part) : part.textContent.trim());
   document.addEventListener("click", ({ target }) => {
     const part = target.closest("svg text.pick, #results tbody tr");
     if (part && known.has(nameOf(part))) model.set("tensor", nameOf(part));

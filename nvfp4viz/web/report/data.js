@@ -1,6 +1,7 @@
 // The data that a page holds, unfolded, and the answers that it has in a kernel's place. Numbers are Python's; only
 // decoded values are multiplied out, as `inspect_block` does.
 
+import { own } from "../lib/own.js";
 import { inspectBlock } from "../lib/quantize.js";
 import { settingsOf } from "../lib/recipe.js";
 import { num } from "../lib/text.js";
@@ -59,13 +60,13 @@ export function answers(data) {
 }
 
 function statsAnswer({ stats }, { tensor, recipes }) {
-  const row = stats[tensor];
-  return row && recipes.every((name) => row[name]) && { kind: "stats", stats: { [tensor]: row } };
+  const row = own(stats, tensor);
+  return recipes.every((name) => own(row, name)) && { kind: "stats", stats: { [tensor]: row } };
 }
 
 // Under a recipe that the page made itself nothing is ranked: all the blocks that the file has
 function picksAnswer({ blocks }, { tensor, recipe, rule }) {
-  const kept = blocks[tensor];
+  const kept = own(blocks, tensor);
   if (!kept) return null;
   const all = Object.keys(kept.blocks).map((key) => key.split(",").map(Number));
   const unranked = { blocks: all.map(([token, block]) => ({ token, block })), note: "those in this file, not ranked" };
@@ -73,14 +74,15 @@ function picksAnswer({ blocks }, { tensor, recipe, rule }) {
 }
 
 function blockAnswer({ catalog, blocks, inspections }, { tensor, recipes, block, values }) {
-  const kept = blocks[tensor]?.blocks;
+  const kept = own(blocks, tensor)?.blocks;
   const at = kept ? Object.keys(kept).indexOf(block.join()) : -1;
   if (at < 0) return null;
   const { values: stored, token_text, token_amax, tensor_amax } = kept[block.join()];
   const packed = inspections[tensor][at];
   const byName = (name) => catalog.recipes.find((r) => r.name === name);
   const seen = recipes.map((name) => {
-    if (packed[name] && !values) return [name, unfold(packed[name], stored, byName(name), catalog)];
+    const inFile = own(packed, name);
+    if (inFile && !values) return [name, unfold(inFile, stored, byName(name), catalog)];
     const settings = byName(name)?.settings || settingsOf(name);
     if (settings.fast_math) return [name, null];
     return [name, inspectBlock(values || stored, num(settings.per_token ? token_amax : tensor_amax), name, settings)];

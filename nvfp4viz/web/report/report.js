@@ -16,8 +16,8 @@ function explore(place, data) {
   const { model } = mount(place, { catalog, summary, tensor: catalog.tensors[0].name, ...shown, ...state }, answers(data));
   if (!own) return;
   follow(model);
-  choosable(model, Object.keys(data.stats));
-  fill([...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, ...s })));
+  const tensorOf = fill([...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, ...s })));
+  choosable(model, Object.keys(data.stats), tensorOf);
 }
 
 function unreadable(place, { message }) {

@@ -1,6 +1,7 @@
 // What a report shows stands in its address, behind #: a link to the file, or a bookmark, opens it as it was seen.
 
 import { FROM_PAGE } from "../explorer/traits.js";
+import { own } from "../lib/own.js";
 
 const CHOICES = {
   view: ["overview", "scales", "clipping", "error", "tensors", "microscope"],
@@ -12,18 +13,18 @@ const CHOICES = {
 
 // The traits that an address has; what it has no such thing of is left out.
 export function stateInHash(hash, { catalog, stats }) {
-  const given = Object.fromEntries(new URLSearchParams(hash.replace(/^#/, "")));
-  const block = (given.block || "").split(",").map(Number);
+  const given = new Map(new URLSearchParams(hash.replace(/^#/, "")));
+  const block = (given.get("block") || "").split(",").map(Number);
   const allowed = {
-    tensor: Object.hasOwn(stats, given.tensor ?? ""),
-    recipe_a: catalog.recipes.some((r) => r.name === given.recipe_a),
-    recipe_b: catalog.recipes.some((r) => r.name === given.recipe_b),
-    rule: Object.hasOwn(catalog.rules, given.rule ?? ""),
+    tensor: own(stats, given.get("tensor")),
+    recipe_a: catalog.recipes.some((r) => r.name === given.get("recipe_a")),
+    recipe_b: catalog.recipes.some((r) => r.name === given.get("recipe_b")),
+    rule: own(catalog.rules, given.get("rule")),
     block: block.length === 2 && block.every((v) => Number.isInteger(v) && v >= 0),
-    ...Object.fromEntries(Object.entries(CHOICES).map(([name, values]) => [name, values.includes(given[name])])),
+    ...Object.fromEntries(Object.entries(CHOICES).map(([name, values]) => [name, values.includes(given.get(name))])),
   };
-  const known = FROM_PAGE.filter((name) => allowed[name]);
-  return Object.fromEntries(known.map((name) => [name, name === "block" ? block : given[name]]));
+  const known = FROM_PAGE.filter((name) => given.has(name) && allowed[name]);
+  return Object.fromEntries(known.map((name) => [name, name === "block" ? block : given.get(name)]));
 }
 
 export function hashOf(get) {

@@ -15,6 +15,7 @@ const SHOW = {
   short: (v) => short(v),
 };
 
+// Gives what tells the tensor of a row that is shown.
 export function fill(all) {
   const box = document.getElementById("results");
   const filter = document.getElementById("filter");
@@ -65,6 +66,7 @@ export function fill(all) {
   });
   document.getElementById("csv").addEventListener("click", () => download("nvfp4viz.csv", csv(rows, columns)));
   choose();
+  return (tr) => rows[tr.sectionRowIndex].tensor;
 }
 
 const cellValue = (row, name) => num(row.rates && name in row.rates ? row.rates[name][0] : row[name]);

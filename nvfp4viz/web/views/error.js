@@ -1,5 +1,6 @@
 // Error: numbers, then how tokens (and blocks) spread round them. Attribution is drawn where the statistics have it.
 
+import { own } from "../lib/own.js";
 import { SIDES } from "../lib/sides.js";
 import { CURSOR, line, rect, sideColumn, sideHeads, tag, text, tip } from "../lib/svg.js";
 import { clamp, counts, fixed, int, minus, nearest, num, short, signed, ticks } from "../lib/text.js";
@@ -52,7 +53,7 @@ const sqnrText = ({ side, stats }) => `${side.toUpperCase()} ${fixed(stats.sqnr_
 
 // The attribution of A's and B's error, if both are known
 function sharesOf(c) {
-  const shares = c.sides.map((s) => s.stats.attribution || c.parts?.[s.name]);
+  const shares = c.sides.map((s) => s.stats.attribution || own(c.parts, s.name));
   return shares.every(Boolean) ? shares : null;
 }
 
