@@ -269,6 +269,15 @@ class TestInJupyterLab:
         page.keyboard.press("Tab")
         until(page, block="7,2")
         self.check_block(page, data)
+        page.locator("input.at-token").fill("100000")
+        page.keyboard.press("Enter")
+        page.locator(".nv4 .notice", has_text="no block (100000, 2)").wait_for()
+        assert not page.locator("svg.microscope, .stages, .value-slider").locator("visible=true").count()
+        page.locator("input.at-token").fill("9")
+        page.keyboard.press("Enter")
+        until(page, block="9,2")
+        assert page.locator("svg.microscope").is_visible() and not page.locator(".nv4 .notice").inner_text()
+        self.check_block(page, data)
         page.locator(".value-slider").focus()
         score = page.evaluate(BLOCK)["scores"][0]["score"]
         page.keyboard.press("End")  # one value grows beyond its token's largest, and the block decides anew

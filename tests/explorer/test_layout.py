@@ -55,12 +55,12 @@ def pages(bundled, tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("which", ["bundled", "wide numbers"])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_sticks_out_or_overlaps(browser, pages, which, width):
+def trouble_at(browser, path, width: int, direction: str = "ltr") -> dict:
+    """View -> what sticks out or overlaps, in an explorer so wide on a page that is read in a direction."""
     tab = browser.new_page(viewport={"width": 1400, "height": 1200})
-    tab.goto(pages[which].as_uri())
+    tab.goto(path.as_uri())
     tab.locator(".nv4[data-drawn]").wait_for()
+    tab.evaluate("direction => { document.documentElement.dir = direction; }", direction)
     tab.locator(".nv4").evaluate("(e, w) => { e.parentElement.style.width = `${w}px`; }", width)
     tab.wait_for_timeout(100)
     trouble = {}
@@ -71,4 +71,20 @@ def test_nothing_sticks_out_or_overlaps(browser, pages, which, width):
         if found := tab.evaluate(TROUBLE):
             trouble[view] = found
     tab.close()
-    assert not trouble, json.dumps(trouble, indent=1, ensure_ascii=False)
+    return trouble
+
+
+def in_words(trouble: dict) -> str:
+    return json.dumps(trouble, indent=1, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("which", ["bundled", "wide numbers"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_sticks_out_or_overlaps(browser, pages, which, width):
+    trouble = trouble_at(browser, pages[which], width)
+    assert not trouble, in_words(trouble)
+
+
+def test_a_page_that_is_read_from_the_right(browser, pages):
+    trouble = trouble_at(browser, pages["bundled"], 850, "rtl")
+    assert not trouble, in_words(trouble)

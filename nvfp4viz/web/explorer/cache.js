@@ -20,8 +20,17 @@ export class Cache {
     this.changed = changed;
     this.onMessage = (message) => this.answer(message);
     model.on("msg:custom", this.onMessage);
+    model.on("comm_live_update", this.disconnected);
     this.read();
   }
+
+  // Jupyter's word that the kernel went or came: no answer is on its way, so that all is asked anew.
+  disconnected = () => {
+    for (const timer of this.waiting.values()) clearTimeout(timer);
+    this.waiting.clear();
+    for (const [id, why] of this.refused) if (why === NO_KERNEL) this.refused.delete(id);
+    this.changed({ kind: "nothing" });
+  };
 
   // Take what the traits hold.
   read() {
@@ -71,6 +80,7 @@ export class Cache {
 
   stop() {
     this.model.off("msg:custom", this.onMessage);
+    this.model.off("comm_live_update", this.disconnected);
     for (const timer of this.waiting.values()) clearTimeout(timer);
     this.waiting.clear();
   }

@@ -10,6 +10,7 @@ export function listenToControls(page, dials, list, microscope) {
   page.root.addEventListener("change", ({ target }) => changed(target, page, dials));
   page.root.addEventListener("click", ({ target }) => pressed(target.closest("button"), page, microscope));
   page.one(".tabs").addEventListener("keydown", (event) => tabKey(event, page));
+  for (const field of page.all(".at")) field.addEventListener("keydown", (event) => entered(event, page));
 }
 
 function dragged(at, page, dials, list, microscope) {
@@ -25,7 +26,22 @@ function changed(at, page, dials) {
   if (dial) dials.turn(dial, { [setting]: at.value });
   else if (trait) page.set({ [trait]: at.value, ...(BLOCK_FOLLOWS.includes(trait) ? { block: [] } : {}) });
   else if (at.matches(".measure")) page.later();
-  else if (at.matches(".at")) page.set({ block: typedBlock(page) });
+  else if (at.matches(".at")) goTo(typedBlock(page), page);
+}
+
+// JupyterLab takes Enter's own effect from a field, so that nothing would change.
+function entered(event, page) {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  event.stopPropagation();
+  page.notice = "";
+  goTo(typedBlock(page), page);
+}
+
+function goTo(block, page) {
+  const here = String(page.get("block"));
+  if (String(block) !== here) page.set({ block });
+  page.later();
 }
 
 function typedBlock(page) {

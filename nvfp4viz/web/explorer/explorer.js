@@ -215,6 +215,9 @@ class Explorer {
     const { context: c, microscope } = this;
     const recipes = c.sides.map((s) => s.name);
     const look = microscope.inspected(c.tensor, recipes);
+    const refusal = look ? "" : microscope.refusal(c.tensor, recipes);
+    this.page.root.classList.toggle("no-block", Boolean(refusal)); // rather none than another one beside an error
+    if (refusal) this.page.write(".notice", refusal);
     if (!look) return;
     this.pictures.put("microscope", drawBlock(c, W, look, microscope.column), W);
     microscope.showSteps(c);

@@ -122,12 +122,22 @@ export class Microscope {
     const { cache } = this;
     const of = `block|${tensor}|${at.join()}`;
     if (this.of !== of) Object.assign(this, { of, values: null });
-    const id = `${of}|${recipes.join("|")}`;
+    const id = this.idOf(tensor, at, recipes);
     const message = { want: "block", tensor, block: at, recipes };
     const stored = cache.answers.get(id);
     if (!stored) cache.ask(id, message);
     const answer = this.values ? this.edited(`${id}|${this.values.join()}`, message) : stored;
     return answer && { ...answer, stored: (stored || answer).stored };
+  }
+
+  // Why there is no block, "" while there is one or it is awaited
+  refusal(tensor, recipes) {
+    const at = this.here();
+    return (at && this.cache.refused.get(this.idOf(tensor, at, recipes))) || "";
+  }
+
+  idOf(tensor, at, recipes) {
+    return `block|${tensor}|${at.join()}|${recipes.join("|")}`;
   }
 
   // Asked one at a time; the last value wins.

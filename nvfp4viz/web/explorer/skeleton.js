@@ -107,7 +107,7 @@ export function skeleton(uid, catalog) {
     <label>column <input class="at at-column" type="number" min="0" step="16"></label>
   </div>
   ${canvas("microscope")}
-  <div class="bench">
+  <div class="bench value-bench">
     <label><span class="value-name"></span> <input class="value-slider" type="range" step="any"></label>
     <output class="value-now"></output><button class="reset">as stored</button>
     <span class="player"><button data-play="-1" aria-label="step before">‹</button><span class="stage" role="status"></span
