@@ -121,21 +121,24 @@ def block_inspections(kept: dict, recipes: dict[str, Recipe]) -> list[dict[str, 
     return rows
 
 
+_HEX = bytes.maketrans(bytes(range(16)), b"0123456789abcdef")
+
+
 def _inspect(x: Tensor, kept: list[dict], recipe: Recipe) -> Iterator[list]:
     amax = torch.tensor([[float(b["token_amax" if recipe.per_token else "tensor_amax"])] for b in kept])  # [n, 1]
     encode, decode = scales_of(amax, recipe) if recipe.per_token else _each(amax, recipe)
     tried = candidates(x, encode, recipe)
     score = scores(tried, x, encode, flush(amax), recipe)
-    codes = [c.codes.tolist() for c in tried]
+    codes = [[bytes(row).translate(_HEX).decode() for row in c.codes.numpy()] for c in tried]
+    saturated = [(c.h > E4M3_MAX * MARGIN).flatten().int().tolist() for c in tried]
     byte = [c.block_scale.view(torch.uint8).flatten().tolist() for c in tried]
     short = [[_short(v) for v in (amax, encode, decode)]]
     short += [[_short(v) for v in (c.h, s)] for c, s in zip(tried, score, strict=True)]
-    won = takes_four(score[0], score[-1])  # [n, 1]
+    won = takes_four(score[0], score[-1]).flatten().tolist()
     for i in range(len(kept)):
         one = [column[i] for column in short[0]] + [4 if won[i] and byte[-1][i] != byte[0][i] else 6]
         for c, (h, score) in enumerate(short[1:]):
-            saturated = int(tried[c].h[i].item() > E4M3_MAX * MARGIN)
-            one.append([h[i], byte[c][i], saturated, score[i], "".join(f"{code:x}" for code in codes[c][i])])
+            one.append([h[i], byte[c][i], saturated[c][i], score[i], codes[c][i]])
         yield one
 
 
@@ -146,7 +149,7 @@ def _each(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
 
 def _short(values: Tensor) -> list[float | str]:
     """Float32 as the shortest decimal numbers that round to them."""
-    return finite([float(str(v)) for v in values.flatten().numpy()])
+    return finite(values.flatten().numpy().astype(str).astype(float).tolist())
 
 
 def finite(value):

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -162,16 +163,30 @@ _PAGE_INKS = {
 }  # fmt: skip
 
 
+def _written(figure: Figure) -> str:
+    """The figure as SVG without its cards, drawn once: `savefig` draws it twice."""
+    buffer, before, cards = io.StringIO(), (figure.canvas, figure.dpi), [figure.patch, *(a.patch for a in figure.axes)]
+    colors = [card.get_facecolor() for card in cards]
+    try:
+        for card in cards:
+            card.set_facecolor("none")
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    finally:
+        for card, color in zip(cards, colors, strict=True):
+            card.set_facecolor(color)
+        canvas, figure.dpi = before
+        figure.set_canvas(canvas)
+    return buffer.getvalue()
+
+
 def svg(ax: Axes, name: str, alt: str = "") -> str:
     """A figure as an SVG element in HTML: text that can be selected, colours by a page's CSS variables.
 
     Args: name: stands before all ids in it, which are a page's; alt: what stands in for the picture.
     """
     figure = expect(ax, Axes, "Axes, as the functions of nvfp4viz.plots return them").figure
-    buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
+        text = _written(figure)
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     for ink, variable in _PAGE_INKS.items():
         text = re.sub(ink, f"var(--{variable})", text, flags=re.IGNORECASE)
