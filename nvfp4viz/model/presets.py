@@ -36,6 +36,10 @@ class Plan:
     def recipe_of_weights(self, recipe: Recipe) -> Recipe | None:
         return replace(recipe, per_token=False) if self.same else self.weights
 
+    def of(self, picked: dict[Weight, set[int] | None]) -> Plan:
+        """The same of some weights only, perhaps of some experts of them."""
+        return replace(self, choice=replace(self.choice, observed=dict(picked)))
+
     def input_scale(self, label: str) -> float | None:
         """The encode scale that a checkpoint has for an input, None where there is none."""
         if self.checkpoint is None:

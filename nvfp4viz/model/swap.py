@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..engine import quantize
-from ..nvfp4 import Recipe, as_tokens, check_finite, tensor_amax, tensor_scales
+from ..nvfp4 import E4M3_MAX, Recipe, as_tokens, check_finite, tensor_amax, tensor_scales
 from .inputs import computed, module_input
 from .presets import Plan, stored_names
 from .products import Product, Watch
@@ -18,36 +19,61 @@ from .weights import Weight
 RUN = 64  # consecutive tokens that the bootstrap draws together, since neighbours are alike
 
 
-def decoded(x: Tensor, recipe: Recipe, engine: str, encode_scale=None) -> Tensor:
-    """x [..., K] through NVFP4 and back, in x's shape and dtype."""
+@dataclass(frozen=True)
+class Fp8:
+    """E4M3 with a scale a row, in place of a recipe: a token of activations, an output channel of weights."""
+
+    name: str = "fp8"
+    per_token: bool = True
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """x [..., K] through E4M3 and back; each row's amax maps to 448, and rows of zeros stay so."""
+        scale = x.float().abs().amax(-1, keepdim=True) / E4M3_MAX  # [..., 1]
+        scale = scale.where(scale > 0, 1.0)
+        return ((x.float() / scale).to(torch.float8_e4m3fn).float() * scale).to(x.dtype)
+
+
+def decoded(x: Tensor, recipe: Recipe | Fp8, engine: str, encode_scale=None) -> Tensor:
+    """x [..., K] through NVFP4, or FP8, and back, in x's shape and dtype."""
     if not x.numel():
         return x
+    if isinstance(recipe, Fp8):
+        check_finite(x.reshape(-1, x.shape[-1]))
+        return recipe.decoded(x)
     q = quantize(as_tokens(x), recipe, engine=engine, encode_scale=encode_scale)
     return q.dequantize().to(x.device, x.dtype).reshape(x.shape)
 
 
 class Decoded:
-    """Weights through NVFP4, each [N, K], of a stack [E, N, K]; made at first use, for one recipe."""
+    """Weights through NVFP4, each [N, K], of a stack [E, N, K]; made at first use, for one recipe.
 
-    def __init__(self, plan: Plan, recipe: Recipe, engine: str):
-        self.plan, self.recipe, self.engine = plan, recipe, engine
+    hold: all stay in memory; else each is made when its product is computed and let go of behind it.
+    """
+
+    def __init__(self, plan: Plan, recipe: Recipe | Fp8, engine: str, hold: bool = True):
+        self.plan, self.recipe, self.engine, self.hold = plan, recipe, engine, hold
         self.kept: dict[str, str] = {}  # weight -> why it stays as it is
         self._made: dict[Weight, Tensor | None] = {}
 
     def __call__(self, weight: Weight, k_last: bool = True) -> Tensor | None:
         """None where the weight stays as it is. k_last: it is stored [N, K]."""
-        if weight not in self._made:
-            try:
-                self._made[weight] = self._make(weight, k_last)
-            except (TypeError, ValueError) as error:
-                self.kept[weight.name], self._made[weight] = f"weight: {error}", None
-        return self._made[weight]
+        if weight in self._made:
+            return self._made[weight]
+        try:
+            made = self._make(weight, k_last)
+        except (TypeError, ValueError) as error:
+            self.kept[weight.name], made = f"weight: {error}", None
+        if self.hold or made is None:
+            self._made[weight] = made
+        return made
 
     def _make(self, weight: Weight, k_last: bool) -> Tensor:
         w = matrix_of(weight, k_last)
         check_finite(w)
         if self.plan.checkpoint is not None:
             return torch.stack([self._stored(n) for n in weight.labels()]).reshape(w.shape).to(w)
+        if isinstance(self.recipe, Fp8):
+            return decoded(w, self.recipe, self.engine)
         if weight.kind == "stack":  # gate and up of an expert are one slice, so they share its scale
             return torch.stack([decoded(e, self.recipe, self.engine) for e in w])
         group = [matrix_of(g, True) for g in self.plan.group(weight)] if self.plan.shared else [w]
@@ -97,7 +123,8 @@ class Swap:
             if w.is_called:
                 hook = w.module.register_forward_pre_hook(_named(self._hook, w), with_kwargs=True)
                 self._undo.callback(hook.remove)
-                self._place(w)
+                if self.weights is not None:
+                    self._place(w) if self.weights.hold else self._place_in_passing(w)
         for module in dict.fromkeys(w.module for w in by_hand if w.kind == "stack"):
             hooks = (module.register_forward_pre_hook(self._entered, with_kwargs=True),
                      module.register_forward_hook(self._left, always_call=True))  # fmt: skip
@@ -114,12 +141,32 @@ class Swap:
 
     def _place(self, weight: Weight) -> None:
         """A module's weight changed in its place only: a tied embedding keeps its own."""
-        made = self.weights(weight) if self.weights is not None else None
-        if made is not None:
-            parameters = weight.module._parameters
-            self._undo.callback(parameters.__setitem__, "weight", parameters["weight"])
-            made = made.T.contiguous() if type(weight.module).__name__ == "Conv1D" else made
-            parameters["weight"] = nn.Parameter(made, requires_grad=False)
+        parameters = weight.module._parameters
+        self._undo.callback(parameters.__setitem__, "weight", parameters["weight"])
+        parameters["weight"] = self._placed(weight)
+
+    def _place_in_passing(self, weight: Weight) -> None:
+        """A module's weight changed while the module runs: one at a time takes memory."""
+        parameters = weight.module._parameters
+        own = parameters["weight"]
+
+        def put(*_):
+            parameters["weight"] = self._placed(weight)
+
+        def back(*_):
+            parameters["weight"] = own
+
+        for hook in (weight.module.register_forward_pre_hook(put),
+                     weight.module.register_forward_hook(back, always_call=True)):  # fmt: skip
+            self._undo.callback(hook.remove)
+        self._undo.callback(back)
+
+    def _placed(self, weight: Weight) -> nn.Parameter:
+        made = self.weights(weight)
+        if made is None:
+            return weight.module._parameters["weight"]
+        made = made.T.contiguous() if type(weight.module).__name__ == "Conv1D" else made
+        return nn.Parameter(made, requires_grad=False)
 
     def _hook(self, weight: Weight, module, args, kwargs):
         self._called = module

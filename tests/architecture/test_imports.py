@@ -17,7 +17,7 @@ MODULES = {
 FLOORS = (  # a wing imports from floors below its own
     {"files", "nvfp4"}, {"stats"}, {"catalog"}, {"engine"}, {"activations", "environment"}, {"checkpoints"},
     {"analysis"},
-    {"model", "plots"}, {"web", "integrations"}, {"explorer"}, {"pages"}, {"cli"},
+    {"model", "plots"}, {"planning"}, {"web", "integrations"}, {"explorer"}, {"pages"}, {"cli"},
 )  # fmt: skip
 FLAT = {"", "files", "catalog"}  # modules that belong to no wing
 FACE_LINES = 40

@@ -1,0 +1,7 @@
+"""Which layers to keep in higher precision, what that costs, and where the output leaves the model's own."""
+
+from .cost import Cost, recipe_cost
+from .effects import LayerEffects, layer_effects
+from .exports import EXPORTS, export
+from .plan import LayerPlan, Point, plan
+from .units import Unit, units_of
