@@ -9,8 +9,8 @@ SAYS = {
     "files": "whole or not at all", "nvfp4": "the format", "stats": "what quantizing did", "catalog": "names and looks",
     "engine": "who computes", "activations": "where x comes from", "environment": "who reads which variable",
     "checkpoints": "scales on disk", "analysis": "what it means", "model": "a running model", "plots": "Axes out",
-    "integrations": "engines' hooks", "explorer": "the widget", "web": "the page's script", "pages": "offline HTML",
-    "cli": "the commands",
+    "integrations": "engines' hooks", "planning": "what to keep", "explorer": "the widget", "web": "the page's script",
+    "pages": "offline HTML", "cli": "the commands",
 }  # fmt: skip
 WIDTH, BOX, HIGH, GAP = 860, 180, 44, 36
 
