@@ -4,11 +4,25 @@ import datetime
 import os
 import platform
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 DOCS = Path(__file__).parents[2] / "docs"
+
+
+@dataclass
+class Table:
+    caption: str  # what was measured, and how
+    columns: list[str]
+    rows: list[list[str]]
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        table = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return [self.caption, "", *("| " + " | ".join(row) + " |" for row in table), "",
+                *(line for note in self.notes for line in (note, ""))]  # fmt: skip
 
 
 def cpu_name() -> str:
@@ -20,13 +34,9 @@ def cpu_name() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def publish(file: str, machine: str, conditions: str, columns: list[str], rows: list[list[str]], notes=()) -> None:
-    """Print a table and write it to docs/`file`."""
-    table = [columns, ["---"] * len(columns), *rows]
-    lines = [f"## {machine}, {datetime.date.today()}", "", f"{conditions} PyTorch {torch.__version__}.", ""]
-    lines += ["| " + " | ".join(row) + " |" for row in table]
-    for note in notes:
-        lines += ["", note]
-    text = "\n".join(lines) + "\n"
+def publish(file: str, machine: str, *tables: Table) -> None:
+    """Print tables and write them to docs/`file`."""
+    lines = [f"## {machine}, {datetime.date.today()}", "", f"PyTorch {torch.__version__}.", ""]
+    text = "\n".join([*lines, *(line for t in tables for line in t.lines())]).rstrip() + "\n"
     print("\n" + text)
     (DOCS / file).write_text("<!-- Written by `make bench`. -->\n" + text, encoding="utf-8")

@@ -8,8 +8,10 @@ import time
 
 import pytest
 import torch
+from inputs import KINDS, kind
 from peers import STANDARD, libraries, torch_quantize
-from tables import cpu_name, publish
+from tables import Table, cpu_name, publish
+from test_record_speed import cpu_ratios
 
 import nvfp4viz
 from nvfp4viz.engine import analyze_all
@@ -76,27 +78,55 @@ def test_ratios(x):
     default = "`analyze`, the five default recipes at once"
     works[default] = (lambda: analyze_all(x, list(RECIPES.values()), engine="cpu"), x)
 
-    seconds = {what: [] for what in works}  # an element
-    for _ in range(8):
-        for what, (work, tensor) in works.items():
-            start = time.perf_counter()
-            work()
-            seconds[what].append((time.perf_counter() - start) / tensor.numel())
-    best = {what: min(times[1:]) for what, times in seconds.items()}  # the first may compile
-    median = {what: statistics.median(times[1:]) for what, times in seconds.items()}
+    best, median = in_turn(works)
     rows = [
         [what, f"{1e-6 / best[what]:,.0f}", f"{1e-6 / median[what]:,.0f}", f"{best[reference] / best[what]:.1f}",
          f"1/{best[what] / best['a copy']:.1f}"]
         for what in works
     ]  # fmt: skip
-    publish(
-        "speed-cpu.md",
-        cpu_name(),
-        f"{x.shape[0]} x {x.shape[1]} bf16 on {torch.get_num_threads()} threads, per token unless named otherwise; "
-        "all in turn, seven rounds. Million elements a second.",
-        ["", "best", "median", "times the first reference", "of a copy"],
-        rows,
-        [f"Five recipes at once cost {best[default] / best[f'`analyze`, {name}']:.1f} times one."],
-    )
+    size = f"{x.shape[0]} x {x.shape[1]} bf16 on {torch.get_num_threads()} threads"
+    caption = f"{size}, per token unless named otherwise; all in turn, seven rounds. Million elements a second."
+    note = f"Five recipes at once cost {best[default] / best[f'`analyze`, {name}']:.1f} times one."
+    columns = ["", "best", "median", "times the first reference", "of a copy"]
+    publish("speed-cpu.md", cpu_name(), Table(caption, columns, rows, (note,)), by_kind(name, *x.shape), recording())
     assert best[reference] > 15 * best[f"`analyze`, {name}"]
     assert best[default] < 4 * best[f"`analyze`, {name}"]
+
+
+def by_kind(recipe: str, m: int, k: int) -> Table:
+    """`analyze` of one recipe and of five on all KINDS of data, in turn."""
+    sets = {"one": [RECIPES[recipe]], "five": list(RECIPES.values())}
+    data = {name: kind(name, m, k) for name in KINDS}
+    works = {
+        (count, name): (lambda x=x, r=recipes: analyze_all(x, r, engine="cpu"), x)
+        for name, x in data.items()
+        for count, recipes in sets.items()
+    }
+    best, _ = in_turn(works)
+    rows = [
+        [name, f"{1e-6 / best['one', name]:,.0f}", f"{1e-6 / best['five', name]:,.0f}",
+         f"{best['five', name] / best['one', name]:.2f}", f"{best['one', name] / best['one', 'normal']:.2f}"]
+        for name in KINDS
+    ]  # fmt: skip
+    caption = f"`analyze` by kind of data, {m} x {k} bf16, million elements a second (best of seven): {recipe} alone, "
+    columns = ["data", "one recipe", "five", "five / one (time)", "one / one on normal (time)"]
+    return Table(caption + "and the five default recipes at once.", columns, rows)
+
+
+def recording() -> Table:
+    """What recording adds to a prefill and to decode steps of SmolLM2-135M's shape, as a ratio to the plain pass."""
+    found = {f"{what}, {n}": ratio for what in ("prefill", "decode") for n, ratio in cpu_ratios(what).items()}
+    caption = "Recording a model of SmolLM2-135M's shape (random weights, fp32): time as a ratio to the plain pass."
+    return Table(caption, ["", "times the plain pass"], [[what, f"{ratio:.2f}"] for what, ratio in found.items()])
+
+
+def in_turn(works: dict) -> tuple[dict, dict]:
+    """Best and median seconds an element of each (work, tensor), after a first round that may compile."""
+    seconds = {what: [] for what in works}
+    for _ in range(8):
+        for what, (work, tensor) in works.items():
+            start = time.perf_counter()
+            work()
+            seconds[what].append((time.perf_counter() - start) / tensor.numel())
+    best = {what: min(times[1:]) for what, times in seconds.items()}
+    return best, {what: statistics.median(times[1:]) for what, times in seconds.items()}
