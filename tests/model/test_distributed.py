@@ -94,17 +94,18 @@ def data_parallel(rank):
     return merged
 
 
-def expected():
-    model = Model()
+def expected(device="cpu"):
+    """One process over all batches, on the kind of device that the ranks had: others round activations otherwise."""
+    model = Model().to(device)
     with nvfp4viz.record(model, recipes=RECIPES) as recorder:
-        for i, batch in enumerate(tokens().split(12)):
+        for i, batch in enumerate(tokens().to(device).split(12)):
             recorder.seek(12 * i)
             model(batch, i % WORLD)
     return recorder.sweep()
 
 
-def check_data_parallel(sweeps):
-    single = expected()
+def check_data_parallel(sweeps, device="cpu"):
+    single = expected(device)
     for merged in sweeps:
         assert set(merged.tensors) == set(single.tensors) == {"up", "down", "extra.0", "extra.1"}
         for name in single.tensors:
@@ -120,7 +121,7 @@ def test_data_parallel_over_gloo_equals_one_process(sweeps):
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < WORLD, reason="gpu: nccl needs two GPUs")
 def test_data_parallel_over_nccl_equals_one_process(tmp_path):
-    check_data_parallel(run(tmp_path, "nccl", data_parallel)[data_parallel])
+    check_data_parallel(run(tmp_path, "nccl", data_parallel)[data_parallel], "cuda:0")
 
 
 def by_default(rank):
