@@ -15,7 +15,7 @@ CELL_SECONDS := $(if $(wildcard .cache/smollm2/*.gguf),1800,120)  # notebook 06 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=$(strip $(CELL_SECONDS)) --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 .DELETE_ON_ERROR:
-.PHONY: help report test lab bench fuzz soak wheels constraints clean distclean
+.PHONY: help report test lab book bench fuzz soak wheels model constraints clean distclean
 
 help: ## this list
 	@echo "nvfp4viz: what NVFP4 4over6 quantization does to activations"
@@ -35,6 +35,12 @@ test: $(VENV)/.installed-test ## lint and run every test, docstring and notebook
 
 lab: $(VENV)/.installed-test ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks $(ARGS)
+
+book: $(VENV)/.installed-book ## documentation, reference and notebooks as pages that open offline: build/book
+	@rm -rf build/book build/book-read
+	@echo "==> building the book; links in it are checked, links out of it are listed in build/book/external-links.txt"
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/book-read . build/book $(ARGS)
+	@echo "$(CURDIR)/build/book/index.html"
 
 bench: $(VENV)/.installed-test ## measure speed
 	@$(BIN)/pytest -m bench tests $(ARGS)
@@ -63,7 +69,7 @@ constraints: ## pin in constraints.txt what pyproject.toml resolves to today
 	@echo "==> resolving every extra in build/constraints"
 	@$(PYTHON) -m venv build/constraints
 	@build/constraints/bin/python -m pip install -q --upgrade pip packaging
-	@build/constraints/bin/python -m pip install -q -e '.[lab,test,bench]' $(TORCH)
+	@build/constraints/bin/python -m pip install -q -e '.[lab,test,bench,book]' $(TORCH)
 	@build/constraints/bin/python .ci/constraints.py > build/constraints.txt
 	@mv build/constraints.txt constraints.txt
 
@@ -93,3 +99,8 @@ $(VENV)/.installed-test: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "==> installing nvfp4viz with JupyterLab and the test tools into $(VENV) (some minutes the first time)"
 	@$(PIP) install -q --no-compile -c constraints.txt -e '.[lab,test,bench]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-book: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "==> installing nvfp4viz with the tools of the book into $(VENV) (some minutes the first time)"
+	@$(PIP) install -q --no-compile -c constraints.txt -e '.[book]'
+	@touch $@

@@ -1,4 +1,4 @@
-"""Make the pictures of README.md from the bundled activations: python docs/make_pictures.py [NAME ...]
+"""Make the pictures of README.md and the gallery from bundled activations: python scripts/make_pictures.py [NAME ...]
 
 The explorer is photographed in a report by a headless Chromium, light and dark; figures are drawn on white. Names are
 those of the files in docs/pictures, without their ending; all are made if none is given.
@@ -17,8 +17,9 @@ from nvfp4viz import plots
 from nvfp4viz.analysis import attribute, block_at, ceiling_dial, choice, inspect_block, pick, static_scale_curve
 from nvfp4viz.files import replacing
 
-FOLDER = Path(__file__).with_name("pictures")
-DATA = Path(__file__).parents[1] / "data/smollm2-135m-activations.safetensors"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs/pictures"
+DATA = ROOT / "data/smollm2-135m-activations.safetensors"
 TENSOR = "model.layers.22.self_attn.o_proj"
 
 

@@ -36,7 +36,7 @@ def cpu_name() -> str:
 
 def publish(file: str, machine: str, *tables: Table) -> None:
     """Print tables and write them to docs/`file`."""
-    lines = [f"## {machine}, {datetime.date.today()}", "", f"PyTorch {torch.__version__}.", ""]
+    lines = [f"# {machine}, {datetime.date.today()}", "", f"PyTorch {torch.__version__}.", ""]
     text = "\n".join([*lines, *(line for t in tables for line in t.lines())]).rstrip() + "\n"
     print("\n" + text)
     (DOCS / file).write_text("<!-- Written by `make bench`. -->\n" + text, encoding="utf-8")
