@@ -119,7 +119,8 @@ def _rows(sweep: Sweep) -> list[dict]:
         most = max(s.sqnr_db for s in row.values())
         for name, stats in row.items():
             numbers = [_shown_number(getattr(stats, n), NUMBERS[n].kind) for n in SHORT]
-            rows.append({"tensor": tensor, "recipe": name, "numbers": numbers, "best": stats.sqnr_db == most})
+            rows.append({"tensor": tensor, "recipe": name, "numbers": numbers, "best": stats.sqnr_db == most,
+                         "study": study_only(sweep.recipes[name])})  # fmt: skip
     return rows
 
 

@@ -328,3 +328,16 @@ def test_every_sweep_makes_a_report(tensors, recipes, says, tmp_path):
     page = html.unescape(path.read_text(encoding="utf-8"))
     assert says in page.replace('</h1>\n<p class="verdict">', ": ")
     assert " nan" not in Tags(page).texts.get("td", []) and load_report(path).stats
+
+
+def test_a_recipe_that_no_engine_runs_is_marked_in_every_table():
+    names = ["standard", "standard-256", "4/6-mae-300", "4/6-mae-448"]
+    page = render(sweep({"x": X}, names, engine="reference"))
+    worst, plain = (
+        page[page.index('class="worst"') : page.index("What was not measured")],
+        page[page.index("<noscript><div") :],
+    )
+    for name, marked in zip(names, (False, True, True, False), strict=True):
+        for table in (worst, plain):
+            beside = re.search(rf">{re.escape(name)}( <em class=\"study\" title=\"[^\"]+\">study only</em>)?<", table)
+            assert bool(beside[1]) == marked, (name, beside)

@@ -33,7 +33,8 @@ def opened(browser, page):
         tab.complaints = []
         tab.on("console", lambda m: tab.complaints.append(m.text) if m.type in ("error", "warning") else None)
         tab.on("pageerror", lambda e: tab.complaints.append(str(e)))
-        tab.goto(page[1].as_uri())
+        tab.url_of_report = page[1].as_uri()
+        tab.goto(tab.url_of_report)
         if options.get("java_script_enabled", True):
             tab.locator("[data-drawn]").first.wait_for()
         return tab
@@ -123,6 +124,15 @@ def test_the_microscope_computes_without_a_kernel(opened, page):
     tab.get_by_role("tab", name="Overview").click()
     tab.locator(".notice", has_text="is not recorded in this page: back to").wait_for()
     assert tab.complaints == []
+
+
+def test_a_page_that_opens_at_the_microscope_knows_what_is_recorded(opened):
+    tab = opened(viewport={"width": 1200, "height": 900})
+    tab.goto("about:blank")
+    tab.goto(tab.url_of_report + "#view=microscope")
+    tab.locator("svg.microscope circle").first.wait_for()
+    tab.locator(".nv4 .verdict", has_text="dB").wait_for()
+    assert tab.locator("svg.strip").is_visible()
 
 
 def test_a_block_is_played_and_a_cell_of_the_map_chosen(opened, page):

@@ -4,7 +4,7 @@ import fs from "node:fs";
 import { test } from "node:test";
 import { fixed, percent, short, signed, esc, ticks, nearest, counts, int } from "../../nvfp4viz/web/lib/text.js";
 import { tag, text } from "../../nvfp4viz/web/lib/svg.js";
-import { recipeName, sameSettings, settingsOf, studyOnly } from "../../nvfp4viz/web/lib/recipe.js";
+import { markedName, recipeName, sameSettings, settingsOf, studyOnly } from "../../nvfp4viz/web/lib/recipe.js";
 import { hashOf, stateInHash } from "../../nvfp4viz/web/report/state.js";
 import { drawHeat } from "../../nvfp4viz/web/views/heat.js";
 import { blockSteps, STAGES, whyWon } from "../../nvfp4viz/web/views/steps.js";
@@ -186,8 +186,14 @@ test("recipes have the names that Python gives them", () => {
   }
   for (const name of ["4/6-mse-176-fp16err-tensor-fast", "standard-256", "4/6-mae-448-scored256"])
     assert.equal(recipeName(settingsOf(name)), name);
-  assert.match(studyOnly(settingsOf("standard-256")), /448/);
-  assert.match(studyOnly(settingsOf("4/6-mae-300")), /448 and 256/);
+  const why = (name) => studyOnly(settingsOf(name)); // in the words of `study_only` in Python
+  const four = "FlashInfer has 448 and 256";
+  assert.equal(why("standard-256"), "no engine has the ceiling 256, FlashInfer has 448 without 4over6: to study only");
+  assert.equal(why("4/6-mae-300"), `no engine has the ceiling 300, ${four}: to study only`);
+  assert.equal(why("4/6-mse-265"), `no engine has the ceiling 265, ${four}: did you mean 256?`);
+  assert.equal(why("4/6-mse-288"), `no engine has the ceiling 288, ${four}: to study only`);
+  assert.match(why("4/6-mae-448-scored256"), /made for 448, scored for 256/);
+  assert.equal(markedName("4/6-mae-300", settingsOf("4/6-mae-300")), "4/6-mae-300 (study only)");
   assert.equal(settingsOf("nonsense"), null);
 });
 
@@ -200,6 +206,16 @@ test("what is shown stands in the address, and only what there is comes back", (
   assert.deepEqual(stateInHash(hashOf((name) => all[name]), data), all);
   assert.deepEqual(stateInHash("#tensor=__proto__&recipe_a=%3Cb%3E&view=x&block=1,-2&rule=toString", data), {});
   assert.deepEqual(stateInHash("", data), {});
+});
+
+test("a recipe that no engine runs is marked where its block and its scales are drawn", () => {
+  const c = context("real");
+  const [a, b] = c.sides;
+  const study = { ...c, sides: [a, { ...b, entry: { ...b.entry, settings: { ...b.entry.settings, e4m3_max: 300 } } }] };
+  const marked = `${b.name} (study only)`;
+  for (const W of [BLOCK_NARROWEST, 900]) assert.ok(drawBlock(study, W, look, 3).out.includes(marked));
+  assert.ok(drawScales(study, 900, 320).label.includes(marked));
+  assert.ok(!drawBlock(c, 900, look, 3).out.includes("study") && !drawScales(c, 900, 320).label.includes("study"));
 });
 
 test("numbers read as in print", () => {

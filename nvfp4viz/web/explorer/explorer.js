@@ -11,6 +11,7 @@ import { Microscope } from "./microscope.js";
 import { Page } from "./page.js";
 import { Pictures } from "./pictures.js";
 import { FROM_KERNEL, FROM_PAGE } from "./traits.js";
+import { markedName } from "../lib/recipe.js";
 import { SIDES } from "../lib/sides.js";
 import { fixed, int, num } from "../lib/text.js";
 import { BLOCK_NARROWEST, drawBlock } from "../views/block.js";
@@ -130,7 +131,8 @@ class Explorer {
     const lacking = sides.some((s) => !s.entry || !(s.stats || computes));
     const { skipped } = page.get("catalog").tensors.find((t) => t.name === tensor) || {};
     const id = `stats|${tensor}|${recipes.join("|")}`;
-    if (lacking && !skipped) cache.ask(id, { want: "stats", tensor, recipes });
+    const recorded = sides.some((s) => !s.stats && s.entry && !this.dials.made.has(s.name)); // it says so above the block
+    if ((lacking || recorded) && !skipped) cache.ask(id, { want: "stats", tensor, recipes });
     const busy = lacking && !cache.refused.has(id) && !skipped;
     const { done = 0, total = 0 } = page.get("progress");
     return { tensor, view, sides, lacking, skipped, busy, refusal: cache.refused.get(id), done, total };
@@ -269,8 +271,8 @@ function provenance({ sides, catalog }) {
   const engines = new Set(sides.map((s) => s.stats.engine));
   const installed = ["nvfp4viz", "torch"].filter((p) => catalog.versions[p]);
   return [
-    `A ${a.name}`,
-    `B ${b.name}`,
+    `A ${markedName(a.name, a.entry.settings)}`,
+    `B ${markedName(b.name, b.entry.settings)}`,
     `${int(tokens)} tokens × ${int(features)} features, ${int(blocks)} blocks`,
     `engine ${[...engines].join(", ")}`,
     ...installed.map((p) => `${p} ${catalog.versions[p]}`),

@@ -5,7 +5,7 @@
 const FLT_MAX = 3.4028234663852886e38;
 const FLT_MIN = 2 ** -126; // the smallest normal number
 const E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6];
-const E4M3 = Array.from({ length: 127 }, (_, byte) => e4m3Value(byte));
+export const E4M3 = Array.from({ length: 127 }, (_, byte) => e4m3Value(byte));
 const MARGIN = 1 + 2 ** -20; // what is above 448 by less is noise of FP32
 
 function e4m3Value(byte) {

@@ -1,5 +1,8 @@
 // Recipes as the dials make them: their short names, as `Recipe.name` in Python, and who runs them.
 
+import { E4M3 } from "./quantize.js";
+import { nearest } from "./text.js";
+
 export function recipeName({ four_over_six, e4m3_max, err_mode, err_use_fast_math, per_token, fast_math, scored_as }) {
   const words = four_over_six ? ["4/6", err_mode.toLowerCase(), e4m3_max] : ["standard"];
   if (!four_over_six && e4m3_max !== 448) words.push(e4m3_max);
@@ -31,8 +34,19 @@ export function settingsOf(name) {
 
 export const sameSettings = (p, q) => Object.keys(p).every((k) => p[k] === q[k]);
 
-// Why no engine runs a recipe, "" where FlashInfer does
-export function studyOnly({ four_over_six, e4m3_max }) {
-  if (e4m3_max === 448 || (four_over_six && e4m3_max === 256)) return "";
-  return four_over_six ? "FlashInfer has the ceilings 448 and 256" : "FlashInfer's standard has the ceiling 448";
+const OFFERED = { true: [448, 256], false: [448] }; // ceilings that FlashInfer has, with 4over6 and without
+
+// Why no engine runs a recipe, "" where one does: as `study_only` in Python
+export function studyOnly({ four_over_six, e4m3_max, scored_as }) {
+  if (scored_as !== null && scored_as !== undefined)
+    return `its scale is made for ${e4m3_max}, scored for ${scored_as}: a fault, to study only`;
+  const offered = OFFERED[four_over_six];
+  if (offered.includes(e4m3_max)) return "";
+  const near = nearest(offered, (ceiling) => Math.abs(ceiling - e4m3_max));
+  const mistyped = Math.abs(near - e4m3_max) < 0.05 * near && !E4M3.includes(e4m3_max);
+  const has = offered.join(" and ") + (four_over_six ? "" : " without 4over6");
+  return `no engine has the ceiling ${e4m3_max}, FlashInfer has ${has}: ${mistyped ? `did you mean ${near}?` : "to study only"}`;
 }
+
+// A name as it stands in pictures and lines
+export const markedName = (name, settings) => (studyOnly(settings) ? `${name} (study only)` : name);

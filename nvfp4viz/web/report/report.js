@@ -2,6 +2,7 @@
 
 import { pairs } from "../explorer/cache.js";
 import { mount } from "../explorer/mount.js";
+import { settingsOf, studyOnly } from "../lib/recipe.js";
 import { choosable } from "./chosen.js";
 import { answers, dataOf } from "./data.js";
 import { follow, stateInHash } from "./state.js";
@@ -16,7 +17,9 @@ function explore(place, data) {
   const { model } = mount(place, { catalog, summary, tensor: catalog.tensors[0].name, ...shown, ...state }, answers(data));
   if (!own) return;
   follow(model);
-  const tensorOf = fill([...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, ...s })));
+  const study = new Map(catalog.recipes.map(({ name, settings }) => [name, studyOnly(settings)]));
+  const rows = [...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, study: study.get(recipe), ...s }));
+  const tensorOf = fill(rows);
   choosable(model, Object.keys(data.stats), tensorOf);
 }
 
@@ -30,4 +33,11 @@ for (const place of document.querySelectorAll("[data-sweep]")) {
     .then((data) => explore(place, data))
     .catch((error) => unreadable(place, error));
 }
-if (document.getElementById("rows")) dataOf("rows").then(fill);
+
+// Of a comparison or a checkpoint, by the recipes' names alone
+function withStudy(row) {
+  const settings = settingsOf(row.recipe || "");
+  return { ...row, study: settings && studyOnly(settings) };
+}
+
+if (document.getElementById("rows")) dataOf("rows").then((rows) => fill(rows.map(withStudy)));

@@ -73,7 +73,8 @@ const cellValue = (row, name) => num(row.rates && name in row.rates ? row.rates[
 
 function cell(row, { name, kind, more }) {
   const shown = SHOW[kind](cellValue(row, name));
-  if (kind === "text") return `<td class="text" title="${esc(row[name])}">${shown}</td>`;
+  const study = name === "recipe" && row.study ? ` <em class="study" title="${esc(row.study)}">study only</em>` : "";
+  if (kind === "text") return `<td class="text" title="${esc(row[name])}">${shown}${study}</td>`;
   return more ? `<td class="more">${shown}</td>` : `<td>${shown}</td>`;
 }
 

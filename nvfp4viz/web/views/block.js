@@ -1,5 +1,6 @@
 // One block under A and under B: the 16 values between the grid of scale 6 above and of scale 4 below.
 
+import { markedName } from "../lib/recipe.js";
 import { SIDES } from "../lib/sides.js";
 import { line, rect, tag, text } from "../lib/svg.js";
 import { clamp, fixed, hex, minus, nearest, num, percent, short, tenTo } from "../lib/text.js";
@@ -20,7 +21,9 @@ export function drawBlock(c, W, look, chosen) {
   const place = placeFor(W);
   const X = valueAxis(inspections, W, place);
   const plot = { catalog: c.catalog, W, X, chosen, place };
-  const tried = inspections.map((one, i) => blockPart({ ...plot, side: SIDES[i], top: i * place.each }, one));
+  const names = c.sides.map((s) => markedName(s.name, s.entry.settings));
+  const parts = inspections.map((_, i) => ({ ...plot, side: SIDES[i], name: names[i], top: i * place.each }));
+  const tried = inspections.map((one, i) => blockPart(parts[i], one));
   const columns = [...values.keys()];
   const tables = []; // one below the other
   for (let first = 0; first < columns.length; first += place.columns) {
@@ -62,7 +65,7 @@ function valueAxis(inspections, W, place) {
 
 // One recipe: the candidates it tried round the line of values.
 function blockPart(plot, inspection) {
-  const { W, X, place, side, chosen, top } = plot;
+  const { W, X, place, side, name, chosen, top } = plot;
   const { candidates } = inspection;
   const middle = top + place.middle;
   const at = { "data-side": side, "data-choice": inspection.choice, "data-byte": inspection.byte };
@@ -74,9 +77,9 @@ function blockPart(plot, inspection) {
   };
   const named =
     place !== BLOCK_WIDE
-      ? text(place.left, top + 16, inspection.recipe, `strong ${side}-ink`, at) +
+      ? text(place.left, top + 16, name, `strong ${side}-ink`, at) +
         text(W, top + 16, won || chose, `end ${side}-ink strong`)
-      : text(22, middle - 8, inspection.recipe, `strong ${side}-ink`, at) +
+      : text(22, middle - 8, name, `strong ${side}-ink`, at) +
         text(22, middle + 9, chose, "") +
         (won && text(W, middle + 4, won, `end ${side}-ink strong`));
   return (

@@ -1,5 +1,6 @@
 // A against B on an axis of block scales, the codes of E4M3. A above, B below; solid chose 6, hollow chose 4.
 
+import { markedName } from "../lib/recipe.js";
 import { SIDES } from "../lib/sides.js";
 import { CURSOR, line, rect, tag, text, tip } from "../lib/svg.js";
 import { counts, fixed, hex, int, nearest, percent, short, ticks } from "../lib/text.js";
@@ -200,9 +201,9 @@ function powerOfTwo(power) {
   return power < 0 ? short(2 ** power, 3) : String(2 ** power);
 }
 
-function choicesOf({ side, name, stats }) {
+function choicesOf({ side, name, entry, stats }) {
   const [, four, blocks] = stats.rates.four_rate;
-  return `${side.toUpperCase()} ${name}, ${int(four)} of ${int(blocks)} blocks chose 4`;
+  return `${side.toUpperCase()} ${markedName(name, entry.settings)}, ${int(four)} of ${int(blocks)} blocks chose 4`;
 }
 
 function scaleTip({ catalog, rows, W, H }, byte, x) {

@@ -26,7 +26,7 @@ function stepOf(stage, one, settings, column) {
     () => `largest |x| of the ${whose}: ${short(one.amax, 5)}`,
     () => `6 × ${short(settings.e4m3_max)} ÷ ${short(one.amax)} = ${short(one.encode_scale, 5)}; decodes with ${short(one.decode_scale)}`,
     () => each((k) => `${short(k.h)} → ${short(k.block_scale)}${k.saturated ? ", saturates" : ""}`),
-    () => `value ${short(one.values[column])} ${each((k) => `→ ${elementText(k.codes[column])}`)}`,
+    () => `value ${short(one.values[column])}: ${each((k) => elementText(k.codes[column]))}`,
     () => `${elementText(chosen.codes[column])} × ${short(chosen.block_scale)} × ${short(one.decode_scale)} = ${short(chosen.decoded[column])}, error ${short(chosen.errors[column])}`,
     () => each((k) => short(k.score)),
   ];
