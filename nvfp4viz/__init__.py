@@ -17,7 +17,7 @@ from .checkpoints import Checkpoint, checkpoint
 from .engine import analyze, engines, quantize
 from .model import capture, impact, record, sensitivity
 from .nvfp4 import RECIPES, Quantized, Recipe
-from .planning import LayerPlan, layer_effects, plan
+from .planning import LayerPlan, drift, drift_between, layer_effects, plan
 from .stats import Stats, measure
 
 __version__ = "0.1.0"
@@ -27,8 +27,9 @@ _LAZY = {"explore": "explorer", "lab": "explorer", "load_report": "pages", "repo
 
 __all__ = [
     "RECIPES", "Checkpoint", "LayerPlan", "Quantized", "Recipe", "Stats", "Sweep", "agreement", "analyze", "attribute",
-    "capture", "ceiling_dial", "checkpoint", "choice", "engines", "impact", "layer_effects", "load", "measure", "plan",
-    "quantize", "recommend", "record", "sensitivity", "static_scale_curve", "sweep", "synthetic", *_LAZY,
+    "capture", "ceiling_dial", "checkpoint", "choice", "drift", "drift_between", "engines", "impact", "layer_effects",
+    "load", "measure", "plan", "quantize", "recommend", "record", "sensitivity", "static_scale_curve", "sweep",
+    "synthetic", *_LAZY,
 ]  # fmt: skip
 
 
