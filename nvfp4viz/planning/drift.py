@@ -49,7 +49,7 @@ class Drift:
 
     @property
     def leaves(self) -> str | None:
-        """The first layer with more than twice the error power of the bf16 floor; None where none has, or no floor is."""
+        """The first layer with more than twice the error power of the bf16 floor; None without one or without a floor."""
         if not self.floor.size:
             return None
         out = self.by_layer("floor") - self.by_layer() > LEAVES_DB
@@ -71,7 +71,8 @@ class Drift:
 
 def drift(
     model: nn.Module, batches: Iterable, recipe="4/6-mse-448", *, kept: Iterable[str] = (),
-    quantize: str = "all-linear", modules=None, floor: bool = True, decode: Callable[[list[int]], str] | None = None, engine: str = "auto",
+    quantize: str = "all-linear", modules=None, floor: bool = True,
+    decode: Callable[[list[int]], str] | None = None, engine: str = "auto",
 ) -> Drift:  # fmt: skip
     """Follow the error of a quantized model through its depth, token by token, to its output.
 

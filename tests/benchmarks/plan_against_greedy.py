@@ -9,6 +9,7 @@ searches keep units one by one in bf16, and the KL of their sets of the same siz
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--resume", metavar="FILE", help="measurements, kept between runs")
     given = parser.parse_args()
     model, tokenizer = load_model(given.model, dtype=torch.float32)
-    text = open(given.text, encoding="utf-8").read()
+    text = Path(given.text).read_text(encoding="utf-8")
     found = batches(tokenizer, text, 2 * given.tokens, given.length, size=8)
     chosen, other = found[: len(found) // 2], found[len(found) // 2 :]
     start, recipe = time.monotonic(), given.recipe
