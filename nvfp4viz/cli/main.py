@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 def _commands() -> list[tuple]:
     """Name, what it does, what adds its arguments to a parser, what runs it and returns the exit code."""
     from .. import integrations as impact
-    from . import check, checkpoint, doctor, sweep
+    from . import check, checkpoint, doctor, plan, sweep
 
     return [
         ("report",
@@ -68,6 +68,8 @@ def _commands() -> list[tuple]:
          _add_notebook_arguments, _notebooks),
         ("impact", "what quantizing a language model's layers does to its predictions",
          impact.add_arguments, impact.run),
+        ("plan", "which layers of a language model to keep in higher precision, and what that costs",
+         plan.add_arguments, plan.run),
         ("checkpoint", "whether the scales of a quantized checkpoint are right",
          checkpoint.add_arguments, checkpoint.run),
         ("doctor", "what can run here, and whether all consumers read the same settings",

@@ -1,3 +1,3 @@
 """Hooks that inference engines load by name, and language models of transformers."""
 
-from .huggingface import add_arguments, run
+from .huggingface import add_arguments, batches, load_model, run

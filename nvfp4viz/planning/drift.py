@@ -49,7 +49,7 @@ class Drift:
 
     @property
     def leaves(self) -> str | None:
-        """The first layer with more than twice the error power of the bf16 floor; None without one or without a floor."""
+        """The first layer with over twice the error power of the bf16 floor; None without it, or where none has."""
         if not self.floor.size:
             return None
         out = self.by_layer("floor") - self.by_layer() > LEAVES_DB

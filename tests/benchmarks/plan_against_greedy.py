@@ -73,7 +73,7 @@ def main() -> None:
     print(f"plan: {planned.provenance['passes']} passes, {time.monotonic() - start:.0f} s; {len(planned.units)} units")
     on, judge = (Meter(model, b, as_recipes([recipe]), quantize="all-linear", resume=r)
                  for b, r in ((chosen, given.resume), (other, None)))  # fmt: skip
-    full = greedy(on, recipe, given.most)
+    full = greedy(on, recipe, min(given.most, len(on.units) - 1))
     print(f"full greedy search: {on.passes} passes, {time.monotonic() - start:.0f} s in all\n")
     number = {u.name: i for i, u in enumerate(judge.units)}
     print("| kept | KL on other text, plan | full greedy | plan / greedy |\n| --- | --- | --- | --- |")
