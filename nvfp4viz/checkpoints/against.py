@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..engine import analyze_all
+from ..files import printable
 from ..nvfp4 import E2M1_MAX, Quantized, Recipe
 from ..stats import Stats, measure
 from .audit import Checkpoint
@@ -124,7 +125,7 @@ def against(
             total = stats[name][STORED].x_sq
             best[name] = best_sq / total if total else 0.0
     if not stats:
-        why = next(iter(unmatched.values()))
+        why = printable(next(iter(unmatched.values()))[:600])
         raise ValueError(f"no weight of {str(checkpoint.path)!r} can be compared with {str(path)!r}: {why}")
     return Comparison(stats, best, unmatched, files)
 

@@ -103,9 +103,13 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
 def read_json(path: Path) -> dict:
     """A JSON object of bounded size; ValueError of one line for anything else."""
     try:
-        if path.stat().st_size > CONFIG:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device has no end
+            raise ValueError("it is no regular file")
+        with open(path, "rb") as f:
+            data = f.read(CONFIG + 1)
+        if len(data) > CONFIG:
             raise ValueError(f"has {path.stat().st_size:,} bytes; more than {CONFIG:,} is no model's")
-        values = json.loads(path.read_bytes())
+        values = json.loads(data)
         if not isinstance(values, dict):
             raise ValueError(f"holds a {type(values).__name__}, not an object")
     except (ValueError, RecursionError, OSError) as error:

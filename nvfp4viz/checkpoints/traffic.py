@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..engine import analyze_all
+from ..files import printable
 from ..nvfp4 import Recipe, as_tokens, check_finite, tensor_amax
 from ..stats import Stats
 from .audit import Checkpoint
@@ -23,6 +24,7 @@ STATIC, PER_TOKEN = Recipe(per_token=False), Recipe()
 COARSE = tuple(2.0 ** (i / 2) for i in range(-10, 5))  # headrooms tried for the best static scale
 FINE = tuple(2.0 ** (i / 16) for i in range(-7, 8) if i)  # and round the best of them
 TIGHT = 1 - 2.0**-6  # headroom below this clips; compressed-tensors rounds scales to bf16 before it stores them
+MESSAGE = 600  # characters of names and reasons in an error
 _PARTS = {  # a fused input answers to the names of its parts
     "gate_up_proj": ("gate_proj", "up_proj", "w1", "w3"), "w13": ("w1", "w3", "gate_proj", "up_proj"),
     "qkv_proj": ("q_proj", "k_proj", "v_proj"), "fc1": ("gate_proj", "up_proj", "w1", "w3"),
@@ -131,7 +133,8 @@ def fit(
         except (TypeError, ValueError) as error:
             unmatched[name] = str(error)
     if not rows:
-        why = "; ".join(f"{n}: {why}" for n, why in list(unmatched.items())[:3]) or "there is none"
+        some = "; ".join(f"{n}: {why}" for n, why in list(unmatched.items())[:3])
+        why = printable(some[:MESSAGE]) or "there is none"
         raise ValueError(f"no activation goes with a scale of {str(checkpoint.path)!r}: {why}")
     return Traffic(rows, unmatched, list(getattr(activations, "sources", [])))
 

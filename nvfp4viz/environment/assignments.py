@@ -62,8 +62,9 @@ _POWERSHELL = re.compile(r"\$\{?env:$|\bEnv:\\?$|\bprocess\.env\.$", re.I)
 _CALL = re.compile(r"([A-Za-z_][\w.]*)\(\s*(?:[rbRB]?\\?[\"'`])?$")
 _INDEX = re.compile(r"(\bdel\s+)?[\w.\])]+\[\s*(?:\\?[\"'`])$")
 _WORDS = re.compile(  # NAME value, with a blank between
-    r"(?:^|[\s;&|(])(?:(?P<env>ENV|ARG)|setenv|setx|-genv|-env|set[ \t]+-\w*x\w*|set[ \t]+--export)"
-    r"[ \t]+(?:\\?[\"'])?$",
+    r"(?:^|[\s;&|(])(?:(?P<env>ENV|ARG)|(?:Set|New)-Item[ \t]+(?:-Path[ \t]+)?Env:\\?"
+    r"|setenv|setx|-genv|-env|set[ \t]+-\w*x\w*|set[ \t]+--export)"
+    r"(?:(?<=:|\\)|[ \t]+(?:\\?[\"'])?)$",
     re.I | re.M,
 )
 _REMOVE = re.compile(
@@ -90,14 +91,17 @@ _SETTERS = re.compile(r"set|put|add|environ|env|export|update|push|with|assign|d
 _GETTERS = re.compile(r"get|lookup|exists|has|contains|pop|del|is_?set|read|require|query|assert", re.I)
 _REMOVERS = re.compile(r"pop|del|remove|unset|clear", re.I)
 _QUOTED = re.compile(r"(?P<prefix>[frbuFRBU]{0,2})(?P<quote>\\{0,3}[\"'`])")
-_BARE = re.compile(r"(?:\$\{\{.*?\}\}|\{\{.*?\}\}|\$\{[^}\n]*\}|\$\([^)\n]*\)|\\.|[^\s\0;&|(),\]}\"'`\\#]|(?<=\S)#)+")
+_BARE = re.compile(
+    r"(?:(?<==)\{[^{}\n\"']*\}|\$\{\{.*?\}\}|\{\{.*?\}\}|\$\{[^}\n]*\}|\$\([^)\n]*\)|\\.|[^\s\0;&|(),\]}\"'`\\#]|(?<=\S)#)+"
+)
 _AFTER = re.compile(r"[ \t]*(?:$|[,;)\]}#&|\n\r\x1f<>]|/>|//|\\n|\\?[\"'`])")
-OPEN = re.compile(r"\$(?!\s|$)|`|\{\{|%\w+%|^<[\w |/.-]+>$|^\{\w*\}$")
+OPEN = re.compile(r"\$(?!\s|$)|`|\{\{|%\w+%|^<[\w |/.-]+>$|^\{[^{}\"']*\}$|^%(?:\(\w+\))?[sdri]$")
 _DEFAULT = re.compile(
     r"\$\{\w+:?[-=](?P<shell>[^${}]*)\}|\bdefault\s*\(?\s*(?:\\?[\"'])?(?P<jinja>[\w.-]+)"
-    r"|\|\|\s*(?:\\?[\"'])(?P<actions>[\w.-]+)"
+    r"|&&\s*(?:\\?[\"'])(?P<where>[\w.-]+)|\|\|\s*(?:\\?[\"'])(?P<actions>[\w.-]+)"
     r"|\bor\s+(?:\\?[\"'])?(?P<go>[\w-]+)\\?[\"']?\s*\}"
 )
+_ADDED = re.compile(r"[ \t]*(?:\+(?!=)|\.\.?[ \t]*\w|%[ \t]*\w)")  # "NAME=" + x
 _LITERALS = re.compile(r"[\"']([^\"'\n]{0,40})[\"']")
 
 
@@ -143,7 +147,8 @@ def _place(text: str, m: re.Match, before: str, lines: Lines, language: str) -> 
         return Place(name, m.start(), end, kind, value or Value(None, line, name), handed_on)
 
     inherited = Value(None, line, name, "taken over from whoever starts it", (None, "1"))
-    after = _OPERATOR.match(text, m.end())
+    braced = before.endswith("{env:") and text[m.end() : m.end() + 1] == "}"  # ${env:NAME} of PowerShell
+    after = _OPERATOR.match(text, m.end() + braced)
     if _REMOVE.search(before):
         return made("unset")
     if _REFERENCE.search(before) and not _POWERSHELL.search(before):
@@ -217,7 +222,7 @@ def _pair(text: str, m: re.Match, made, lines: Lines) -> Place:
 
 
 def _word_value(text: str, m: re.Match, before: str, made, lines: Lines) -> Place:
-    found = re.compile(r"\\?[\"']?[ \t]+(?=\S)").match(text, m.end())
+    found = re.compile(r"\\?[\"']?[ \t]+(?:-Value[ \t]+)?(?=\S)").match(text, m.end())
     if found is None:
         return made("mention")
     value, end = _value(text, found.end(), "", lines, "shell")
@@ -233,8 +238,9 @@ def _value(
         end = text.find(enclosing, at, at + REACH)
         stop = min((i for i in (text.find("\n", at, at + REACH), end) if i >= 0), default=min(len(text), at + REACH))
         raw = text[at:stop]
-        if end == stop and not re.search(r"\s\w+=|[ \t]-|[;&|]", raw):  # the quotes hold this one assignment
-            return value_of(raw, line), stop
+        if end == stop and not re.search(r"[\s,]\w+=|[ \t]-|[;&|]", raw):  # the quotes hold this one assignment
+            why = "an expression of the program" if not raw and _ADDED.match(text, end + len(enclosing)) else ""
+            return value_of(raw, line, why=why), stop
     quoted = _QUOTED.match(text, at)
     if quoted and not (enclosing and quoted["quote"] == enclosing):
         return _quoted(text, quoted, line, language)

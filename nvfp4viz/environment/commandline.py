@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 PROGRAMS = (  # key, what its command lines, images and modules look like
@@ -35,6 +36,7 @@ _SERVE = re.compile(
 )
 
 
+@functools.lru_cache(256)
 def program_of(text: str) -> str:
     """Key of the program that a command line starts, empty where none is known.
 

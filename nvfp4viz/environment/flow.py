@@ -63,12 +63,19 @@ class Flow:
                 following = self._block(at + 1, end, (")",))
                 self.states = kept
                 return following
+            kept = [s.copy() for s in self.states] if self._apart(at) else []
             self._simple(item)
+            self.states = kept or self.states
             head = item.words[0].raw if item.words else ""
             tested = head in _TESTS or item.after in ("||", "||&")
             return self._conditional(at, end) if tested and item.after in ("&&", "||") else at + 1
         finally:
             self.nested -= 1
+
+    def _apart(self, at: int) -> bool:
+        """Whether a command runs in a shell of its own, part of a pipeline or in the background."""
+        before = self.items[at - 1].after if at and not self.items[at - 1].key else ""
+        return self.items[at].after in ("|", "|&", "&") or before in ("|", "|&")
 
     def _empty(self, at: int) -> bool:
         return at < len(self.items) and not self.items[at].words and self.items[at].after == ")"

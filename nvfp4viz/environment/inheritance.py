@@ -24,6 +24,8 @@ def cut(words: list[str]) -> str:
             return f"{head} {sub} starts with its own environment: pass it with -e"
         if head in ("ssh", "pdsh", "clush", "parallel-ssh"):
             return f"{head} sends no variables: write them into the remote command"
+        if (head, sub) in (("lxc", "exec"), ("incus", "exec"), ("crictl", "exec"), ("ctr", "run"), ("ctr", "task")):
+            return f"{head} {sub} starts with its own environment: pass it with --env, or with env before the command"
         if head in ("kubectl", "oc") and sub in ("exec", "run", "apply", "create"):
             return f"{head} {sub} sends no variables: set them in the pod, or with env in front of the command"
         if head == "ray" and sub == "job":
@@ -55,7 +57,8 @@ def _keeps(words: list[str], flags: tuple[str, ...], taking: tuple[str, ...] = (
 
 
 def _exported(words: list[str]) -> str | None:
-    return next((w.partition("=")[2] for w in words if w.startswith("--export=")), None)
+    options = zip(words, [*words[1:], ""], strict=False)
+    return next((w.partition("=")[2] or after for w, after in options if re.match(r"--export(?:=|$)", w)), None)
 
 
 def requote(text: str, literal: bool) -> str:

@@ -10,7 +10,7 @@ from .assignments import NAME, Lines, Value, places
 from .commandline import arguments_of, program_of
 from .flow import Flow
 from .inheritance import cut, runs, started
-from .lexer import Command, Word
+from .lexer import Command, Word, balanced
 from .settings import Building, Remark, Settings, settings
 
 DEPTH = 6  # of texts in texts
@@ -20,6 +20,7 @@ _RUNS_TEXT = _SHELLS | {
     "clush", "parallel-ssh", "apptainer", "singularity", "enroot", "salloc", "sbatch", "xargs", "env", "timeout",
     "nohup", "wsl", "systemd-run", "mpirun", "flux", "gcloud", "run", "watch",
 }  # fmt: skip
+_TELLING = re.compile(NAME.pattern + r"|\benv\b|env-file", re.I)  # in commands that may set something
 PRINTERS = {"echo", "printf", "cat", "tee"}
 
 Reader = Callable[..., list[Settings]]  # (text, name, lines, given, depth) -> what a text inside this one sets
@@ -45,7 +46,10 @@ class Launches(Flow):
             return
         raw = self.text[words[0].start : command.end] + " ".join(body for _, body in command.heredocs)
         texts = [w.text for w in words]
-        why, program = cut(texts), program_of(raw) or program_of(" ".join(texts))
+        program = program_of(raw) or program_of(" ".join(texts))
+        if not program and not prefix and self._idle() and not _TELLING.search(raw):
+            return
+        why = cut(texts)
         if head == "env":
             for word in words[1:6]:
                 name = re.match(r"\"?\$\{?(\w+)", word.raw)
@@ -67,6 +71,10 @@ class Launches(Flow):
             if not (program or own or prefix or carried or (why and given)):
                 continue  # no program known here: what is left is told at the end
             self._emit(command, state, settings("", values, (), program, arguments_of(raw)), remarks)
+
+    def _idle(self) -> bool:
+        """Whether nothing is set here that a program could get, or not get."""
+        return not any(s.values or s.carried or s.remarks for s in self.states)
 
     def _arguments(self, words: list[Word], skip: list[Word]) -> dict[str, Value]:
         """What the arguments themselves set: -e NAME=1, env NAME=1, --export=ALL,NAME=1, a JSON in quotes."""
@@ -124,10 +132,27 @@ class Launches(Flow):
             elif heads & _RUNS_TEXT and (re.fullmatch(r"-\w*c", flag) or (re.search(r"\s", body) and runs(body))):
                 unescaped = re.sub(r'\\(["$`\\])', r"\1", body) if word.raw[0] == '"' else body
                 found.append((word, (unescaped, Lines(unescaped, lines.first), "shell")))
-        for start, body in command.heredocs:
+        read = not program_of(" ".join(w.text for w in words)) or heads & _RUNS_TEXT  # else it is data of the program
+        for start, body in command.heredocs if read else ():
             kind = "python" if python else "shell" if heads & _RUNS_TEXT - {"kubectl", "oc"} else ""
             found.append((None, (body, Lines(body, self.lines.at(start)), kind or next(iter(command.targets), ""))))
         return [(w, t) for w, t in found if NAME.search(t[0]) or program_of(t[0])]
+
+    def _substituted(self, command: Command) -> None:
+        """Programs that `$(...)` and backticks start, in a shell of their own."""
+        for word in command.words if self.depth < DEPTH else ():
+            if word.raw[:1] == "'" or not NAME.search(word.raw):
+                continue
+            end = 0
+            for m in re.finditer(r"\$\((?!\()|`[^`]*`", word.raw):
+                if m.start() < end:
+                    continue  # in the one before
+                end = balanced(word.raw, m.end() - 1) if m[0] == "$(" else m.end()
+                body = word.raw[m.end() : end - 1] if m[0] == "$(" else m[0][1:-1]
+                given, lines = self.states[0].given(), Lines(body, self.lines.at(word.start + m.start()))
+                for one in self.reader(body, "shell", lines, given, self.depth + 1) if NAME.search(body) else ():
+                    if one.program:
+                        self._emit(command, self.states[0], one, [])
 
     def _printed(self, command: Command, words: list[Word]) -> None:
         """Text that goes into a file sets what that file sets; text on a screen sets nothing."""

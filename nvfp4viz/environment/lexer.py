@@ -12,15 +12,18 @@ _TOKEN = re.compile(
       |(?P<heredoc><<-?[ \t]*(?P<mark>['"]?)(?P<tag>\w+)(?P=mark))
       |(?P<redirect>&>>?|\d?(?:>>|>\||>&|<&|<<<|[<>]))
       |(?P<op>;;&?|;&|&&|\|\|&?|\|&|[;&|\n()])
-      |(?P<single>'[^']*')
+      |(?P<single>\$'(?:[^'\\]|\\.)*'|'[^']*')
       |(?P<double>"(?:[^"\\]|\\.)*")
       |(?P<escape>\\.)
       |(?P<plain>[^\s'"\\;&|()<>$`\x1f]+|.)""",
     re.S | re.X,
 )
 _PIECES = re.compile(
-    r"(?P<single>'[^']*')|(?P<double>\"(?:\\.|[^\"\\])*\")|(?P<escape>\\.)|(?P<plain>[^'\"\\]+|.)", re.S
+    r"(?P<single>\$'(?:[^'\\]|\\.)*'|'[^']*')|(?P<double>\"(?:\\.|[^\"\\])*\")|(?P<escape>\\.)"
+    r"|(?P<plain>(?:[^'\"\\$]|\$(?!'))+|.)",
+    re.S,
 )
+_SPECIAL = re.compile(r"['\"\\$`]|\{\{")
 _CLOSING = {"(": ")", "{": "}"}
 WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\]|['"\\])+""")  # of a line in quotes or not
 LONGEST = 4000  # characters of one `$(...)` or array
@@ -55,11 +58,13 @@ def unquote(raw: str) -> tuple[str, bool]:
     >>> unquote('"a b"c'), unquote("'$X'"), unquote("$X")
     (('a bc', True), ('$X', True), ('$X', False))
     """
+    if not _SPECIAL.search(raw):
+        return raw, True
     out, literal = [], True
     for m in _PIECES.finditer(raw):
         piece = m[0]
         if m.lastgroup == "single":
-            out.append(piece[1:-1])
+            out.append(re.sub(r"\\(.)", r"\1", piece[2:-1]) if piece[0] == "$" else piece[1:-1])
         elif m.lastgroup == "escape":
             out.append(piece[1])
         else:
@@ -69,7 +74,7 @@ def unquote(raw: str) -> tuple[str, bool]:
     return "".join(out), literal
 
 
-def _balanced(text: str, at: int) -> int:
+def balanced(text: str, at: int) -> int:
     """End of what opens with the bracket at an offset; the offset after it where it never closes."""
     stack = [_CLOSING[text[at]]]
     for m in re.compile(r"[(){}]|'[^'\n]*'|\\.").finditer(text, at + 1, min(len(text), at + LONGEST)):
@@ -92,13 +97,13 @@ def commands(text: str) -> list[Command]:
         kind, piece, start, at = m.lastgroup if m["heredoc"] is None else "heredoc", m[0], at, m.end()
         if kind == "plain" and piece in "$`":
             if piece == "$" and text[at : at + 1] in _CLOSING and at >= hopeless:
-                opened, at = at, _balanced(text, at)
+                opened, at = at, balanced(text, at)
                 hopeless = opened + LONGEST if at == opened + 1 else hopeless  # or nests without end cost their square
             elif piece == "`":
                 at = (text.find("`", at, at + LONGEST) + 1) or at
             piece = text[start:at]
         elif kind == "op" and piece == "(" and word is not None and re.fullmatch(NAMED + r"\+?=", word.raw):
-            kind, at = "plain", _balanced(text, start)  # an array
+            kind, at = "plain", balanced(text, start)  # an array
             piece = text[start:at]
         if kind in ("single", "double", "escape", "plain"):
             if word is None:

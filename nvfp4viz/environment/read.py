@@ -11,21 +11,21 @@ from pathlib import Path
 from .assignments import NAME, Lines, Place, Value, places
 from .commandline import arguments_of, program_of
 from .dockerfile import read_dockerfile
+from .documents import read_markdown, read_notebook, read_python
 from .dotenv import read_dotenv
 from .names import meant
 from .rules import VARIABLES
 from .settings import Remark, Settings, settings
 from .shell import Shell
-from .structure import read_generic, read_makefile, read_markdown, read_systemd, uncommented
+from .structure import read_generic, read_justfile, read_makefile, read_systemd, uncommented
 from .yaml_nodes import NotYamlError
 from .yaml_scopes import read_yaml
 
 LIMIT = 16 << 20  # bytes
 PLACES = 2000  # occurrences that are looked at one by one
-NAMED, SCOPED = (
-    600,
-    300_000,
-)  # names and characters up to which a text is taken apart; longer ones are read as one scope
+NAMED, SCOPED = 600, 200_000  # names and characters up to which a text is taken apart; longer ones are one scope
+STARTS, _START = 1500, re.compile(r"vllm|sglang|megatron|miles|nemo", re.I)  # programs that it may start, for the same
+COMMANDS = 60_000  # characters of a shell text, which takes longest
 UNKNOWN = 300  # distinct names that are compared with the known ones
 HEAD = 100_000  # characters that tell what a long text is
 _FILES = (  # pattern of a file's name, what it is
@@ -34,11 +34,14 @@ _FILES = (  # pattern of a file's name, what it is
     (r".*\.(?:sh|bash|zsh|ksh|fish|csh|slurm|sbatch|pbs|lsf|job)"
      r"|\.?(?:bashrc|bash_profile|profile|zshrc|envrc)|shell", "shell"),
     (r".*\.(?:service|socket|timer|conf\.d)|systemd", "systemd"),
-    (r"(?:gnu)?makefile(?:\..*)?|.*\.mk|justfile", "makefile"),
-    (r".*\.(?:bat|cmd|ps1|psm1)", "bat"),
+    (r"(?:gnu)?makefile(?:\..*)?|.*\.mk", "makefile"),
+    (r"(?:.*\.)?just(?:file)?", "justfile"),
+    (r".*\.(?:bat|cmd)", "bat"),
     (r".*\.(?:md|markdown|rst|mdx)|readme", "markdown"),
-    (r".*\.(?:py|pyi|ipynb_)|python", "python"),
-    (r".*\.(?:toml|ini|cfg|conf|tf|hcl|tfvars|js|ts|go|rs|nix|xml|lua|groovy|properties)|jenkinsfile", "generic"),
+    (r".*\.(?:py|pyi)|python", "python"),
+    (r".*\.ipynb", "notebook"),
+    (r".*\.(?:toml|ini|cfg|conf|tf|hcl|tfvars|js|ts|go|rs|nix|xml|lua|groovy|properties|ps1|psm1)"
+     r"|jenkinsfile", "generic"),
     (r"environ", "environ"),
     (r"(?:.*\.)?env(?:\..*)?", "dotenv"),
 )  # fmt: skip
@@ -58,6 +61,7 @@ _TEXTS = (  # pattern in a text whose name says nothing, what it is
      r"|ray|python3?|exec|vllm|kubectl|apptainer|numactl)[ \t]"
      r"|^[ \t]*\w+=\S*[ \t]+[\w./-]|&&|\\$|\$\(", "shell"),
 )  # fmt: skip
+_SPLIT = re.compile(r"(?<=[^\s\\])\\\n([^\s;&|()<>\\]+)")  # a word that goes on in the next line
 _ENV_OUTPUT = re.compile(r"^(?:PATH|HOME|PWD|SHLVL|_|HOSTNAME|LANG|USER)=", re.M)
 
 
@@ -85,8 +89,8 @@ def read_text(text: str, name: str = "", kind: str | None = None) -> list[Settin
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     lines = Lines(text)
     kind = kind or _kind(name, text)
-    named = sum(1 for _ in itertools.islice(NAME.finditer(text), NAMED + 1))
-    scoped = named <= NAMED and len(text) <= SCOPED
+    named, started = _count(NAME, text, NAMED), _count(_START, text, STARTS)
+    scoped = named <= NAMED and started <= STARTS and len(text) <= SCOPED
     found = _interpret(text, kind, lines, {}, 0) if scoped and (named or program_of(text)) else []
     found = _complete(_merged(found), text, lines, kind) or [Settings("")]
     if returns and kind in ("shell", "dotenv") and any(one.variables or one.unsettled for one in found):
@@ -98,6 +102,10 @@ def read_text(text: str, name: str = "", kind: str | None = None) -> list[Settin
         )
         found = [replace(one, remarks=(*one.remarks, told)) if one.variables else one for one in found]
     return found
+
+
+def _count(pattern: re.Pattern, text: str, limit: int) -> int:
+    return sum(1 for _ in itertools.islice(pattern.finditer(text), limit + 1))
 
 
 def _interpret(text: str, kind: str, lines: Lines, given: dict[str, Value], depth: int) -> list[Settings]:
@@ -167,12 +175,10 @@ def _environ(text: str, lines: Lines, given, depth: int) -> list[Settings]:
 
 
 def _shell(text: str, lines: Lines, given, depth: int) -> list[Settings]:
-    folded = text.replace("\\\n", " \x1f")
+    if len(text) > COMMANDS:
+        return read_generic(text, lines, "shell", given)
+    folded = _SPLIT.sub("\\1 \x1f", text).replace("\\\n", " \x1f")
     return Shell(folded, lines, given, _interpret, depth).run()
-
-
-def _python(text: str, lines: Lines, given, depth: int) -> list[Settings]:
-    return read_generic(text, lines, "python", given)
 
 
 _READERS = {
@@ -185,7 +191,9 @@ _READERS = {
     "markdown": lambda text, lines, given, depth: read_markdown(text, lines, _interpret, depth),
     "bat": lambda text, lines, given, depth: read_generic(text, lines, "bat", given),
     "generic": lambda text, lines, given, depth: read_generic(text, lines, "", given),
-    "python": _python,
+    "python": lambda text, lines, given, depth: read_python(text, lines, given, _interpret, _kind, depth),
+    "notebook": lambda text, lines, given, depth: read_notebook(text, lines, given, _interpret, _kind, depth),
+    "justfile": lambda text, lines, given, depth: read_justfile(text, lines, _interpret, depth),
     "shell": _shell,
 }
 

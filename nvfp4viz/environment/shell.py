@@ -46,6 +46,7 @@ class Shell(Launches):
         return self.lines.at(command.words[0].start if command.words else command.start)
 
     def _simple(self, command: Command) -> None:
+        self._substituted(command)
         words = command.words
         while words and words[0].raw in _KEYWORDS:
             words = words[1:]
@@ -113,8 +114,13 @@ class Shell(Launches):
         head, rest = words[0].raw, words[1:]
         if head in ("export", "declare", "typeset", "readonly", "local"):
             export = head == "export" or any(re.match(r"-\w*x", w.raw) for w in rest)
+            back = any(re.match(r"-\w*n" if head == "export" else r"\+\w*x", w.raw) for w in rest)
             for word in rest:
-                self._export(word, export)
+                if back:  # no longer exported
+                    for state in self.states:
+                        state.exported.discard(word.text.partition("=")[0])
+                else:
+                    self._export(word, export)
         elif head == ":":
             self._defaulted(words)
         elif head == "unset":

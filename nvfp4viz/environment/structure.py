@@ -1,4 +1,4 @@
-"""Scopes of texts that are neither shell nor YAML: systemd unit, Makefile, TOML, Python, a README."""
+"""Scopes of texts that are neither shell nor YAML: systemd unit, Makefile, justfile, TOML, Python."""
 
 from __future__ import annotations
 
@@ -90,8 +90,14 @@ def read_systemd(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
 # --- Makefile
 
 
-def read_makefile(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
-    """Exported variables, and what each recipe starts with them."""
+def read_justfile(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
+    """A justfile: a Makefile with recipes indented by anything, and texts in quotes."""
+    text = re.sub(r"^[ ]+(?=\S)", "\t", text, flags=re.M)
+    return read_makefile(text, Lines(text, lines.first), reader, depth, _expression)
+
+
+def read_makefile(text: str, lines: Lines, reader, depth: int, value_at=value_of) -> list[Settings]:
+    """Exported variables, and what each recipe starts with them; `value_at` reads what is assigned."""
     folded = re.sub(r"\\\n", " " + FOLD, text)
     values: dict[str, Value] = {}
     exported, all_exported, recipes = set(), False, []
@@ -112,7 +118,7 @@ def read_makefile(text: str, lines: Lines, reader, depth: int) -> list[Settings]
             m, alone = rule.match(row), re.match(r"export[ \t]+([\w \t]+)$", row)
             if m and NAME.fullmatch(m["name"]):
                 line, raw = lines.at(offset), m["value"].strip(" \t\r" + FOLD)
-                values[m["name"]] = value_of(raw, line)
+                values[m["name"]] = value_at(raw, line)
                 if m["op"] in ("+", "?"):
                     why = "kept or added to, if it is set already"
                     values[m["name"]] = Value(None, line, raw[:80], why, (raw, *possible(raw)))
@@ -134,6 +140,15 @@ def read_makefile(text: str, lines: Lines, reader, depth: int) -> list[Settings]
     if remarks or not found:
         found.append(settings("", given | {n: v for n, v in values.items() if n not in given}, remarks))
     return found
+
+
+def _expression(raw: str, line: int) -> Value:
+    """The value of an expression of just: a text in quotes, or what only just knows."""
+    quoted = re.fullmatch(r"'([^']*)'|\"([^\"\\]*)\"", raw)
+    if quoted:
+        return Value(quoted[1] if quoted[1] is not None else quoted[2], line, raw[:80])
+    named = re.findall(r"['\"]([^'\"]*)['\"]", raw)
+    return Value(None, line, raw[:80], "an expression of just", tuple(dict.fromkeys([*named[-1:], "1", "0"])))
 
 
 # --- anything else: braces and sections are scopes
@@ -190,32 +205,3 @@ def _scope(spans: list[tuple[int, int]], place: Place, text: str) -> int:
                 continue
             return start
     return -1
-
-
-def read_markdown(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
-    """Each fenced block as the text that it is; the prose names variables and sets none."""
-    found: list[Settings] = []
-    for m in re.finditer(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1", text, re.M | re.S):
-        kind = {
-            "bash": "shell",
-            "sh": "shell",
-            "console": "shell",
-            "shell": "shell",
-            "zsh": "shell",
-            "py": "python",
-            "python": "python",
-            "dockerfile": "Dockerfile",
-            "env": ".env",
-            "dotenv": ".env",
-            "bat": "x.bat",
-            "ini": "x.ini",
-            "toml": "x.toml",
-        }
-        body = re.sub(r"^([ \t]*)\$ ", r"\1  ", m[3], flags=re.M)
-        if NAME.search(body):
-            first = lines.at(m.start(3))
-            inner = reader(
-                body, kind.get(m[2].lower(), m[2].lower() and f"x.{m[2].lower()}"), Lines(body, first), {}, depth + 1
-            )
-            found += [one.named(f"block of line {first - 1}") for one in inner]
-    return found

@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Iterator
 
-from .assignments import FOLD
+from .assignments import FOLD, NAME
+from .commandline import program_of
 
 DEPTH = 200  # deeper ones overflow the stack of the C library
+LONG = 50_000  # characters from which documents that tell nothing are passed over
 LIMIT = 400_000  # characters; beyond, scopes cost more than they tell
 TEMPLATE = "\ue000"  # stands for each character of {{ ... }}
 
@@ -30,6 +32,8 @@ def documents(text: str) -> list:
         import yaml
     except ImportError:
         raise NotYamlError("PyYAML is not installed") from None
+    if len(text) > LONG:
+        text = _telling(text)
     if len(text) > LIMIT:
         raise NotYamlError("too long")
     try:
@@ -46,6 +50,13 @@ def documents(text: str) -> list:
         return [d for d in yaml.compose_all(text, loader) if isinstance(d, (yaml.MappingNode, yaml.SequenceNode))]
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise NotYamlError(str(error)[:100]) from None
+
+
+def _telling(text: str) -> str:
+    """A stream of documents with those blanked that name no variable and start no program."""
+    parts = re.split(r"(^---[^\n]*\n)", text, flags=re.M)
+    telling = (p.startswith("---") or NAME.search(p) or program_of(p) for p in parts)
+    return "".join(p if tells else re.sub(r"[^\n]", " ", p) for p, tells in zip(parts, telling, strict=True))
 
 
 def kind_of(node) -> str:

@@ -16,7 +16,8 @@ _ENV = re.compile(
     r"|^(?:data|stringData|literals|variables|extraEnv\w*|env_vars|with|args)$"
 )
 _COMMAND = re.compile(
-    r"(?i)^(?:command|args|entrypoint|cmd|run|script|exec\w*|path|shell|commands|launch\w*|arguments|.*[cC]md|steps?)$"
+    r"(?i)^(?:command|args|entrypoint|cmd|run|script|exec\w*|path|shell|launch\w*|arguments|.*cmd|steps?"
+    r"|(?:.*_)?commands|.*run_options)$"
 )
 _CUT = {
     "env_file": "not followed: check that file too",
@@ -62,7 +63,13 @@ class _Walk:
             return
         if kind_of(node) == "list":
             for i, item in enumerate(node.value):
-                self.visit(item, (*path, self._item(item, i)), dialect, given, nested + 1)
+                inner = (*path, self._item(item, i))
+                if kind_of(item) == "list" and item.value and all(kind_of(v) == "scalar" for v in item.value):
+                    unit = Unit(inner, dialect)  # a command in words, among others
+                    self._command(unit, "command", item)
+                    self._emit(unit, given, False)
+                else:
+                    self.visit(item, inner, dialect, given, nested + 1)
         if kind_of(node) != "map":
             return
         pairs = list(pairs_of(node))
@@ -106,6 +113,11 @@ class _Walk:
     def _unit(self, unit: Unit, pairs: list) -> list[tuple[str, object]]:
         """Fill a unit from a map; the children that are scopes of their own come back."""
         children = []
+        keys = {k: v for k, _, v in pairs}
+        name = keys.get("name")
+        if name is not None and kind_of(name) == "scalar" and NAME.fullmatch(name.value):  # one variable by itself
+            self._pair(unit, name.value, keys, name)
+            return children
         for key, key_node, value in pairs:
             kind = kind_of(value)
             if NAME.fullmatch(key) and kind == "scalar":
@@ -225,6 +237,9 @@ class _Walk:
     def _command(self, unit: Unit, key: str, node) -> None:
         if kind_of(node) == "list":
             argv = [self._body(scalar) for scalar in node.value]
+            if key.endswith("options"):  # of docker run, several words in each
+                unit.texts += [(f"docker run {option}", line) for option, line in argv if NAME.search(option)]
+                return
             first = key in ("command", "entrypoint", "path")  # printed by the alphabet, args come before command
             unit.argv = argv + unit.argv if first else unit.argv + argv
             words = [word for word, _ in argv]
@@ -266,11 +281,11 @@ class _Walk:
         line = " ".join(unit.words)
         program, arguments = program_of(line), arguments_of(line)
         inner: list[Settings] = []
+        texts = [(*text, "") for text in unit.texts]
         if any(NAME.search(word) for word, _ in unit.argv):
-            unit.texts.append(argv_text(unit.argv))
-        for body, first in unit.texts:
-            if self.depth < 6:
-                inner += self.reader(body, "", Lines(body, first), values, self.depth + 1)
+            texts.append((*argv_text(unit.argv), "shell"))
+        for body, first, kind in texts if self.depth < 6 else ():
+            inner += self.reader(body, kind, Lines(body, first), values, self.depth + 1)
         inner = [one for one in inner if one.variables or one.unsettled or one.remarks or one.program]
         whole = settings(name, values, unit.remarks, program, arguments)
         added = [one for one in inner if one.variables != whole.variables or one.unsettled != whole.unsettled]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from checkpoint_data import spoil
+from safetensors.torch import load_file, save_file
 
 import nvfp4viz
 
@@ -108,6 +109,15 @@ def test_a_spoiled_copy_reports_it_alone(tmp_path, name, change, code, severity,
     assert checkpoint.ok == (severity != "error")
     about = [n for n in checkpoint.matrices if checkpoint.findings_of(n)]
     assert about and all(where in n or where.startswith(n) for n in about)
+
+
+def test_two_files_that_hold_one_tensor(tmp_path):
+    copy = spoil(DENSE, tmp_path)
+    name = f"{DOWN}.input_scale"
+    save_file({name: load_file(copy / "model.safetensors")[name]}, copy / "more.safetensors")
+    [finding] = nvfp4viz.checkpoint(copy).findings
+    assert (finding.code, finding.severity, finding.tensor) == ("twice", "warning", name)
+    assert finding.value == "model.safetensors, more.safetensors" and "last wins" in finding.engine
 
 
 def test_pruned_blocks_may_have_a_scale_of_zero(tmp_path):

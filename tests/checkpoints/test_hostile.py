@@ -144,6 +144,18 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         nvfp4viz.checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "hf_quant_config.json", "model.safetensors.index.json"])
+def test_a_device_is_not_read_to_its_end(tmp_path, name):
+    copy = spoil("llama-modelopt", tmp_path)
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to("/dev/zero")
+    if name == "model.safetensors.index.json":
+        with pytest.raises(ValueError, match="no regular file"):
+            nvfp4viz.checkpoint(copy)
+    else:
+        nvfp4viz.checkpoint(copy)  # as if it were not there
+
+
 def test_names_with_markup_and_control_characters(tmp_path, capsys):
     evil = "model.layers.0.<script>alert(1)</script>\x1b[31m\n.down_proj"
     tensors = load_file(DATA / "llama-modelopt" / "model.safetensors")

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from launches import NAMES, ROWS, spelt
+from launches import NAMES, ROWS, SCOPES, spelt
 
 from nvfp4viz.cli.main import main
-from nvfp4viz.environment import check_settings, read_environment, read_text
+from nvfp4viz.environment import check, check_settings, read_environment, read_text, ways
 
 CASES = Path(__file__).parent / "cases"
 FI, U256, TOKEN = NAMES["FI"], NAMES["256"], NAMES["TOKEN"]
@@ -34,6 +34,15 @@ def test_a_launch(name, text, found, error, tmp_path):
     assert not wanted or any(wanted.items() <= one.items() for one in given), given
     errors = [(f.variable, f.line) for s in read for f in check_settings(s) if f.severity == "error"]
     assert error is None or (NAMES[error], wanted[NAMES[error]][1]) in errors, errors
+
+
+@pytest.mark.parametrize(("text", "gets", "said"), SCOPES, ids=[str(i) for i in range(len(SCOPES))])
+def test_what_vllm_gets_from_a_shell(text, gets, said):
+    read = read_text(spelt(text) + "\n", "a.sh")
+    started = [s.variables | dict.fromkeys(s.unsettled) for s in read if s.program == "vllm"]
+    assert {NAMES[k]: v for k, v in gets.items()} in (started or [{}]), read
+    findings = [f for s in read for f in check_settings(s)]
+    assert any(said in f.message for f in findings) if said else findings or any(s.variables for s in read)
 
 
 # --- the cases of cases/: what the doctor says, and its exit code
@@ -93,6 +102,20 @@ def test_a_console_that_is_not_utf_8(monkeypatch):
 HOSTS = {name: spelt(text) for name, text, *_ in ROWS} | {
     p.name: p.read_text(encoding="utf-8") for p in CASES.iterdir()
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(HOSTS))
+def test_after_all_fixes_the_doctor_is_content(name):
+    for settings in read_text(HOSTS[name].replace("\r\n", "\n"), name):
+        for way in ways(settings):
+            found, fixed = check(way.variables, settings.program, settings.arguments), {}
+            for variable, value in ((v, x) for f in found if f.severity != "note" for v, x in f.changes.items()):
+                assert fixed.setdefault(variable, value) == value  # none undoes another
+            env = {n: v for n, v in {**way.variables, **fixed}.items() if v is not None}
+            left = check(env, settings.program, settings.arguments)
+            assert [f for f in left if f.severity != "note"] == [], (way, fixed)
+
+
 SNIPPETS = (f"{FI}=true", f"export {FI}=true", FI, f'"{FI}": "true",', f"{FI}: true", f"-e {FI}=true", f"# {FI}=1")
 
 
@@ -129,6 +152,12 @@ LONG = {  # a megabyte of what could cost its square
     "makefile": ("Makefile", f"export {FI} := 1\na:\n\tx\n" * 20_000), "markdown": ("a.md", f"```\n{FI}=1\n```\n" * 28_000),
     "python": ("a.py", f"os.environ['{FI}'] = '1'\n" * 24_000), "continuations": ("a.sh", f"{FI}=1 \\\n" * 35_000),
     "open quote": (".env", f"{FI}='1\n" * 35_000), "blanks": (".env", f"{FI}=1" + " " * 990_000), "names in a comment": ("a.py", f"# {FI}\n" * 38_000),
+    "short commands": ("a.sh", "a=b c\n" * 33_000 + f"{FI}=1 vllm serve /m\n"), "subshells": ("a.sh", f"export {FI}=1\n" + "(a)\n" * 49_000),
+    "substitutions": ("a.sh", f"$({FI}=1 " * 590 + "x" * 180_000), "services": ("a.yaml", "services:\n" + "".join(f"  s{i}:\n    command: vllm serve /m\n" for i in range(4900)) + f"    environment: {{{FI}: 1}}\n"),
+    "targets": ("Makefile", f"export {FI} = 1\n" + "a:\n\tvllm serve /m\n" * 11_000), "pods": ("a.yaml", f"{FI}: 1\n" + "---\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n" * 2800),
+    "random": ("a.sh", "".join(random.Random(1).choice("ab \n\"'`$(){}[]<>|&;#\\=:,-") for _ in range(190_000)) + FI), "indented": ("a.md", "    a\n\n" * 160_000 + f"    {FI}=1\n"),
+    "strings": ("a.py", f'x = """\nexport {FI}=1\n"""\n' * 500), "cells": ("a.ipynb", '  "a = 1\\n",\n' * 80_000 + f'"{FI}=1\\n"\n'),
+    "fences": ("a.md", "".join("`" * (3 + i % 900) + "\n" for i in range(2000)) + FI),
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zlib
 from pathlib import Path
 
 try:
@@ -38,7 +39,9 @@ with contextlib.ExitStack() as _stack:
         _stack.enter_context(contextlib.redirect_stderr(io.StringIO()))  # it names every module
         _stack.enter_context(atheris.instrument_imports(include=["nvfp4viz", "yaml"]))
     import nvfp4viz.pages
-    from nvfp4viz import Sweep, load, sweep
+    from nvfp4viz import Sweep, checkpoint, load, sweep
+    from nvfp4viz.checkpoints import against, fit
+    from nvfp4viz.cli import checkpoint as checkpoint_command
     from nvfp4viz.cli.doctor import examine, text
     from nvfp4viz.environment import read_environment
     from nvfp4viz.pages import packing
@@ -49,6 +52,7 @@ from seeds import WORDS, bombs, seeds
 
 CPU_S, MEMORY = 5.0, 1 << 30
 LINE = 2000  # characters of an error
+FOLDER, ORIGINAL = "model", "original"  # folders of a checkpoint
 TEXTS = ("dotenv", "dockerfile", "yaml", "shell", "process", "scanner")
 GUIDED = ("index", "report", "sweep", *TEXTS)
 NAMES = {  # of the file that a reader is given
@@ -60,6 +64,7 @@ NAMES = {  # of the file that a reader is given
     "index": ("x.safetensors.index.json",),
     "report": ("r.html",),
     "sweep": ("s.json",),
+    "checkpoint": ("folder.zip",),
     "dotenv": (".env", "text"),
     "dockerfile": ("Dockerfile", "text"),
     "yaml": ("compose.yaml", "text"),
@@ -86,6 +91,8 @@ def read(reader: str, name: str) -> None:
         use(Sweep.load(name))
     elif reader == "report":
         use(nvfp4viz.pages.load_report(name))
+    elif reader == "checkpoint":
+        audit(shown=zlib.crc32(Path(name).read_bytes()) % 8 == 0)
     elif reader in TEXTS:
         report = examine(read_environment(Path(name)), machine=False)
         json.dumps(report)
@@ -104,6 +111,37 @@ def use(found: Sweep) -> None:
     if found.stats:
         nvfp4viz.recommend(found)
         nvfp4viz.explore(found).close()
+
+
+def unfold(name: str) -> None:
+    """The folder of a checkpoint that an archive holds, beside it; at first the first is the original too."""
+    for folder in (FOLDER, *(() if Path(ORIGINAL).exists() else (ORIGINAL,))):
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(folder).mkdir()
+        for file, content in mutations.unfolded(Path(name).read_bytes()).items():
+            if isinstance(content, str):
+                (Path(folder) / file).symlink_to(content)
+            else:
+                (Path(folder) / file).write_bytes(content)
+
+
+def audit(shown: bool) -> None:
+    """What `nvfp4viz checkpoint` does with a folder; where `shown` also its page and `explore`, which take long."""
+    found = checkpoint(FOLDER)
+    found.table()
+    json.dumps(found.to_dict(), allow_nan=False)
+    collections.deque(checkpoint_command.text(found, checkpoint_command.Screen()), 0)
+    for finding in found.findings:
+        one_line(finding.message)
+    if shown:
+        nvfp4viz.pages.checkpoint.render_checkpoint(found)
+        nvfp4viz.explore(found).close()
+    name = next(iter(found.matrices))
+    for work in (lambda: against(found, ORIGINAL), lambda: fit(found, {name: torch.ones(2, 32)})):
+        try:
+            json.dumps(work().to_dict(), allow_nan=False)
+        except ValueError as error:  # nothing of it goes with the other side
+            one_line(str(error))
 
 
 def measure(found) -> None:
@@ -127,6 +165,8 @@ def one_line(message: str) -> None:
 def attempt(reader: str, name: str, data: bytes) -> str:
     """How reading ended: "ok", or an error that is allowed, in short. WrongError for all else."""
     Path(name).write_bytes(data)
+    if reader == "checkpoint":
+        unfold(name)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _watch["on"], _watch["seen"] = True, []
     signal.setitimer(signal.ITIMER_PROF, CPU_S)
@@ -195,6 +235,8 @@ class Fuzzer:
         for data in start:
             for name in NAMES[reader]:
                 Path(name).write_bytes(data)
+                if reader == "checkpoint":
+                    unfold(name)
                 with contextlib.suppress(Exception):
                     read(reader, name)  # imports and compiles what is needed
         sys.addaudithook(_audit)
@@ -205,6 +247,10 @@ class Fuzzer:
 
     def spoilt(self, data: bytes, rng: random.Random) -> bytes:
         reader, shape = self.reader, rng.random()
+        if reader == "checkpoint":
+            with contextlib.suppress(Exception):  # spoilt before: no header, no JSON
+                return mutations.folder(rng.choice(self.start), rng)  # twice spoilt is refused at the door
+            return data
         with contextlib.suppress(Exception):  # what was spoilt before may have no structure left
             if shape < 0.6:
                 match reader:
@@ -310,7 +356,7 @@ def run(reader: str, start, seconds: float, seed: int, kept: Path, files=None) -
             died = f"ended with {process.exitcode}" if process.exitcode else "hung" if process.is_alive() else ""
             process.kill()
             process.join()
-            known = {*NAMES[reader], "part.safetensors", "corpus"}
+            known = {*NAMES[reader], "part.safetensors", "corpus", FOLDER, ORIGINAL}
             more = sorted(p.name for p in Path(folder).iterdir() if p.name not in known)
             if died:
                 outcomes[f"WRONG: the process {died}"] += 1

@@ -12,6 +12,9 @@ import re
 import struct
 import zipfile
 
+import torch
+from safetensors.torch import load, save
+
 from nvfp4viz.pages import packing
 
 NUMBERS = (
@@ -128,6 +131,82 @@ def safetensors(data: bytes, rng: Random) -> bytes:
     size = struct.unpack("<Q", data[:8])[0]
     header = dumps(spoil_tree(json.loads(data[8 : 8 + size]), rng), rng)
     return struct.pack("<Q", len(header)) + header + data[8 + size :]
+
+
+LINKS = ("/etc/hostname", "/dev/zero", ".", "..", "nowhere", "model.safetensors", "../part.safetensors", "config.json")
+
+
+def folder(data: bytes, rng: Random) -> bytes:
+    """A checkpoint's folder, as an archive: headers, scales, configurations spoilt, files gone, renamed or links."""
+    files = unfolded(data)
+    for _ in range(1 + rng.randrange(3)):
+        name = rng.choice(list(files) or ["model.safetensors"])
+        content = files.get(name, b"")
+        match rng.randrange(10):
+            case 0:
+                files[name] = rng.choice(LINKS)
+            case 1:
+                files.pop(name, None)
+            case 2:
+                files[rng.choice(("config.json", "model.safetensors.index.json", "b.safetensors", "x.json"))] = content
+            case _ if isinstance(content, str):
+                continue
+            case 3:
+                files[name] = spoil(content, rng)
+            case _ if name.endswith(".safetensors"):
+                files[name] = rng.choice((safetensors, _tensors, _tensors, _tensors, _scales))(content, rng)
+            case _:
+                files[name] = dumps(spoil_tree(json.loads(content), rng), rng)
+    return folded(files)
+
+
+def _tensors(data: bytes, rng: Random) -> bytes:
+    """Valid tensors that do not go together: renamed, dropped, cut, reshaped, taken for another type."""
+    tensors = load(data)
+    for _ in range(1 + rng.randrange(3)):
+        name = rng.choice(list(tensors) or [""])
+        x = tensors.pop(name, torch.zeros(2, 2))
+        match rng.randrange(7):
+            case 0:
+                continue
+            case 1:
+                name = name.replace(*rng.choice((("weight", "x"), ("0", "1"), ("input", "weight"), ("mlp", "<b>\n"))))
+            case 2 if x.ndim:
+                x = x[: rng.randrange(len(x) + 1)].contiguous()
+            case 3:
+                x = x.flatten() if rng.random() < 0.5 else x.unsqueeze(rng.randrange(x.ndim + 1))
+            case 4 if x.ndim > 1:
+                x = x.transpose(-1, -2).contiguous()
+            case 5 if x.element_size() == 1:
+                x = x.view(rng.choice((torch.uint8, torch.int8, torch.float8_e4m3fn, torch.float8_e5m2, torch.bool)))
+            case 6 if x.element_size() == 4:
+                x = torch.full_like(x, rng.choice((0.0, 1.0, -1.0, 1e-45, 3e38, float("nan"), float("inf"))))
+        tensors[name] = x
+    return save(tensors)
+
+
+def _scales(data: bytes, rng: Random) -> bytes:
+    """Bytes of the tensors, not of the header: scales that are NaN, negative, zero."""
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    body = bytearray(data[start:])
+    for _ in range(1 << rng.randrange(9)):
+        body[rng.randrange(len(body))] = rng.choice((0, 127, 255, 128, 126, rng.randrange(256)))
+    return data[:start] + body
+
+
+def folded(files: dict[str, bytes | str]) -> bytes:
+    """Files of a folder as an archive; a str is where a link points."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(("link/" if isinstance(content, str) else "file/") + name, content)
+    return out.getvalue()
+
+
+def unfolded(data: bytes) -> dict[str, bytes | str]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = ((n.partition("/"), archive.read(n)) for n in archive.namelist())
+        return {name: content.decode() if kind == "link" else content for (kind, _, name), content in parts}
 
 
 def npy(data: bytes, rng: Random) -> bytes:

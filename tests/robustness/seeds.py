@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mutations import CALLS, packing, random, report
+from mutations import CALLS, folded, packing, random, report
 from safetensors.torch import save
 
+from nvfp4viz import Recipe, quantize, sweep, synthetic
 from nvfp4viz import report as write_report
-from nvfp4viz import sweep, synthetic
 
 SIZE = 1_000_000  # bytes: just below what settings may be
 FI = "FLASHINFER_NVFP4_4OVER6"
@@ -89,7 +89,7 @@ TEXTS = {
     "process": (f"PATH=/bin\0{FI}=1\0A=b=c\0",),
     "scanner": (
         f"export {FI} := true\nserve: x\n\t{FI}=1 python3 -m sglang.launch_server\n",
-        f"[Service]\nEnvironment={FI}=1 \"{FI}_E4M3_USE_256=true\"\nExecStart=vllm serve /m --kv-cache-dtype nvfp4\n",
+        f'[Service]\nEnvironment={FI}=1 "{FI}_E4M3_USE_256=true"\nExecStart=vllm serve /m --kv-cache-dtype nvfp4\n',
         f"# Serve\n\n```bash\nexport {FI}=true\nssh a 'b' <<EOF\n{FI}=1\nEOF\n```\nor `{FI}`\n",
         f"import os\nos.environ['{FI}'] = '1' if x else f'{{y}}'\nenv = dict({FI}='1')\n",
         f'[env]\n{FI} = "1"\n[a.b]\nx = {{ name = "{FI}", value = "1" }}\n',
@@ -134,8 +134,42 @@ def seeds(folder: Path) -> dict[str, tuple[bytes, ...]]:
         "index": (json.dumps({"metadata": {"total_size": 1}, "weight_map": {"a": "part.safetensors"}}).encode(),),
         "report": (_small((folder / "r.html").read_text()),),
         "sweep": ((folder / "s.json").read_bytes(),),
+        "checkpoint": checkpoints(),
     }
     return found | {kind: tuple(t.encode() for t in texts) for kind, texts in TEXTS.items()}
+
+
+def checkpoints() -> tuple[bytes, ...]:
+    """Folders as archives: ModelOpt's names in two shards, compressed-tensors', a stack of experts."""
+    quantization = {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head", "re:.*gate$"]}
+    group = {"weights": {"group_size": 16}, "input_activations": {"dynamic": "local", "group_size": 16}}
+    theirs = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"a": group}}
+    one, two = _packed("model.layers.0.mlp.gate_proj."), _packed("model.layers.1.mlp.up_proj.")
+    weight_map = {**dict.fromkeys(one, "a.safetensors"), **dict.fromkeys(two, "b.safetensors")}
+    divisors = {
+        n.replace("weight_scale_2", "weight_global_scale").replace("input_scale", "input_global_scale"): 1 / x
+        if n.endswith(("scale_2", "input_scale"))
+        else x
+        for n, x in one.items()
+    }
+    divisors["model.layers.0.mlp.gate_proj.weight_packed"] = divisors.pop("model.layers.0.mlp.gate_proj.weight")
+    stack = {n: torch.stack([x, x]) for n, x in _packed("model.layers.0.mlp.experts.w13_").items()}
+    made = (
+        {"a.safetensors": save(one), "b.safetensors": save(two), "config.json": {"quantization_config": quantization},
+         "model.safetensors.index.json": {"metadata": {}, "weight_map": weight_map},
+         "hf_quant_config.json": {"producer": {"name": "modelopt"}, "quantization": quantization}},
+        {"model.safetensors": save(divisors), "config.json": {"quantization_config": theirs}},
+        {"model.safetensors": save(stack), "config.json": {"text_config": {"quantization_config": quantization}}},
+    )  # fmt: skip
+    return tuple(
+        folded({n: c if isinstance(c, bytes) else json.dumps(c).encode() for n, c in files.items()}) for files in made
+    )
+
+
+def _packed(stem: str) -> dict[str, torch.Tensor]:
+    q = quantize(X.float(), Recipe(per_token=False), engine="reference")
+    parts = {"weight": q.codes, "weight_scale": q.block_scales, "weight_scale_2": q.decode_scale[0, 0].clone()}
+    return {stem + n: t for n, t in parts.items()} | {stem + "input_scale": torch.tensor(0.01)}
 
 
 def _small(page: str) -> bytes:

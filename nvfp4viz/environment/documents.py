@@ -1,0 +1,89 @@
+"""Texts that hold texts: the blocks of a README, the strings of a Python program, the cells of a notebook."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from .assignments import NAME, Lines, Value
+from .settings import Settings
+from .structure import read_generic
+
+_LANGUAGES = {  # of a fenced block: the name of a file of its kind
+    **dict.fromkeys(("bash", "sh", "console", "shell", "zsh", "shell-session"), "shell"),
+    **dict.fromkeys(("py", "python", "python3"), "python"),
+    **dict.fromkeys(("env", "dotenv"), ".env"),
+    "dockerfile": "Dockerfile", "powershell": "x.ps1",
+}  # fmt: skip
+_FENCED = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1", re.M | re.S)
+_DIRECTIVE = re.compile(  # reStructuredText: what is indented behind `::`
+    r"^[ \t]*(?:\.\. (?:code-block|code|sourcecode|prompt|tab)::[ \t]*([\w+-]*)[^\n]*|[^\n]*::)[ \t]*\n"
+    r"(?:[ \t]+:[\w-]+:[^\n]*\n)*((?:[ \t]*\n|[ \t]+\S[^\n]*\n)+)", re.M,
+)  # fmt: skip
+_INDENTED = re.compile(r"(?:\A|(?<=\n))[ \t]*\n()((?:(?: {4}|\t)[^\n]*(?:\n|\Z))+)")
+_TRIPLE = re.compile(r"(?P<before>[^\s\"'][^\n\"']*)(?P<quote>\"{3}|'{3})(?P<body>.*?)(?P=quote)", re.S)
+_SCRIPTS = ("shell", "yaml", "dockerfile", "systemd")  # what a string of a program can be
+
+
+def read_markdown(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
+    """Each block of code as the text that it is; the prose names variables and sets none."""
+    found: list[Settings] = []
+    for language, body, start in _blocks(text):
+        if NAME.search(body):
+            first = lines.at(start)
+            body = re.sub(r"^([ \t]*)\$ ", r"\1  ", body, flags=re.M)
+            kind = _LANGUAGES.get(language, language and f"x.{language}")
+            found += [
+                one.named(f"block of line {first - 1}") for one in reader(body, kind, Lines(body, first), {}, depth + 1)
+            ]
+    return found
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str, int]]:
+    """Language, text and offset of each block: fenced ones, then those that are only indented."""
+    for m in _FENCED.finditer(text):
+        yield m[2].lower(), m[3], m.start(3)
+    text = _FENCED.sub(lambda m: re.sub(r"[^\n]", "x", m[0]), text)
+    for pattern in (_DIRECTIVE, _INDENTED):
+        for m in pattern.finditer(text):
+            yield (m[1] or "").lower(), m[2], m.start(2)
+        text = pattern.sub(lambda m: re.sub(r"[^\n]", "x", m[0]), text)
+
+
+def read_python(text: str, lines: Lines, given: dict[str, Value], reader, kind_of, depth: int) -> list[Settings]:
+    """What a program sets, and what a script in a string of many lines does; a docstring sets nothing."""
+    found: list[Settings] = []
+    blanked = text
+    for m in _TRIPLE.finditer(text):
+        body = m["body"]
+        if "\n" not in body or not NAME.search(body) or kind_of("", body) not in _SCRIPTS:
+            continue
+        if "f" in m["before"][-2:].lower():
+            body = re.sub(r"(?<!\{)\{([^{}\n]+)\}", r"$\1", body)  # filled in by the program, as by a shell
+        first = lines.at(m.start("body"))
+        found += [one.named(f"string of line {first}") for one in reader(body, "", Lines(body, first), {}, depth + 1)]
+        blank = re.sub(r"[^\n]", " ", m["body"])
+        blanked = blanked[: m.start("body")] + blank + blanked[m.end("body") :]
+    return read_generic(blanked, lines, "python", given) + found
+
+
+def read_notebook(text: str, lines: Lines, given: dict[str, Value], reader, kind_of, depth: int) -> list[Settings]:
+    """The code of a notebook's cells as one program, each line where it stands in the file."""
+    rows = text.split("\n")
+    code = [_source_line(row) for row in rows]
+    program = "\n".join(code)
+    if not NAME.search(program):
+        return read_generic(text, lines, "", given)
+    return read_python(program, Lines(program, lines.first), given, reader, kind_of, depth)
+
+
+def _source_line(row: str) -> str:
+    """The line of code that a line of a notebook's JSON holds, or nothing; magics as what they do."""
+    m = re.fullmatch(r"[ \t]*(?:\"source\": \[)?[ \t]*(\"(?:[^\"\\]|\\.)*\")[\], \t]*", row)
+    try:
+        code = json.loads(m[1]).rstrip("\n") if m else ""
+    except ValueError:
+        return ""
+    magic = re.match(r"%(?:set_)?env[ \t]+(\w+)(?:[ \t]*=[ \t]*|[ \t]+)(\S.*)$", code)
+    return f"os.environ[{magic[1]!r}] = {magic[2].strip()!r}" if magic else re.sub(r"\n", " ", code)
