@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 
 from .nvfp4 import FOUR_LIMIT, Recipe
 from .stats import Stats
@@ -84,3 +86,35 @@ def style(recipe: Recipe) -> dict[str, str]:
     if not recipe.four_over_six:
         return STYLES["standard"]
     return STYLES[f"4/6-{recipe.err_mode.lower()}-{448 if recipe.e4m3_max > FOUR_LIMIT else 256}"]
+
+
+# What fills the marker of a variant, which keeps its recipe's colour: per token, per tensor
+FILLS = {(False, False): ("full", "none"), (True, False): ("left", "right"), (False, True): ("bottom", "top")}
+SPARE_MARKERS, SPARE_HATCHES = "PX*phd<>8H", ("++", "oo", "--", "||", "**", "OO")
+
+
+def looks(recipes: Mapping[str, Recipe]) -> dict[str, dict[str, str]]:
+    """Looks of the recipes of one figure: `style` with "fill" of the marker and "hatch" of a bar, by name.
+
+    No two have the same marker and fill, nor the same colour and hatch, whatever they are: what differs neither in
+    colour, granularity nor arithmetic (other ceilings, other scores) gets another marker, and another hatch.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, recipe in recipes.items():
+        look = style(recipe)
+        fills = FILLS.get((recipe.fast_math, recipe.err_use_fast_math), FILLS[False, False])
+        fill, both = fills[not recipe.per_token], recipe.fast_math and recipe.err_use_fast_math
+        first = (SPARE_MARKERS[0] if both else look["marker"], fill)
+        flags = {"///": not recipe.per_token, "..": recipe.fast_math, "\\\\\\": recipe.err_use_fast_math}
+        hatch = (look["color"], "".join(h for h, there in flags.items() if there))
+        others = list(found.values())
+        marker, fill = _free(first, product(SPARE_MARKERS, fills), others, ("marker", "fill"))
+        _, hatch = _free(hatch, ((look["color"], h + hatch[1]) for h in SPARE_HATCHES), others, ("color", "hatch"))
+        found[name] = look | {"marker": marker, "fill": fill, "hatch": hatch}
+    return found
+
+
+def _free(first: tuple, spare: Iterable[tuple], others: list[dict], parts: tuple[str, ...]) -> tuple:
+    """The first of `first` and `spare` that no other look has; `first` where all are taken."""
+    taken = {tuple(o[p] for p in parts) for o in others}
+    return next((v for v in (first, *spare) if v not in taken), first)

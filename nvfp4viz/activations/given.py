@@ -41,6 +41,16 @@ def _all_tensors(source: Mapping) -> bool:
     return not isinstance(source, dict) or all(isinstance(x, Tensor) for x in source.values())
 
 
+@as_tensor.register(str)
+@as_tensor.register(os.PathLike)
+def only_tensor(path) -> Tensor:
+    """The tensor of a file that holds one, so that whatever takes activations takes a path; ValueError for several."""
+    found = load(path)
+    if len(found) > 1:
+        raise ValueError(f"{str(path)!r} holds {len(found)} tensors: give one, load(path)[{next(iter(found))!r}]")
+    return found[next(iter(found))]
+
+
 class _Named(Mapping):
     """A mapping under names that are text, its arrays as tensors when they are asked for."""
 

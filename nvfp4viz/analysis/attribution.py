@@ -36,7 +36,7 @@ SAMPLE = 32  # one block in so many is searched over every E4M3 scale
 CHUNK = 1 << 22  # elements at a time: 40 MB of errors
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Additive):
     """The squared error of one tensor under one recipe, split. Errors are in the unit of x, squared."""
 
@@ -49,6 +49,12 @@ class Attribution(Additive):
     sampled_blocks: int = summed()
     sampled_two: float = summed(0.0)  # squared error of those blocks under quantizer 4
     sampled_every: float = summed(0.0)  # the same if each has the best of all E4M3 scales
+
+    def _card(self):
+        parts = sorted(self.shares().items(), key=lambda p: -abs(p[1]))
+        left = {"best of all scales would save": f"{self.every_scale_saving:.1%}"} if self.sampled_blocks else {}
+        nmse = {"NMSE": rate(self.total, self.x_sq)}
+        return f"{self.recipe.name}, {self.blocks:,} blocks", nmse | {n: f"{s:.2%}" for n, s in parts} | left
 
     @property
     def total(self) -> float:

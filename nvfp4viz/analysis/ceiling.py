@@ -55,7 +55,7 @@ def ratio_edges() -> np.ndarray:
     return np.ldexp(1 + eighths % PER_OCTAVE / PER_OCTAVE, eighths // PER_OCTAVE)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CeilingDial(Additive):
     """What quantizing does under each ceiling: arrays [families, values] unless said; counts of non-zero blocks."""
 
@@ -69,6 +69,10 @@ class CeilingDial(Additive):
     underflowed: np.ndarray = summed_array()  # blocks whose scale is subnormal or 0
     token_ratios: np.ndarray = summed_array(OCTAVES * PER_OCTAVE)  # blocks by token amax / block amax, see ratio_edges
     tensor_ratios: np.ndarray = summed_array(OCTAVES * PER_OCTAVE)  # blocks by tensor amax / block amax
+
+    def _card(self):
+        best = {f"best ceiling of {family}": self.best(family) for family in self.families}
+        return f"{len(self.values)} ceilings, {self.blocks:,} blocks", best
 
     @property
     def nmse(self) -> np.ndarray:
@@ -149,7 +153,7 @@ def _ratio_counts(ratio: Tensor) -> np.ndarray:
     return torch.bincount(place.clamp(0, OCTAVES * PER_OCTAVE - 1), minlength=OCTAVES * PER_OCTAVE).cpu().numpy()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StaticCurve(Additive):
     """The error of a per-tensor recipe by how far its calibrated amax is off; and of its per-token twin."""
 
@@ -160,6 +164,11 @@ class StaticCurve(Additive):
     x_sq: float = summed(0.0)
     quantizers: np.ndarray = summed_array(dtype=np.float64)  # [factors, 7], as in Attribution
     per_token_err_sq: float = summed(0.0)
+
+    def _card(self):
+        best = self.factors[int(self.nmse.argmin())]
+        numbers = {"least NMSE": float(self.nmse.min()), "at a factor of": best, "per token NMSE": self.per_token_nmse}
+        return f"{self.recipe.name}, true amax {self.amax:.4g}", numbers
 
     @property
     def nmse(self) -> np.ndarray:

@@ -23,7 +23,7 @@ POSITIONS = {"mantissa": (1.0, 2.0), "near": (2 / 3, 1.0)}  # what a block is pl
 CHUNK = 1 << 20  # elements at a time
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Choice(Additive):
     """What choosing between 6 and 4 did to a tensor's non-zero blocks. Errors are squared, in the unit of x squared.
 
@@ -45,6 +45,14 @@ class Choice(Additive):
     by_mantissa: np.ndarray = summed_array(PLACES, 4, dtype=np.float64)  # by amax's place between two powers of two
     by_near: np.ndarray = summed_array(PLACES, 4, dtype=np.float64)  # by the value nearest to 5/6 of amax, over amax
     # columns of both: blocks, those that chose 4, squared error of always 6, and as it is
+
+    def _card(self):
+        return f"{self.recipe.name}, {self.blocks:,} blocks", {
+            "took 4": f"{self.four_rate:.2%}",
+            "saves of always 6's squared error": f"{self.saving:.2%}",
+            "took the worse": f"{self.wrong_rate:.2%}",
+            "always 4 against always 6": f"{rate(self.err_four - self.err_six, self.err_six):+.1%}",
+        }
 
     @property
     def four_rate(self) -> float:
@@ -81,7 +89,7 @@ class Choice(Additive):
         })  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Agreement(Additive):
     """Where two recipes choose differently, and what that costs: squared error under b less that under a."""
 
@@ -98,6 +106,13 @@ class Agreement(Additive):
     flip_histogram: np.ndarray = summed_array(
         2, 2 * SIDE + 1
     )  # by direction (to 4, to 6) and change over squared signal
+
+    def _card(self):
+        return f"{self.a.name} and {self.b.name}, {self.blocks:,} blocks", {
+            "choose alike": f"{self.agree_rate:.2%}",
+            "squared error of the second": f"{rate(self.err_b - self.err_a, self.err_a):+.2%}",
+            "a flip costs, in mean block errors": self.cost_per_flip,
+        }
 
     @property
     def flips(self) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..environment import recipe_from_environment
-from ..nvfp4 import Recipe
+from ..nvfp4 import Recipe, study_only
 
 FLASHINFER = "FlashInfer's 4over6 default"
 SGLANG = "SGLang's default"
+STUDY = "to study only"  # the role of a recipe that no engine runs
 DEFAULTS = {  # what runs in an environment that says no more
     FLASHINFER: recipe_from_environment({"FLASHINFER_NVFP4_4OVER6": "1"}, "flashinfer"),
     SGLANG: recipe_from_environment({}, "sglang"),
@@ -23,7 +24,8 @@ def roles(recipes: dict[str, Recipe], order: list[str]) -> list[tuple[str, str]]
         if name not in (None, order[0]):
             found.append((role if not near else f"{role}, {default.name}, {near}", name))
     others = [n for n in order[1:] if n not in {name for _, name in found}]
-    return found + [("the runner-up" if n == order[1] else "another recipe", n) for n in others]
+    second = {order[1]: "the runner-up"} if others else {}
+    return found + [(STUDY if study_only(recipes[n]) else second.get(n, "another recipe"), n) for n in others]
 
 
 def _find(recipes: dict[str, Recipe], best: str, default: Recipe) -> tuple[str | None, str]:

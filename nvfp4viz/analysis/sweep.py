@@ -17,9 +17,10 @@ from ..activations import INDEX, as_activations
 from ..catalog import COLUMNS
 from ..engine import usable_engine
 from ..files import replacing, said, write_csv
-from ..nvfp4 import RECIPES, Recipe, some_recipes
+from ..nvfp4 import RECIPES, Recipe, some_recipes, study_only
 from ..stats import Stats
 from .attribution import Attribution, attribute_all
+from .cards import sweep_html
 from .coverage import coverage_sentence
 from .picks import keep
 from .provenance import check_blocks, check_provenance, token_texts, versions
@@ -60,6 +61,9 @@ class Sweep:
         seen = f"; of the model {seen}" if seen else ""
         return f"Sweep({len(self.records)} tensors{skipped}{seen}; recipes {recipes}; .table() has the numbers)"
 
+    def _repr_html_(self) -> str:
+        return sweep_html(self)
+
     @classmethod
     def of(cls, stats, recipes, provenance=None, skipped=None, *, attributions=None, blocks=None) -> Sweep:
         """A sweep of statistics, tensor -> recipe's name -> Stats; attributions and blocks by tensor."""
@@ -98,14 +102,16 @@ class Sweep:
         return reduce(add, (row[recipe] for row in self.stats.values()))
 
     def table(self):
-        """A pandas DataFrame with one row a tensor and recipe."""
+        """A pandas DataFrame with a row a tensor and recipe, and why no engine runs it where there are such recipes."""
         import pandas as pd
 
+        study = {name: study_only(recipe) for name, recipe in self.recipes.items()}
         predicted = any(s.kl_tokens for row in self.stats.values() for s in row.values())
         return pd.DataFrame([
             {"tensor": tensor, "recipe": name, "engine": s.engine, "tokens": s.tokens, "features": s.features}
             | {column: getattr(s, column) for column in (*COLUMNS, "token_nmse", "token_sqnr_db")}
             | ({"predicted_kl": s.predicted_kl} if predicted else {})
+            | ({"study_only": study[name]} if any(study.values()) else {})
             for tensor, row in self.stats.items()
             for name, s in row.items()
         ])  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from ..nvfp4 import study_only
+from .cards import verdict_html
 from .coverage import coverage_sentence
-from .defaults import FLASHINFER, SGLANG, roles
+from .defaults import FLASHINFER, SGLANG, STUDY, roles
 from .interval import decibels, judged_by, margin_interval
 from .sweep import Sweep
 from .voices import Voices, voices
@@ -71,7 +73,7 @@ class Comparison:
         return f"{percent:.2g} % {less} error of a typical token than {other} ({self.numbers()})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """The recipe under which a typical token has the least error, averaged in dB over inputs, and what it gains.
 
@@ -93,11 +95,21 @@ class Verdict:
 
     predicted_kl: dict[str, float] = field(default_factory=dict)  # recipe -> nats a token, where it was asked for
     worst: tuple[str, ...] = ()  # inputs of the largest predicted effect under the named recipe
+    study: str = ""  # why no engine runs the named recipe; only where none runs any that was measured
+
+    def __repr__(self) -> str:
+        compared = ", ".join(f"{c.over} {c.margin_db:+.3f} dB" for c in self.comparisons[:4])
+        data = f"{_count(self.inputs, 'input')} of {_count(self.tokens, 'token')}"
+        return f"Verdict({self.recipe} on {data}{'; over ' if compared else ''}{compared}; .sentence() says it all)"
+
+    def _repr_html_(self) -> str:
+        return verdict_html(self)
 
     @property
     def contradicted(self) -> str | None:
         """The recipe under which the output is predicted to change less, by more than 2 %; None where there is none."""
-        least = min(self.predicted_kl, key=self.predicted_kl.get, default=self.recipe)
+        runs = self.predicted_kl.keys() - {c.over for c in self._to_study}
+        least = min(runs, key=self.predicted_kl.get, default=self.recipe)
         return least if self.predicted_kl.get(least, 0) < 0.98 * self.predicted_kl.get(self.recipe, 0) else None
 
     def over(self, role: str) -> Comparison | None:
@@ -108,6 +120,11 @@ class Verdict:
     def defaults(self) -> list[Comparison]:
         return [c for c in self.comparisons if c.role.startswith((FLASHINFER, SGLANG))]
 
+    @property
+    def _to_study(self) -> list[Comparison]:
+        """Over recipes that no engine runs, which no headline names."""
+        return [c for c in self.comparisons if c.role == STUDY]
+
     def sentence(self) -> str:
         """The verdict in plain English."""
         data = f"{_count(self.inputs, 'input')} of {_count(self.tokens, 'token')}"
@@ -116,12 +133,16 @@ class Verdict:
                 f"Only {self.recipe} was measured: a typical token has an SQNR of {self.sqnr_db:.2f} dB on {data}; "
                 "nothing to compare it with."
             )
-        said = self.defaults or [self.over("the runner-up")]
+        said = self.defaults or [c for c in self.comparisons if c.role == "the runner-up"] or list(self.comparisons[:1])
         parts = [f"{self._start(said)}: on {data}, {' and '.join(c.sentence() for c in said)}."]
-        parts += [self._others(said), *map(_better_on, said), self._output(), self._remarks()]
+        parts += [self._others(said), *map(_better_on, said), self._ahead(), self._output(), self._remarks()]
         return " ".join(p for p in parts if p)
 
     def _start(self, said: list[Comparison]) -> str:
+        if self.study:
+            return f"No engine runs a recipe measured here; of those to study, {self.recipe} has the least error"
+        if all(c.role == STUDY for c in said):
+            return f"Only {self.recipe} was measured of the recipes that an engine runs"
         if all(c.interval_db is None for c in said):
             return f"Too few tokens to decide; {self.recipe} is ahead on these"
         if self.contradicted:
@@ -136,24 +157,31 @@ class Verdict:
 
     def _others(self, said: list[Comparison]) -> str:
         """The family of the named recipe: those that do as well, and those that might."""
-        rest = [c for c in self.comparisons if c.over not in {s.over for s in said} and c.interval_db is not None]
+        told = {s.over for s in [*said, *self._to_study]}
+        rest = [c for c in self.comparisons if c.over not in told and c.interval_db is not None]
         equal, open_ = [c.over for c in rest if c.equal], [c.over for c in rest if not c.equal and not c.decided]
         worth = self.comparisons[0].worth_db
         text = [f"{_listed(equal)} {_do(equal)} as well for practical purposes (within {worth:g} dB)."] if equal else []
         text += [f"Whether {_listed(open_)} {_do(open_)} as well, these tokens cannot tell."] if open_ else []
         return " ".join(text)
 
+    def _ahead(self) -> str:
+        """Recipes that no engine runs, where they have less error."""
+        ahead = [f"{c.over} ({_db(-c.margin_db)} dB)" for c in self._to_study if c.margin_db < 0 and not self.study]
+        return f"Less error, but no engine runs it: {_shortened(ahead)}." if ahead else ""
+
     def _output(self) -> str:
         """What the model's output is predicted to feel, as far as that was asked for."""
         if not self.predicted_kl:
             return ""
-        others = [f"{_nats(kl)} under {n}" for n, kl in self.predicted_kl.items() if n != self.recipe]
+        left = {self.recipe, *(c.over for c in self._to_study)}
+        others = [f"{_nats(kl)} under {n}" for n, kl in self.predicted_kl.items() if n not in left]
         text = f"Predicted KL of the output: {_nats(self.predicted_kl[self.recipe])} nats a token under {self.recipe}"
         text += f" ({', '.join(others)})." if others else "."
         return text + f" Worst layers by predicted effect: {_shortened(list(self.worst))}."
 
     def _remarks(self) -> str:
-        text = []
+        text = [f"{self.recipe}: {self.study}."] if self.study else []
         if self.judged_by == RUNS_MISSING:
             text.append("Errors are of whole tensors, that of a typical token was " + RUNS_MISSING + ".")
         few = [t for t, why in self.left_out.items() if "too few" in why]
@@ -187,7 +215,8 @@ def recommend(sweep: Sweep, *, worth_db: float = WORTH_DB, head: bool = False) -
         raise ValueError("no tensor has a non-zero value: there is nothing to recommend a recipe for")
     level = {n: _mean(found, {t: -decibels(sweep.stats[t][n].token_nmse) for t in tensors}) for n in names}
     shortest = min((sweep.stats[t][names[0]] for t in tensors), key=lambda s: s.tokens)
-    order = sorted(names, key=lambda n: -level[n])  # best first, ties in the order of recipes
+    runs = [n for n in names if not study_only(sweep.recipes[n])]
+    order = sorted(names, key=lambda n: (n not in runs, -level[n]))  # best first of what an engine runs, then the rest
     best = order[0]
     return Verdict(
         recipe=best,
@@ -198,10 +227,11 @@ def recommend(sweep: Sweep, *, worth_db: float = WORTH_DB, head: bool = False) -
         comparisons=tuple(
             _compare(sweep, found, best, other, role, worth_db) for role, other in roles(sweep.recipes, order)
         ),
-        best_by_tensor={t: min(names, key=lambda n: sweep.stats[t][n].token_nmse) for t in tensors},
+        best_by_tensor={t: min(runs or names, key=lambda n: sweep.stats[t][n].token_nmse) for t in tensors},
         left_out=found.left_out,
         towers=found.towers,
         coverage=coverage_sentence(sweep.provenance.get("coverage")),
+        study=study_only(sweep.recipes[best]),
         **_predicted(sweep, found, best),
     )
 

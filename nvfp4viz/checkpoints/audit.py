@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..nvfp4 import Recipe
+from ..shown import table as html_table
 from .config import Config, read_config
 from .findings import FULL, SEVERITIES, Evidence, Finding, check_scales
 from .folder import instead, list_files, open_files, outside, twice, unconfigured, unlike
@@ -181,6 +182,10 @@ class Checkpoint:
             f"Checkpoint({self.path.name!r}: {len(self.matrices):,} NVFP4 matrices{by}, {made}; scales are "
             f"{self.convention}; {found}; .findings says what, .table() has the numbers)"
         )
+
+    def _repr_html_(self) -> str:
+        rows = [[f.severity, f.code, f.tensor, f.value] for f in self.findings]
+        return html_table("Checkpoint", rows, ("severity", "finding", "where", "seen") if rows else (), repr(self))
 
 
 class Weights(Mapping):

@@ -95,22 +95,6 @@ def recipes_of(env: Mapping[str, str] | None = None) -> dict[str, Recipe | str]:
     return found
 
 
-def study_only(recipe: Recipe) -> str:
-    """Why no engine runs a recipe's ceiling, "" where one does; a ceiling that is likely mistyped is pointed out.
-
-    >>> study_only(Recipe(265, four_over_six=True))
-    'no engine has the ceiling 265, FlashInfer has 448 and 256: did you mean 256?'
-    """
-    offered = (448, 256) if recipe.four_over_six else (448,)
-    if recipe.e4m3_max in offered:
-        return ""
-    near = min(offered, key=lambda c: abs(c - recipe.e4m3_max))
-    has = " and ".join(map(str, offered)) + ("" if recipe.four_over_six else " without 4over6")
-    mistyped = abs(near - recipe.e4m3_max) < 0.05 * near
-    hint = f": did you mean {near}?" if mistyped else ": to study only"
-    return f"no engine has the ceiling {recipe.e4m3_max:g}, FlashInfer has {has}{hint}"
-
-
 def environment_of(recipe: Recipe, consumer: str = "flashinfer") -> dict[str, str]:
     """Variables that give a consumer this recipe, complete, so that none is left to inherit.
 

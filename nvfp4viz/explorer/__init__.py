@@ -2,11 +2,15 @@
 
 import importlib
 
+from .exercise import check_answer
 from .messages import COUNTS, compact, page_catalog, recipe_entry, summary
+from .stored import or_stored, show_stored
 
 _LAZY = {"Explorer": "widget", "explore": "widget", "lab": "laboratory"}
 
-__all__ = ["COUNTS", "compact", "page_catalog", "recipe_entry", "summary", *_LAZY]
+__all__ = [
+    "COUNTS", "check_answer", "compact", "or_stored", "page_catalog", "recipe_entry", "show_stored", "summary", *_LAZY
+]  # fmt: skip
 
 
 def __getattr__(name):

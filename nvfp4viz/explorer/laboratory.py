@@ -85,7 +85,7 @@ def sentence(explorer: Explorer) -> str:
 WHY = {
     "scale_zero": "lose their scale, and so all values,",
     "scale_subnormal": "have a scale below E4M3's normal range",
-    "four_saturated": "have no room to map their largest value to 4",
+    "four_saturated": "saturate at 448 where they map their largest value to 4",
 }
 
 

@@ -99,7 +99,7 @@ def page_catalog(names, recipes, *, skipped=None, versions=None) -> dict:
         "versions": versions or {},
         "e4m3": E4M3_VALUES,
         "e2m1": E2M1_MAGNITUDES,
-        "four_limit": FOUR_LIMIT,  # above it, a block scale for 6 leaves no room for 4
+        "four_limit": FOUR_LIMIT,  # of a block scale for 6 above it, the one for 4 saturates
         "nmse_db": [round(v, 4) for v in (-10 * np.log10(nmse_bins())).tolist()],
     }
 

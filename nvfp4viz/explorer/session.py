@@ -7,6 +7,7 @@ a test, or another host of pages, needs no Jupyter. Any thread may call it; it c
 from __future__ import annotations
 
 import atexit
+import contextlib
 import heapq
 import itertools
 import threading
@@ -49,6 +50,15 @@ class Session:
         self._publish({"catalog": self.store.catalog()})
         self._complete.clear()
         self._analyze([tensor])
+
+    def prepare(self, tensor: str, recipes: list[str]) -> None:
+        """Analyse one tensor under these recipes before all others, where that is still to be done."""
+        if self.store.live and not self.store.has(tensor, recipes):
+            self._worker.put(lambda: self._try(tensor, recipes), NOW)
+
+    def _try(self, tensor: str, recipes: list[str]) -> None:
+        with contextlib.suppress(Exception):  # whoever asks for its statistics is told
+            self.store.analyze(tensor, recipes)
 
     def wait(self, timeout: float) -> bool:
         """Whether every tensor is analysed, after `timeout` seconds at most."""

@@ -30,7 +30,7 @@ from .store import Store
 VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope")
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")
 
-PICTURE_S = 2.0  # seconds that a display waits for statistics to picture; without them it has no picture
+PICTURE_S = 10.0  # seconds that a display waits for statistics to picture; without them it has no picture
 
 _LOCK = threading.RLock()  # round every change of any widget's state
 _REPLACED = Replaced()
@@ -161,6 +161,7 @@ class Explorer(anywidget.AnyWidget):
     def _picture(self):
         """The block scales of A and B as a figure; None where they are not known in time."""
         store, names, deadline = self.session.store, [self.recipe_a, self.recipe_b], time.monotonic() + PICTURE_S
+        self.session.prepare(self.tensor, names)
         while not store.has(self.tensor, names) and self.tensor not in store.skipped and time.monotonic() < deadline:
             time.sleep(0.02)
         if not store.has(self.tensor, names):

@@ -53,7 +53,7 @@ class Choice:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}, not a torch.nn.Module")
+        raise TypeError(f"model is a {type(model).__name__}, not a torch.nn.Module: give the loaded model itself")
     return model.module if type(model).__name__ in ("DistributedDataParallel", "DataParallel") else model
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..analysis import coverage_sentence, poisson_weights, versions
 from ..nvfp4 import RECIPES, Recipe, as_recipe
+from ..shown import table as html_table
 from .choose import describe
 from .inputs import eager
 from .presets import MODES, Plan, check_weights, plan_of, quantized_already
@@ -62,6 +63,11 @@ class Impact:
         skipped = f"; {len(self.skipped)} not quantized, see .skipped" if self.skipped else ""
         said = f"{self.provenance.get('quantized', self.quantize)}: {self.coverage}"
         return f"Impact({len(self.effects)} effects of {said}{skipped}; .table() has the numbers)"
+
+    def _repr_html_(self) -> str:
+        names = ["recipe", "module", "perplexity", "kl", "kl_low", "kl_high", "top1_agreement"]
+        rows = self.table()[names].to_numpy(object).tolist()
+        return html_table("Impact · KL in nats a token", rows, names, repr(self))
 
     def table(self):
         """A pandas DataFrame, a row an effect: perplexity and its change, KL (nats a token), top-1 agreement."""

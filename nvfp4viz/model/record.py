@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..analysis import Sweep, coverage_sentence, versions
 from ..engine import Pending, Ready, analyze_all, choose, find_engine
 from ..nvfp4 import RECIPES, Tokens, some_recipes
+from ..shown import table as html_table
 from .gradients import Gradients
 from .hooks import Observer
 from .inputs import rank
@@ -141,6 +142,12 @@ class Recorder(Observer):
     def __repr__(self) -> str:
         seen = coverage_sentence(self.result().get("coverage"))
         return f"Recorder({len(self._streams)} inputs{': ' + seen if seen else ''}; .sweep() has the statistics)"
+
+    def _repr_html_(self) -> str:
+        about = self.result().get("coverage") or {}
+        missed = [(n, lost["why"], f"{lost['share']:.2%}") for n, lost in about.get("unobserved", {}).items()]
+        head = ("not observed", "why", "of multiply-adds") if missed else ()
+        return html_table("Recorder", missed, head, repr(self))
 
     def tokens_by_expert(self, stats: dict | None = None) -> dict[str, list[int]]:
         """Of each stack of experts that is recorded, the rows that each expert had."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..analysis import EXPERT, HEADS
 from ..nvfp4 import RECIPES, Recipe, as_recipes
+from ..shown import table as html_table
 from .choose import unwrapped
 from .gradients import OUT_OF_MEMORY, Gradients
 from .hooks import Observer
@@ -56,6 +57,12 @@ class Sensitivity:
     def __repr__(self) -> str:
         totals = ", ".join(f"{r} {self.total(r):.4g}" for r in self.recipes)
         return f"Sensitivity({len(self.nats)} inputs, {self.tokens:,} tokens; predicted KL in nats a token: {totals})"
+
+    def _repr_html_(self) -> str:
+        first = next(iter(self.recipes))
+        rows = [[t, *(self.kl(t, r) for r in self.recipes)] for t in self.worst(first)]
+        title = "Sensitivity · predicted KL in nats a token, the worst inputs"
+        return html_table(title, rows, ["input", *self.recipes], repr(self))
 
     def __add__(self, other: Sensitivity) -> Sensitivity:
         if not isinstance(other, Sensitivity):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,11 @@ class Task:
             if not found:
                 raise ValueError("batches is empty: give at least one")
             return found
-        found = [b if isinstance(b, dict) else {"input_ids": b} for b in batches]
+        found = [b if isinstance(b, Mapping) else {"input_ids": b} for b in batches]
+        for ids in (b.get("input_ids") for b in found):
+            if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+                seen = describe(ids) if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
+                raise TypeError(f"a batch is {seen}: give token ids, int [B, T], as a tokenizer makes of text")
         if not found or min(b["input_ids"].shape[-1] for b in found) < 2:
             raise ValueError("no token is predicted: batches are token ids, int [B, T], with T at least 2")
         return found

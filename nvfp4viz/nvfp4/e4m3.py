@@ -7,7 +7,7 @@ from torch import Tensor
 
 E4M3_MAX = 448.0
 E4M3_VALUES = tuple(torch.arange(127, dtype=torch.uint8).view(torch.float8_e4m3fn).float().tolist())  # by byte
-FOUR_LIMIT = E4M3_MAX / 1.5  # a block scale for 6 above it leaves no room for 4: the scale for 4 saturates
+FOUR_LIMIT = E4M3_MAX / 1.5  # of a block scale for 6 above it, the scale for 4 saturates
 MARGIN = 1 + 2.0**-20  # above a limit by less is FP32 noise, not clipping
 FLT_MIN = 2.0**-126  # the smallest normal FP32
 

@@ -1,13 +1,19 @@
-"""A recipe is all that decides how a tensor is quantized; the named recipes, their order and their colours."""
+"""A recipe is all that decides how a tensor is quantized; the named recipes, their order, and what engines offer."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from numbers import Real
 
-from .e4m3 import E4M3_MAX
+from .e4m3 import E4M3_MAX, E4M3_VALUES
+
+OFFERED = {
+    True: (448, 256),
+    False: (448,),
+}  # ceilings that FlashInfer has, with 4over6 and without
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,10 @@ class Recipe:
                 raise TypeError(f"{field}={getattr(self, field)!r} is not True or False")
         if self.scored_as == self.e4m3_max:
             object.__setattr__(self, "scored_as", None)
+        if (near := _meant(self)) and (self.e4m3_max, near) not in _POINTED_OUT:
+            _POINTED_OUT.add((self.e4m3_max, near))
+            text = f"no engine has the ceiling {_shortest(self.e4m3_max)}: did you mean {near}?"
+            warnings.warn(f"{text} It is taken as it is, to study.", stacklevel=3)
 
     def __repr__(self) -> str:
         """Such as `Recipe(256, four_over_six=True, err_mode='MSE')`: the fields that are not the default."""
@@ -107,6 +117,32 @@ class Recipe:
         if unknown:
             raise ValueError(f"a recipe has no field {sorted(unknown)}: written by a newer nvfp4viz?")
         return cls(**values)
+
+
+def study_only(recipe: Recipe) -> str:
+    """Why no engine runs a recipe, "" where one does; a ceiling that is likely mistyped is pointed out.
+
+    >>> study_only(Recipe(300, four_over_six=True))
+    'no engine has the ceiling 300, FlashInfer has 448 and 256: to study only'
+    """
+    if recipe.scored_as is not None:
+        made, scored = map(_shortest, (recipe.e4m3_max, recipe.scored_as))
+        return f"its scale is made for {made}, scored for {scored}: a fault, to study only"
+    if recipe.e4m3_max in OFFERED[recipe.four_over_six]:
+        return ""
+    has = " and ".join(map(str, OFFERED[recipe.four_over_six])) + ("" if recipe.four_over_six else " without 4over6")
+    hint = f"did you mean {near}?" if (near := _meant(recipe)) else "to study only"
+    return f"no engine has the ceiling {_shortest(recipe.e4m3_max)}, FlashInfer has {has}: {hint}"
+
+
+def _meant(recipe: Recipe) -> int | None:
+    """The ceiling that a mistyped one may stand for: it is within 5 %, and this one is no E4M3 value to study."""
+    near = min(OFFERED[recipe.four_over_six], key=lambda c: abs(c - recipe.e4m3_max))
+    close = 0 < abs(near - recipe.e4m3_max) < 0.05 * near and recipe.e4m3_max not in E4M3_VALUES
+    return near if close else None
+
+
+_POINTED_OUT: set[tuple[float, int]] = set()  # mistyped ceilings are pointed out once, however often a recipe is made
 
 
 def _shortest(number: float) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ def tiles(m: int, k: int, limit: int = 1 << 21):
 
 
 def as_tokens(x: Tensor) -> Tensor:
-    """x, a tensor or NumPy array, checked and viewed as tokens: [..., K] to [M, K]; copied where strides forbid a view.
+    """x, or whatever `as_tensor` takes, checked and viewed as tokens: [..., K] to [M, K]; copied where strides need it.
 
     Raises TypeError or ValueError where x is no floating-point tensor of features in whole blocks.
     """
@@ -55,10 +54,17 @@ def as_tokens(x: Tensor) -> Tensor:
     return x.detach().reshape(-1, k)
 
 
+@singledispatch
 def as_tensor(x):
-    """A NumPy array as a tensor, ml_dtypes' bfloat16 too; anything else as it is. TypeError where torch lacks it."""
-    if not isinstance(x, np.ndarray):
-        return x
+    """A NumPy array as a tensor, ml_dtypes' bfloat16 too; anything else as it is. TypeError where torch lacks it.
+
+    Who knows another kind of activations registers it here, as `activations` does with paths.
+    """
+    return x
+
+
+@as_tensor.register
+def _array(x: np.ndarray) -> Tensor:
     if x.dtype.name == "bfloat16":
         return torch.from_numpy(np.array(x).view(np.int16)).view(torch.bfloat16)
     try:
@@ -73,8 +79,6 @@ def _way_out(x) -> str:
     """What to do with something that is no tensor."""
     if isinstance(x, Mapping):
         return f"sweep takes a mapping of tensors; here give one of them, x[{next(iter(x), 'name')!r}]"
-    if isinstance(x, (str, os.PathLike)):
-        return "load(path) reads a file's tensors; give one of them"
     return "give a tensor or a NumPy array, as torch.as_tensor(x) makes of numbers"
 
 

@@ -20,7 +20,7 @@ from ..plots import formula
 from ..web import asset
 from .document import document, fill, write
 from .packing import script
-from .running import differences, run, targets
+from .running import differences, read, run, targets
 
 VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
 
@@ -28,8 +28,9 @@ VIEW, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyt
 def export(notebooks: Iterable[str | os.PathLike], folder: str | os.PathLike) -> Iterator[Path]:
     """Run each notebook where it lies and write folder/name.html; yields the paths as they are written.
 
-    A notebook that does not run costs no other. Raises ValueError where there is nothing to do or a file is no
-    notebook, RuntimeError, at the end, that says which do not run and why.
+    A notebook that does not run costs no other: its page says why, and shows the outputs that it holds. Raises
+    ValueError where there is nothing to do or a file is no notebook, RuntimeError, at the end, that says which do not
+    run and why.
     """
     planned, failed = targets(notebooks, folder), []
     if not planned:
@@ -40,7 +41,7 @@ def export(notebooks: Iterable[str | os.PathLike], folder: str | os.PathLike) ->
             html = page(path)
         except RuntimeError as error:
             failed.append(said(error, 400))
-            continue
+            html = page(path, why_not=failed[-1])
         yield write(html, target)
     if failed:
         many = f"{len(failed)} of {len(planned)} notebooks do not run: " if len(planned) > 1 else ""
@@ -56,11 +57,11 @@ def check(notebooks: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, list[s
             yield path, [said(error, 400)]
 
 
-def page(path: Path) -> str:
-    """The page of a notebook, which is run for it."""
+def page(path: Path, *, why_not: str = "") -> str:
+    """The page of a notebook, which is run for it; of one that does not run, and why, as it is stored."""
     from nbconvert import HTMLExporter
 
-    notebook, explorers, outputs = run(path)
+    notebook, explorers, outputs = (read(path), {}, {}) if why_not else run(path)
     state = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
     for model, held in outputs.items():
         state.setdefault(model, {"model_name": "OutputModel", "state": {}})["outputs"] = held
@@ -68,7 +69,9 @@ def page(path: Path) -> str:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if VIEW in data:
+            if VIEW in data and why_not and "image/png" in data:
+                del data[VIEW]  # there is no explorer without its statistics, but the picture of it is there
+            elif VIEW in data:
                 html = "".join(_views(data.pop(VIEW)["model_id"], state, explorers, blocks))
                 data.clear()
                 data["text/html"] = html
@@ -77,7 +80,7 @@ def page(path: Path) -> str:
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent)}})
     for mark, html in formulas.items():
         body = body.replace(mark, html)
-    filled = fill("notebook.html", body=Markup(body), blocks=Markup("\n").join(blocks.values()))
+    filled = fill("notebook.html", why_not=why_not, body=Markup(body), blocks=Markup("\n").join(blocks.values()))
     return document(title, filled, css=_css())
 
 

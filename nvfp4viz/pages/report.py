@@ -11,13 +11,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from .. import plots
-from ..analysis import Comparison, Sweep, Verdict, coverage_sentence, recommend
+from ..analysis import Comparison, Sweep, Verdict, coverage_sentence, is_saved, recommend
+from ..analysis import sweep as measured
 from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SIZES, style
 from ..checkpoints import Checkpoint
-from ..environment import study_only
 from ..files import said
-from ..nvfp4 import FOUR_LIMIT, Recipe
+from ..nvfp4 import FOUR_LIMIT, Recipe, study_only
 from . import packing
 from .checkpoint import report_checkpoint
 from .document import document, fill, picture, write
@@ -35,15 +35,19 @@ ROWS = 24  # tensors that the figure of gains has room for
 def report(sweep: Sweep | Checkpoint, path: str | os.PathLike, *, author: str | None = None) -> Path:
     """Write the sweep as one self-contained HTML file and return its path; of a checkpoint, its findings and maps.
 
-    Args: author: who made it, as the page says beside the date; nobody where it is None.
+    Args: sweep: or activations, whatever `nvfp4viz.sweep` takes, for all named recipes.
+          author: who made it, as the page says beside the date; nobody where it is None.
     Raises TypeError for anything else, ValueError for an empty one, OSError where the file cannot be written; an
     older file then stays as it was.
     """
     if isinstance(sweep, Checkpoint):
         return report_checkpoint(sweep, path)
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path is a {type(path).__name__}: report(sweep, path) takes a Sweep and a path, in this order")
+    if isinstance(sweep, (str, os.PathLike)) and is_saved(sweep):
+        sweep = Sweep.load(sweep)
     if not isinstance(sweep, Sweep):
-        kind = type(sweep).__name__
-        raise TypeError(f"report takes a Sweep and a path, not a {kind}: report(nvfp4viz.sweep(activations), path)")
+        sweep = measured(sweep)
     if not sweep.stats:
         raise ValueError("the sweep has no statistics: analyse at least one tensor before writing a report")
     return write(render(sweep, author), path)

@@ -10,17 +10,13 @@ from matplotlib.patches import Patch
 
 from ..analysis import PARTS, PLACES, POSITIONS, Attribution, Choice
 from ..catalog import style
-from .style import FAINT, INK, dress, expect, legend, legend_above, new_axes, percent, shorten, tint
+from .style import FAINT, INK, dress, expect, legend, legend_above, named, new_axes, percent, shorten, tint
 
 # Okabe-Ito, with hatches so that neighbours differ without colour too
-LOOKS = dict(
-    zip(
-        PARTS,
-        [("#BBBBBB", ""), ("#56B4E9", ""), ("#D55E00", ""), ("#0072B2", "////"), ("#CC79A7", "...."), ("#222222", ""),
-         ("#009E73", "\\\\\\\\")],
-        strict=True,
-    )
-)  # fmt: skip
+LOOKS = dict(zip(PARTS, [
+    ("#BBBBBB", ""), ("#56B4E9", ""), ("#D55E00", ""), ("#0072B2", "////"), ("#CC79A7", "...."), ("#222222", ""),
+    ("#009E73", "\\\\\\\\"),
+], strict=True))  # fmt: skip
 
 
 def attribution_bars(
@@ -51,6 +47,7 @@ def attribution_bars(
     if not without_rounding:
         ax.plot(left + right, range(len(names)), "o", color=INK, markersize=3.5, linestyle="none")
     ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_xlim(right=1.02 * ax.get_xlim()[1])  # else the longest bar's dot is cut
     ax.set_yticks(range(len(names)), [shorten(n) for n in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
     recipes = {one.recipe.name for one in attributions.values()}
@@ -67,15 +64,8 @@ def _legend_of_parts(ax: Axes, shown: list[str]) -> None:
     ax.set_title(ax.get_title("left"), loc="left", color=INK, fontsize=11, fontweight="bold", pad=38)
     shown = [*shown[::4], *shown[1::4], *shown[2::4], *shown[3::4]]  # a legend of 4 columns is filled column by column
     handles = [Patch(facecolor=LOOKS[p][0], hatch=LOOKS[p][1], edgecolor="white", label=p) for p in shown]
-    legend(
-        ax,
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 1.0),
-        ncols=4,
-        columnspacing=1.2,
-        borderaxespad=0.2,
-    )
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "borderaxespad": 0.2}
+    legend(ax, handles=handles, ncols=4, columnspacing=1.2, **place)
 
 
 def gain_histogram(choice: Choice, ax: Axes | None = None) -> Axes:
@@ -104,15 +94,9 @@ def gain_histogram(choice: Choice, ax: Axes | None = None) -> Axes:
     ax.set_xlim(-reach - 1, reach + 1)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-    wrong = (
-        f"{percent(choice.wrong_rate)} of blocks chose the worse" if choice.wrong_rate else "no block chose the worse"
-    )
-    dress(
-        ax,
-        f"Gain of 4 over 6 · {choice.recipe.name} · {wrong}",
-        "(error of 6 − error of 4) / block's squared signal",
-        "share of blocks",
-    )
+    wrong = f"{percent(choice.wrong_rate)} of blocks" if choice.wrong_rate else "no block"
+    title = f"Gain of 4 over 6 · {named(choice.recipe.name, choice.recipe)} · {wrong} chose the worse"
+    dress(ax, title, "(error of 6 − error of 4) / block's squared signal", "share of blocks")
     legend(ax, loc="upper right")
     return ax
 
@@ -143,24 +127,17 @@ def gain_by_position(choice: Choice, ax: Axes | None = None, *, of: str = "near"
     edges = np.linspace(low, high, PLACES + 1)
     rows, middle, width = choice.positions(of), (edges[1:] + edges[:-1]) / 2, (high - low) / PLACES
     color = style(choice.recipe)["color"]
-    ax.step(
-        edges,
-        [*(rows.blocks / max(choice.blocks, 1)), 0],
-        where="post",
-        color="#9A9A9A",
-        linewidth=1.2,
-        label="share of blocks",
-    )
+    shares, line = [*(rows.blocks / max(choice.blocks, 1)), 0], {"color": "#9A9A9A", "linewidth": 1.2}
+    ax.step(edges, shares, where="post", label="share of blocks", **line)
     ax.bar(middle, rows.saving, width * 0.8, color=tint(color), label="squared error saved")
     ax.plot(middle, rows.four_rate, "o", color=color, markersize=5, label="took 4", linestyle="none")
     ax.axhline(0, color=INK, linewidth=0.8)
     if of == "near":
         ax.axvline(5 / 6, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
         ax.set_xticks([2 / 3, 0.75, 5 / 6, 11 / 12, 1], ["2/3", "3/4", "5/6", "11/12", "1: amax itself"])
-    label = (
-        "value nearest to 5/6 of amax, over amax" if of == "near" else "scale of amax/6 over the power of two below it"
-    )
+    labels = {"near": "value nearest to 5/6 of amax, over amax"}
+    label = labels.get(of, "scale of amax/6 over the power of two below it")
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-    dress(ax, f"Where 4over6 gains · {choice.recipe.name}", label, "share", grid="y")
+    dress(ax, f"Where 4over6 gains · {named(choice.recipe.name, choice.recipe)}", label, "share", grid="y")
     legend_above(ax)
     return ax

@@ -6,29 +6,27 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..analysis import CeilingDial, StaticCurve, ratio_edges, window
-from ..catalog import style
+from ..catalog import looks, style
 from ..nvfp4 import Recipe
-from .style import (
-    FAINT,
-    INK,
-    dress,
-    expect,
-    legend,
-    legend_above,
-    log2_axis,
-    new_axes,
-    percent,
-    plain_log_ticks,
-    shorten,
-)
+from .style import FAINT, INK, dress, expect, legend, legend_above, mark, named, new_axes, percent
+
+# isort: split
+from .style import log2_axis, plain_log_ticks
 
 
-def _family(name: str) -> tuple[dict, str]:
-    """Look and label of a family of ceilings: the recipe's own, and for one scale a tensor its dashed twin."""
-    recipe = Recipe.parse(name)
-    kind = f"4over6 {recipe.err_mode}" if recipe.four_over_six else "standard"
-    look = {"color": style(recipe)["color"], "linestyle": "-" if recipe.per_token else (0, (4, 2))}
-    return look, f"{kind} ({'token' if recipe.per_token else 'tensor'})"
+def _families(names) -> list[tuple[dict, str]]:
+    """Look and label of each family of ceilings: solid a token, dashed a tensor, with marks where colours repeat."""
+    recipes = {name: Recipe.parse(name) for name in names}
+    look_of, found = looks(recipes), []
+    drawn = {name: (look["color"], recipes[name].per_token) for name, look in look_of.items()}
+    for name, recipe in recipes.items():
+        kind = f"4over6 {recipe.err_mode}" if recipe.four_over_six else "standard"
+        more = ", fast" * recipe.fast_math + ", fp16 scores" * recipe.err_use_fast_math
+        twins = list(drawn.values()).count(drawn[name]) > 1
+        look = {**mark(look_of[name]), "markersize": 4, "markevery": 0.1} if twins else {"color": drawn[name][0]}
+        look["linestyle"] = "-" if recipe.per_token else (0, (4, 2))
+        found.append((look, f"{kind} ({'token' if recipe.per_token else 'tensor'}{more})"))
+    return found
 
 
 def ceiling_curve(dial: CeilingDial, ax: Axes | None = None) -> Axes:
@@ -37,8 +35,8 @@ def ceiling_curve(dial: CeilingDial, ax: Axes | None = None) -> Axes:
     How to read it: lower is better; the axis shows what lies near the best, so a line that leaves at the top climbs on.
     Halving a ceiling only moves its scales' exponents, so the pattern of a line repeats with every octave, until small
     blocks fall out of E4M3's normal range and the error climbs: at the left, where the valley ends. 4over6 also loses
-    at the right, above 298.67, where the largest blocks cannot have a scale 1.5 times as large. Dots are FlashInfer's
-    ceilings, 448 and 256.
+    at the right, above 298.67, where a scale 1.5 times as large saturates in the largest blocks: their 4 competes with
+    a scale that is too small. Dots are FlashInfer's ceilings, 448 and 256.
     """
     expect(dial, CeilingDial, "what nvfp4viz.ceiling_dial(x) returns")
     ax = ax or new_axes(7.4, 3.6)
@@ -46,8 +44,7 @@ def ceiling_curve(dial: CeilingDial, ax: Axes | None = None) -> Axes:
     best = [curve.min() for curve in curves]
     low, high = min(best, default=0.0), max((c[x >= 256].max(initial=0.0) for c in curves), default=1.0)
     margin = 0.15 * (high - low) or 0.1 * high or 1.0
-    for name, curve in zip(dial.families, curves, strict=True):
-        look, label = _family(name)
+    for (look, label), curve in zip(_families(dial.families), curves, strict=True):
         ax.plot(x, curve, linewidth=1.5, label=label, **look)
         there = np.isin(x, (256, 448))
         ax.plot(x[there], curve[there], "o", color=look["color"], markersize=5)
@@ -64,15 +61,14 @@ def ceiling_rates(dial: CeilingDial, ax: Axes | None = None) -> Axes:
     """What each ceiling costs: blocks whose 4 candidate saturates, and blocks whose scale underflows.
 
     How to read it: lines fall from the left, where scales lie below E4M3's normal numbers, and thick ones of 4over6
-    rise at the right, where the ceiling leaves no room for a scale 1.5 times as large. A good ceiling lies in the
-    valley; the wider that is, the less the ceiling matters here. Upright lines are FlashInfer's ceilings, 256 and 448.
+    rise at the right, where scales 1.5 times as large saturate at 448. A good ceiling lies in the valley; the wider
+    that is, the less the ceiling matters here. Upright lines are FlashInfer's ceilings, 256 and 448.
     """
     expect(dial, CeilingDial, "what nvfp4viz.ceiling_dial(x) returns")
     ax = ax or new_axes(7.4, 3.3)
     x, under = _by_ceiling(dial, dial.underflowed / max(dial.blocks, 1))
     saturated = _by_ceiling(dial, dial.four_saturated / max(dial.blocks, 1))[1]
-    for name, left, right in zip(dial.families, under, saturated, strict=True):
-        look, label = _family(name)
+    for (look, label), left, right in zip(_families(dial.families), under, saturated, strict=True):
         ax.plot(x, left, linewidth=1.5, label=label, **look)
         if right.any():
             ax.plot(x, np.where(right > 0, right, np.nan), linewidth=2.5, **look)
@@ -80,8 +76,8 @@ def ceiling_rates(dial: CeilingDial, ax: Axes | None = None) -> Axes:
         ax.axvline(ceiling, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
     there = [x[one > 0.999].max(initial=x.min()) for one in under]
     log2_axis(ax, x[x >= min(there, default=0.0) / 1.5])
-    for at, align, text in ((0.01, "left", "scale underflows"), (0.99, "right", "4 saturates (thick) ")):
-        ax.text(at, 0.12, text, transform=ax.transAxes, ha=align, fontsize=8.5, color=FAINT)
+    ax.text(0.14, 0.6, "scale underflows", transform=ax.transAxes, fontsize=8.5, color=FAINT)
+    ax.text(244, 0.3, "4 saturates (thick)", transform=ax.get_xaxis_transform(), ha="right", fontsize=8.5, color=FAINT)
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
     ax.set_ylim(bottom=0)
     dress(ax, "Saturation and underflow by ceiling", "ceiling e4m3_max (an E4M3 value)", "share of blocks", grid="y")
@@ -108,9 +104,8 @@ def amax_ratios(dial: CeilingDial, ax: Axes | None = None, *, per_token: bool = 
     edges = np.log2(ratio_edges())
     ax.bar(edges[:-1], counts / max(dial.blocks, 1) / np.diff(edges), np.diff(edges), align="edge", color="#9A9A9A")
     top = ax.get_ylim()[1]
-    farthest = max(
-        [window(c) for c in ceilings] + [2.0 ** edges[np.flatnonzero(counts)[-1] + 1] if counts.any() else 1]
-    )
+    last = 2.0 ** edges[np.flatnonzero(counts)[-1] + 1] if counts.any() else 1
+    farthest = max(last, *map(window, ceilings))
     for row, ceiling in enumerate(ceilings):
         color = style(Recipe(ceiling, four_over_six=True))["color"]
         end, y = np.log2(window(ceiling)), top * (1.06 + 0.13 * row)
@@ -122,9 +117,8 @@ def amax_ratios(dial: CeilingDial, ax: Axes | None = None, *, per_token: bool = 
         ax.text(0.05, y * 1.005, note, color=color, fontsize=8.5, va="bottom")
     ax.set_ylim(0, top * (1.14 + 0.13 * len(ceilings)))
     ax.set_xlim(-0.2, np.log2(farthest) + 0.7)
-    ax.set_xticks(
-        range(0, int(np.log2(farthest)) + 1, 2), [f"{2**k:,}" for k in range(0, int(np.log2(farthest)) + 1, 2)]
-    )
+    powers = range(0, int(np.log2(farthest)) + 1, 2)
+    ax.set_xticks(powers, [f"{2**k:,}" for k in powers])
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
     whose = "token" if per_token else "tensor"
     dress(ax, "How far blocks lie below the largest", f"{whose} amax / block amax", "share of blocks an octave")
@@ -150,22 +144,15 @@ def static_scale(curve: StaticCurve, ax: Axes | None = None) -> Axes:
     edges = np.sqrt(x[1:] * x[:-1])
     edges = np.array([x[0] / 1.05, *edges, x[-1] * 1.05])
     _shade_regimes(ax, edges, regimes)
-    ax.plot(
-        x,
-        y,
-        color=color,
-        linewidth=1.6,
-        marker=style(curve.recipe)["marker"],
-        markersize=3.5,
-        label=shorten(curve.recipe.name),
-    )
+    look = {"linewidth": 1.6, "marker": style(curve.recipe)["marker"], "markersize": 3.5}
+    ax.plot(x, y, color=color, **look, label=named(curve.recipe.name, curve.recipe))
     ax.axhline(100 * curve.per_token_nmse, color=INK, linewidth=1.1, linestyle=(0, (5, 3)), label="per token")
     log2_axis(ax, x, fractions=True)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_yscale("log")
     plain_log_ticks(ax)
     dress(ax, f"Static scale · {curve.recipe.name}", "calibrated amax / true amax", "NMSE (%)", grid="y")
-    legend(ax, loc="center right")
+    legend(ax, loc="best")
     return ax
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..catalog import style
+from ..catalog import looks, style
 from ..nvfp4 import E2M1_MAGNITUDES, E4M3_VALUES, FOUR_LIMIT, Recipe
 from ..stats import Stats
-from .style import FAINT, INK, STATS, dress, expect, legend, new_axes, tint
+from .style import FAINT, INK, STATS, dress, expect, legend, named, new_axes, percent, tint
 
 ZERO_BAR = (-11.0, -10.2)  # where byte 0 stands on the log2 axis
 
@@ -18,50 +18,50 @@ def block_scale_histogram(
 ) -> Axes:
     """Which E4M3 values the block scales take.
 
-    How to read it: each bar is one E4M3 value, its height the share of blocks; solid bars mapped their amax to 6, pale
-    ones to 4. Blocks at the far right hold the token's largest values. Of a block whose scale for 6 is above 298.67
-    the scale for 4 saturates at 448: that 4 competes all the same. In the shaded range scales are subnormal and lose
-    precision; the bar at the left is scale 0.
+    How to read it: a bar is one E4M3 value, as high as its share of blocks an octave, so that its area is its share:
+    shares alone would jump at powers of two, where values lie twice as close, whatever the data. Solid bars mapped
+    their amax to 6, pale ones to 4, at 1.5 times their scale for 6. Blocks at the far right hold the token's largest
+    values. Above the dashed line a scale for 6 has a 4 that saturates; it competes, and the label says how often it is
+    chosen. In the shaded range scales are subnormal and lose precision; the bar apart at the left is scale 0.
 
-    Args: stats: drawn upwards; other: drawn downwards, to compare; log: logarithmic shares;
+    Args: stats: drawn upwards; other: downwards, hatched where it has the same colour; log: logarithmic shares;
           full: the whole range of E4M3, else from the smallest scale in use.
     """
     both = [expect(s, Stats, STATS) for s in (stats, other) if s is not None or s is stats]
     ax = ax or new_axes(7.4, 4.2 if other else 3.4)
+    look_of = list(looks(dict(enumerate(s.recipe for s in both))).values())
     floor = 10.0 ** np.floor(-np.log10(max(2, *(s.blocks for s in both))))  # the foot of a log axis
-    edges = _scale_edges()
-    top = 0.0
-    for one, sign in zip(both, (1, -1), strict=False):
-        shares = one.scale_histogram / max(one.blocks, 1)
+    edges, top = _scale_edges(), 0.0
+    octaves = np.concatenate([[1], np.diff(edges)])  # that a bar's share is over; scale 0 lies in none
+    for one, sign, look in zip(both, (1, -1), look_of, strict=False):
+        shares = one.scale_histogram / max(one.blocks, 1) / octaves[:, None]
         six, all_ = shares[:, 0], shares.sum(1)
         if log:
             six, all_ = (np.log10(np.maximum(v, floor) / floor) for v in (six, all_))
         top = max(top, all_.max() * 1.08)
-        look, four = style(one.recipe), one.recipe.four_over_six
+        four, name = one.recipe.four_over_six, named(one.recipe.name, one.recipe)
+        hatch = look["hatch"] if sign < 0 and look["color"] == look_of[0]["color"] else ""
         if four:
-            _bars(ax, sign * all_, edges, color=tint(look["color"]), label=f"{one.recipe.name}: 4")
-        _bars(ax, sign * six, edges, color=look["color"], label=one.recipe.name + ": 6" * four)
+            _bars(ax, sign * all_, edges, color=tint(look["color"]), label=f"{name}: 4", hatch=hatch)
+        _bars(ax, sign * six, edges, color=look["color"], label=name + ": 6" * four, hatch=hatch)
     ax.set_ylim(-top if other else 0, top or 1)
     _mark_scales(ax, both)
     used = np.flatnonzero(sum(s.scale_histogram.sum(1) for s in both))
     first = used[0] if len(used) and not full else 0
     ax.set_xlim(-11.4 if first == 0 else edges[first - 1] - 0.8, 9.3)
+    ax.yaxis.set_major_formatter(lambda v, _: f"{abs(100 * v):.3g} %")
     if log:
         _log_shares(ax, floor, top, mirrored=other is not None)
-    else:
-        ax.yaxis.set_major_formatter(lambda v, _: f"{abs(100 * v):.3g} %")
     ax.axhline(0, color=INK, linewidth=0.8 if other else 0)
-    legend(ax, loc="upper left")
-    names = f"{stats.recipe.name} above, {other.recipe.name} below" if other else stats.recipe.name
-    dress(ax, "", "block scale (E4M3 value)", "share of blocks")
-    look = {"color": INK, "fontsize": 11, "fontweight": "bold"}
-    ax.set_title(f"Block scales · {names} · engine {stats.engine}", loc="left", pad=18, **look)
+    legend(ax, loc="best" if ax.get_xlim()[0] < -6 else "upper left")  # not on the word "subnormal"
+    dress(ax, "", "block scale (E4M3 value)", "share of blocks an octave")
     return ax
 
 
-def _bars(ax: Axes, heights: np.ndarray, edges: np.ndarray, **look) -> None:
+def _bars(ax: Axes, heights: np.ndarray, edges: np.ndarray, color, **look) -> None:
     """A bar for each byte as one path, which a page draws in no time; between byte 0 and the others is a gap."""
-    ax.stairs(np.insert(heights, 1, 0.0), np.concatenate([ZERO_BAR, edges]), fill=True, **look)
+    look |= {"fill": True, "facecolor": color, "edgecolor": "white", "linewidth": 0}
+    ax.stairs(np.insert(heights, 1, 0.0), np.concatenate([ZERO_BAR, edges]), **look)
 
 
 def _log_shares(ax: Axes, floor: float, top: float, *, mirrored: bool) -> None:
@@ -73,30 +73,44 @@ def _log_shares(ax: Axes, floor: float, top: float, *, mirrored: bool) -> None:
 
 
 def _scale_edges() -> np.ndarray:
-    """Edges of the bars of bytes 1..126 on a log2 axis: halfway between neighbours."""
-    log2 = np.log2(E4M3_VALUES[1:])
-    middle = (log2[1:] + log2[:-1]) / 2
-    return np.concatenate([[log2[0] - 0.5], middle, [log2[-1] + 0.08]])
+    """Edges of the bars of bytes 1..126 on a log2 axis: where rounding changes, halfway between neighbours."""
+    values = np.array(E4M3_VALUES)
+    middle = (values[1:] + values[:-1]) / 2
+    return np.log2([*middle, 2 * values[-1] - middle[-1]])
 
 
 def _mark_scales(ax: Axes, both: list[Stats]) -> None:
-    """The subnormal range, 298.67, each recipe's ceiling on its side, and ticks at powers of two."""
+    """Title, subnormal range, the scale for 6 whose 4 saturates, each recipe's ceiling, and ticks at powers of two."""
+    names = " above, ".join(s.recipe.name for s in both) + " below" * (len(both) > 1)
+    names += " · " if len(names) < 44 else "\n"
+    look = {"color": INK, "fontsize": 11, "fontweight": "bold", "loc": "left"}
+    choosing = [s for s in both if s.recipe.four_over_six]
+    ax.set_title(f"Block scales · {names}engine {both[0].engine}", pad=30 if choosing else 18, **look)
     place = ax.get_xaxis_transform()
     ax.axvspan(-9.6, -6, color="#F2F2F2", zorder=-2, linewidth=0)
     ax.text(-7.8, 0.98, "subnormal", transform=place, ha="center", va="top", fontsize=8, color=FAINT, clip_on=True)
-    limit = np.log2(FOUR_LIMIT)
-    ax.axvline(limit, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
-    ax.text(limit, 1.0, "298.67 ", transform=place, ha="right", va="bottom", fontsize=8, color=FAINT)
-    for one, (low, high, y, va) in zip(
-        both, [(0.5 if len(both) > 1 else 0, 1, 1.0, "bottom"), (0, 0.5, 0.01, "bottom")], strict=False
-    ):
+    if choosing:
+        limit, most = np.log2(FOUR_LIMIT), max(choosing, key=lambda s: s.four_saturated)
+        ax.axvline(limit, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
+        look = {"ha": "right", "fontsize": 8, "color": FAINT}
+        ax.annotate(_saturating(most), (limit, 1.0), (0, 12), place, "offset points", **look)
+    for one, (low, high, y) in zip(both, [(0.5 if len(both) > 1 else 0, 1, 1.0), (0, 0.5, 0.01)], strict=False):
         ceiling, color = np.log2(one.recipe.e4m3_max), style(one.recipe)["color"]
         ax.axvline(ceiling, low, high, color=color, linewidth=1.2, zorder=-1)
         left = one.recipe.e4m3_max < FOUR_LIMIT
         text = f"ceiling {one.recipe.e4m3_max:g} " if left else f" {one.recipe.e4m3_max:g}"
-        ax.text(ceiling, y, text, transform=place, ha="right" if left else "left", va=va, fontsize=8, color=color)
+        ax.text(ceiling, y, text, transform=place, ha="right" if left else "left", va="bottom", fontsize=8, color=color)
     ticks = list(range(-9, 9))
     ax.set_xticks([sum(ZERO_BAR) / 2, *ticks], ["0", *(f"{2.0**t:g}" if t >= -3 else f"$2^{{{t}}}$" for t in ticks)])
+
+
+def _saturating(stats: Stats) -> str:
+    """What the line at 298.67 means, and how often a 4 that saturates is chosen all the same."""
+    text = f"scale for 6 above {FOUR_LIMIT:.2f}: its 4 saturates"
+    if not stats.n_four_saturated_chosen:
+        return text
+    chosen = percent(stats.n_four_saturated_chosen / stats.n_four_saturated)
+    return f"{text}, chosen all the same in {chosen} of {percent(stats.four_saturated)} of blocks"
 
 
 def block_close_up(seen: dict, ax: Axes | None = None) -> Axes:

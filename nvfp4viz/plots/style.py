@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 
+from ..nvfp4 import Recipe, study_only
+
 INK, FAINT, RULE = "#222222", "#6B6B6B", "#D9D9D9"
 STATS = "Stats, as nvfp4viz.analyze(x, recipe) returns"
 BY_RECIPE = "recipe -> Stats, such as sweep.stats[tensor]"
@@ -53,17 +55,31 @@ def legend(ax: Axes, **where) -> None:
 
 
 def legend_above(ax: Axes) -> None:
-    """The legend in a line between title and axes."""
-    ax.set_title(ax.get_title("left"), loc="left", color=INK, fontsize=11, fontweight="bold", pad=26)
-    legend(
-        ax,
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 1.0),
-        ncols=5,
-        handletextpad=0.3,
-        columnspacing=1.2,
-        borderaxespad=0.2,
+    """The legend between title and axes, in as many columns as there is room for."""
+    handles, labels = ax.get_legend_handles_labels()
+    ticks = [line for t in ax.get_yticklabels() for line in t.get_text().splitlines()]
+    longest, ticks = (max(map(len, texts), default=0) for texts in (labels, ticks))
+    room = ax.figure.get_figwidth() - 0.6 - 0.06 * ticks  # inches; of a letter 0.06, of a mark 0.35
+    columns = max(1, min(5, int(room / (0.35 + 0.06 * longest))))
+    handles = [h for column in range(columns) for h in handles[column::columns]]  # it is filled column by column
+    rows = -(-len(labels) // columns)
+    ax.set_title(
+        ax.get_title("left"), loc="left", color=INK, fontsize=11, fontweight="bold", pad=13 + 13 * max(rows, 1)
     )
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "borderaxespad": 0.2}
+    legend(ax, handles=handles, ncols=columns, handletextpad=0.3, columnspacing=1.2, **place)
+
+
+def mark(look: dict[str, str]) -> dict:
+    """How `Axes.plot` draws a recipe's marker, of one of `catalog.looks`."""
+    hollow = look["fill"] == "none"
+    face = {"markerfacecolor": "white" if hollow else look["color"], "markerfacecoloralt": "white"}
+    return {"marker": look["marker"], "color": look["color"], "fillstyle": "full" if hollow else look["fill"], **face}
+
+
+def named(name: str, recipe: Recipe) -> str:
+    """A recipe's name in a figure, marked where no engine runs it."""
+    return shorten(name) + (" (study only)" if study_only(recipe) else "")
 
 
 def expect(value, kind: type, wanted: str):

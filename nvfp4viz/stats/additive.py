@@ -8,6 +8,7 @@ from dataclasses import field, fields
 import numpy as np
 
 from ..nvfp4 import Recipe
+from ..shown import Card
 
 
 def summed(default=0):
@@ -34,7 +35,7 @@ def of_largest(leader: str):
     return field(default=-1, metadata={"merge": leader})
 
 
-class Additive:
+class Additive(Card):
     """`a + b` is what was counted over both; fields that are neither `summed` nor `largest` must be equal."""
 
     def __add__(self, other):

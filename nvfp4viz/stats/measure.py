@@ -33,7 +33,7 @@ BINS = 256  # of NMSE, eight an octave, from 2^-24 to 2^8
 MANTISSA_SHIFT = 49  # leaves exponent and three bits of a float64's mantissa
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stats(Additive):
     """What quantizing one tensor by one recipe did. `a + b` is the statistics of both tokens together."""
 
@@ -94,6 +94,14 @@ class Stats(Additive):
         "n_four_saturated_chosen", "nonzero_blocks", "share of non-zero blocks that chose 4 although it saturates"
     )
     element_flushed = Share("n_element_flushed", "nonzero_elements", "share of non-zero elements that decode to 0")
+
+    def _card(self):
+        rates = ("four_rate", "four_saturated", "scale_saturated", "element_clipped", "scale_subnormal", "scale_zero")
+        return f"{self.recipe.name}, engine {self.engine}", {
+            "SQNR (dB)": self.sqnr_db, "tokens": self.tokens, "features": self.features, "NMSE": self.nmse,
+            "max error": self.max_error, "MAE": self.mae, "cosine": self.cosine,
+            **{name.replace("_", " "): f"{getattr(self, name):.2%}" for name in rates},
+        }  # fmt: skip
 
     @property
     def mse(self) -> float:

@@ -330,3 +330,32 @@ def test_the_predicted_kl_stands_beside_and_is_never_overruled_by_tensor_error()
     start = "Measure before you choose; tensor error favours 4/6-mae-256, the predicted KL 4/6-mae-448"
     assert disagrees.sentence().startswith(start)
     json.dumps(agrees.to_dict(), allow_nan=False)
+
+
+# recipes that no engine runs
+
+
+def test_a_recipe_that_nobody_can_run_is_in_no_headline():
+    names = ["standard", "4/6-mse-448", "4/6-mse-300", "standard-256"]
+    measured = _sweep({"a": synthetic("normal", 64, 512)}, names)
+    verdict = recommend(measured)
+    assert verdict.recipe == "4/6-mse-448" and verdict.over("to study only").over == "4/6-mse-300"
+    assert verdict.sentence().startswith("Use 4/6-mse-448") and "standard-256" not in verdict.sentence()
+    assert "Less error, but no engine runs it: 4/6-mse-300 (" in verdict.sentence()
+    assert set(verdict.best_by_tensor.values()) == {"4/6-mse-448"}
+    told = measured.table().set_index("recipe")["study_only"]
+    assert told["standard"] == "" and "448 without 4over6" in told["standard-256"] and "to study" in told["4/6-mse-300"]
+    assert "study_only" not in _sweep(synthetic("normal", 8, 64)).table()
+
+
+@pytest.mark.parametrize(
+    "names, start",
+    [
+        (["standard", "4/6-mse-300"], "Only standard was measured of the recipes that an engine runs: "),
+        (["standard-256", "4/6-mse-300"], "No engine runs a recipe measured here; of those to study, 4/6-mse-300 has"),
+    ],
+)
+def test_without_a_choice_among_recipes_that_run_it_says_so(names, start):
+    verdict = recommend(_sweep({"a": synthetic("crowded", 64, 512)}, names))
+    assert verdict.sentence().startswith(start) and "Use " not in verdict.sentence()
+    assert json.dumps(verdict.to_dict())

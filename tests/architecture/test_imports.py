@@ -15,11 +15,11 @@ MODULES = {
     for p in sorted(PACKAGE.rglob("*.py"))
 }  # "" is the package itself
 FLOORS = (  # a wing imports from floors below its own
-    {"files", "nvfp4"}, {"stats"}, {"catalog"}, {"engine"}, {"activations", "environment"}, {"checkpoints"},
+    {"files", "nvfp4"}, {"shown"}, {"stats"}, {"catalog"}, {"engine"}, {"activations", "environment"}, {"checkpoints"},
     {"analysis"},
     {"model", "plots"}, {"planning"}, {"web", "integrations"}, {"explorer"}, {"pages"}, {"cli"},
 )  # fmt: skip
-FLAT = {"", "files", "catalog"}  # modules that belong to no wing
+FLAT = {"", "files", "shown", "catalog"}  # modules that belong to no wing
 FACE_LINES = 40
 
 # package -> modules that may import it, at the top or inside a function
@@ -31,7 +31,7 @@ HOMES = {
     "flashinfer": {"engine.flashinfer.engine", "engine.flashinfer.portable", "environment.recipes"},  # makes its config
     "cuda": {"engine.cuda.nvrtc"},
     "triton": set(),
-    "IPython": {"explorer.widget", "explorer.laboratory"},
+    "IPython": {"explorer.widget", "explorer.laboratory", "explorer.stored"},
 }
 LATE = ("matplotlib", "ipywidgets", "anywidget", "IPython", "flashinfer", "transformers", "pandas", "triton",
         "jupyterlab")  # fmt: skip

@@ -69,6 +69,9 @@ def test_a_display_carries_a_picture_and_words(monkeypatch):
     assert data["text/plain"] == repr(w)
     assert f"{w.stats_a.sqnr_db:.2f} dB" in metadata["image/png"]["alt"] and "width" in metadata["image/png"]
     w.close()
+    other = explore(X, engine="reference", recipe_b="4/6-mae-256-tensor")  # of which nobody asked for statistics
+    assert "image/png" in other._repr_mimebundle_()[0]
+    other.close()
     monkeypatch.setattr(widget, "PICTURE_S", 0.0)
     monkeypatch.setattr("nvfp4viz.explorer.store.analyze_all", lambda *a, **k: threading.Event().wait(5))
     late = explore(X, engine="reference")

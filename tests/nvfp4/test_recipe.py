@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from dataclasses import FrozenInstanceError, replace
 from fractions import Fraction
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from nvfp4viz import RECIPES, Recipe
 from nvfp4viz.catalog import STYLES, style
-from nvfp4viz.nvfp4 import as_recipe, as_recipes
+from nvfp4viz.nvfp4 import E4M3_VALUES, as_recipe, as_recipes
 
 CEILINGS = st.one_of(
     st.floats(0, 448, exclude_min=True, allow_subnormal=True),
@@ -173,3 +174,14 @@ def _contrast(a: str, b: str) -> float:
 def test_colours_stand_out_on_white_and_on_black(color):
     """WCAG 2.1 asks for 3 between graphics and their background."""
     assert min(_contrast(color, "#FFFFFF"), _contrast(color, "#111111")) >= 3
+
+
+def test_a_mistyped_ceiling_is_pointed_out_once_with_what_it_may_mean():
+    with pytest.warns(UserWarning, match="no engine has the ceiling 266: did you mean 256"):
+        Recipe(266, four_over_six=True)
+    with pytest.warns(UserWarning, match="no engine has the ceiling 444: did you mean 448"):
+        as_recipes(["standard-444"])
+    with warnings.catch_warnings(action="error"):
+        Recipe.parse("4/6-mae-266-tensor")
+        for ceiling in (*E4M3_VALUES[1:], 300, 100.5):
+            Recipe(ceiling), Recipe(ceiling, four_over_six=True)

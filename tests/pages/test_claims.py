@@ -11,7 +11,7 @@ import torch
 
 from nvfp4viz import Recipe, report, sweep, synthetic
 from nvfp4viz.analysis import Sweep, obstacles, pairs, sentence
-from nvfp4viz.environment import study_only
+from nvfp4viz.nvfp4 import study_only
 from nvfp4viz.pages.comparison import render as compared
 from nvfp4viz.pages.report import SHORT, render
 from nvfp4viz.pages.words import WORDS, explained
@@ -39,6 +39,7 @@ def test_a_saturated_four_competes(measured):
         (Recipe(300, four_over_six=True), "448 and 256: to study only"),
         (Recipe(265, four_over_six=True), "did you mean 256?"),
         (Recipe(440), "did you mean 448?"),
+        (Recipe(256, four_over_six=True, scored_as=448), "scored for 448: a fault"),
     ],
 )
 def test_ceilings_that_nobody_has_are_named(recipe, why):

@@ -12,7 +12,12 @@ pytest.importorskip("nbconvert")
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output  # noqa: E402
 
 from nvfp4viz.cli import main  # noqa: E402
-from nvfp4viz.pages import check_notebooks, export  # noqa: E402
+from nvfp4viz.pages import (  # noqa: E402
+    check_notebooks,
+    export,
+    running,
+)
+from nvfp4viz.pages.notebooks import VIEW  # noqa: E402
 from nvfp4viz.pages.running import targets  # noqa: E402
 from nvfp4viz.plots import formula  # noqa: E402
 
@@ -37,19 +42,64 @@ def test_kernel_of_another_machine_output_widget_formula_title_and_a_failure(tmp
     held = new_code_cell(shown + "o = ipywidgets.Output()\nwith o:\n    print('kept')\n    display(w)\no")
     prose = new_markdown_cell("# A title\n\n$\\frac{a}{b}$, $$E = \\sum_i x_i^2$$ for $5, not `$code$` or $\\nope{x}$")
     good = _notebook(tmp_path / "good.ipynb", new_code_cell("1"), prose, held, kernel="conda-env-elsewhere-py")
-    bad = _notebook(tmp_path / "bad.ipynb", new_code_cell("raise FileNotFoundError('no model at /m')"))
+    held_before = new_output("stream", name="stdout", text="as it was")
+    failing = new_code_cell("raise FileNotFoundError('no model at <m>')", execution_count=1, outputs=[held_before])
+    bad = _notebook(tmp_path / "bad.ipynb", failing)
     other = _notebook(tmp_path / "other.ipynb", language="R", kernel="ir")
     pages = []
     with pytest.warns(UserWarning, match="kernel 'conda-env-elsewhere-py' is not on this machine"), \
-         pytest.raises(RuntimeError, match=r"2 of 3 notebooks do not run.*no model at /m.*written in R"):  # fmt: skip
+         pytest.raises(RuntimeError, match=r"2 of 3 notebooks do not run.*no model at <m>.*written in R"):  # fmt: skip
         pages.extend(export([bad, other, good], tmp_path / "o"))
     html = (tmp_path / "o" / "good.html").read_text()
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["good.html"]
+    assert sorted(p.name for p in pages) == ["bad.html", "good.html", "other.html"]
+    assert 'class="not-run"' not in html
     assert "<title>A title</title>" in html or re.search("<title>A title", html)
     assert "<pre>kept" in html and 'data-sweep="sweep-' in html.replace("'", '"')
     assert 'aria-label="\\frac{a}{b}"' in html and "$\\frac" not in html
     assert 'aria-label="E = \\sum_i x_i^2"' in html and "$code$" in html and "for $5" in html
     assert "<code>\\nope{x}</code>" in html
+
+
+def test_the_page_of_a_notebook_that_does_not_run_says_why_and_shows_what_it_holds(tmp_path, capsys):
+    view = {VIEW: {"model_id": "gone"}, "image/png": "iVBORw0KGgo=", "text/plain": "Explorer(x)"}
+    shown = new_output("display_data", data=view)
+    cells = [
+        new_code_cell("1", execution_count=1, outputs=[shown]),
+        new_code_cell("raise OSError('no <b>model</b> here')", execution_count=2,
+                      outputs=[new_output("stream", name="stdout", text="kept 42")]),
+    ]  # fmt: skip
+    path = _notebook(tmp_path / "n.ipynb", *cells)
+    before = path.read_bytes()
+    assert main(["notebooks", "--html", str(tmp_path / "o"), str(path)]) != 0
+    html = (tmp_path / "o" / "n.html").read_text()
+    assert "was not run for this page" in html and "no &lt;b&gt;model&lt;/b&gt; here" in html
+    assert "kept 42" in html and "data:image/png;base64,iVBORw0KGgo=" in html
+    assert "no <b>model</b> here" in capsys.readouterr().err and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_without_its_data_run_all_keeps_the_stored_results(tmp_path, there):
+    needs = tmp_path / "model"
+    if there:
+        needs.touch()
+    png = {"image/png": "iVBORw0KGgo=", "text/plain": "A figure"}
+    cells = [
+        new_code_cell("a = 1", execution_count=1),
+        new_code_cell(f"from nvfp4viz.explorer import or_stored\nok = or_stored('n.ipynb', needs={str(needs)!r})"),
+        new_code_cell("%%capture --no-stdout\nprint('computed', a)", outputs=[
+            new_output("stream", name="stdout", text="stored 7\n"), new_output("execute_result", data=png)]),
+        new_code_cell("print('mine', a, ok)"),
+    ]  # fmt: skip
+    path = _notebook(tmp_path / "n.ipynb", *cells[:3])
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(cells[3])  # written since the file was saved
+    running.execute(notebook, path)
+    texts = ["".join(str(o.get("text", "")) + str(o.get("data", "")) for o in c.outputs) for c in notebook.cells]
+    if there:
+        assert texts == ["", "", "computed 1\n", "mine 1 True\n"]
+    else:
+        assert "There is no" in texts[1] and texts[3] == "mine 1 False\n"
+        assert texts[2].startswith("stored 7\n") and "iVBORw0KGgo=" in texts[2] and "computed" not in texts[2]
 
 
 def test_a_notebook_that_says_something_else_is_told(tmp_path, capsys):

@@ -70,7 +70,7 @@ def test_ceiling_curve_draws_each_family_and_flashinfers_ceilings(dial):
 
 def test_ceiling_rates_mark_both_ends(dial):
     ax = plots.ceiling_rates(dial)
-    assert _texts(ax) == ["scale underflows", "4 saturates (thick) "]
+    assert _texts(ax) == ["scale underflows", "4 saturates (thick)"]
     assert ax.lines[0].get_ydata()[0] == dial.underflowed[0, -1] / dial.blocks
     thick = [line for line in ax.lines if line.get_linewidth() == 2.5]
     assert thick and all(np.nanmax(line.get_ydata()) <= 1 for line in thick)

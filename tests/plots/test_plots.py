@@ -1,5 +1,6 @@
 """Figures: what they draw and say, read off the Axes; no pixels."""
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -13,7 +14,11 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 
 from nvfp4viz import RECIPES, Recipe, Stats, analyze, plots, sweep, synthetic
-from nvfp4viz.catalog import RATES, STYLES, style
+from nvfp4viz.analysis import pairs
+from nvfp4viz.catalog import RATES, STYLES, looks, style
+from nvfp4viz.nvfp4 import E4M3_VALUES
+from nvfp4viz.plots import ceilings
+from nvfp4viz.plots.style import named
 
 X = synthetic("lognormal", 16, 128)
 STATS = {name: analyze(X, r, engine="reference") for name, r in RECIPES.items()}
@@ -46,19 +51,25 @@ def _heights(ax, color) -> np.ndarray:
     return np.delete(heights, 1)
 
 
+def _shares(ax, color) -> np.ndarray:
+    """Areas of the bars of a colour: shares of blocks; that of scale 0, which lies in no octave, is its height."""
+    edges = next(p.get_data().edges for p in ax.patches if isinstance(p, StepPatch))
+    return _heights(ax, color) * np.array([1, *np.diff(edges[2:])])
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_histogram_bars_are_the_shares_of_blocks(name):
     stats = STATS[name]
     ax = plots.block_scale_histogram(stats, full=True)
     six, both = stats.scale_histogram[:, 0] / stats.blocks, stats.scale_histogram.sum(1) / stats.blocks
-    np.testing.assert_allclose(_heights(ax, style(stats.recipe)["color"]), six)
+    np.testing.assert_allclose(_shares(ax, style(stats.recipe)["color"]), six)
     if stats.recipe.four_over_six:
         pale = to_hex(plots.tint(style(stats.recipe)["color"])).upper()
-        np.testing.assert_allclose(_heights(ax, pale), both)
+        np.testing.assert_allclose(_shares(ax, pale), both)
         assert _labels(ax) == [f"{name}: 4", f"{name}: 6"]
     else:
         assert _labels(ax) == [name]
-    assert ax.get_xlabel() == "block scale (E4M3 value)" and ax.get_ylabel() == "share of blocks"
+    assert ax.get_xlabel() == "block scale (E4M3 value)" and ax.get_ylabel() == "share of blocks an octave"
     assert name in ax.get_title("left") and "engine reference" in ax.get_title("left")
     _draw(ax)
 
@@ -74,12 +85,39 @@ def test_histogram_bars_touch_and_hold_their_value():
     assert edges[0] < edges[1] < edges[2]  # byte 0 stands apart
 
 
+def test_the_axis_begins_where_the_data_do():
+    stats = STATS["standard"]
+    first = np.log2(E4M3_VALUES[np.flatnonzero(stats.scale_histogram.sum(1))[0]])
+    assert first - 2 < plots.block_scale_histogram(stats).get_xlim()[0] < first
+    assert plots.block_scale_histogram(stats, full=True).get_xlim()[0] < -11
+
+
+def test_smooth_data_make_a_smooth_histogram():
+    """Cells of E4M3 halve at each power of two: shares, unlike shares an octave, would have teeth there."""
+    amax = torch.exp2(torch.linspace(-5, 0, 20000)).repeat_interleave(16)[None]  # of its blocks: as many in each octave
+    stats = analyze(amax, "standard", engine="reference")
+    bars = _heights(plots.block_scale_histogram(stats, full=True), STYLES["standard"]["color"])[1:]
+    inside = bars[np.flatnonzero(bars)[2:-2]]
+    assert inside.max() < 1.1 * inside.min()
+    shares = stats.scale_histogram.sum(1)[1:][np.flatnonzero(bars)[2:-2]]
+    assert shares.max() > 1.5 * shares.min()
+
+
+def test_the_line_of_saturation_says_what_it_means_and_how_often_4_is_chosen_all_the_same():
+    stats = STATS["4/6-mse-448"]
+    texts = " ".join(t.get_text() for t in plots.block_scale_histogram(stats).texts)
+    share = stats.n_four_saturated_chosen / stats.n_four_saturated
+    assert f"scale for 6 above 298.67: its 4 saturates, chosen all the same in {100 * share:.2g} % of" in texts
+    standard = plots.block_scale_histogram(STATS["standard"])
+    assert "298.67" not in " ".join(t.get_text() for t in standard.texts)
+
+
 def test_two_histograms_mirror_each_other_with_both_ceilings():
     high, low = STATS["4/6-mse-448"], STATS["4/6-mse-256"]
     ax = plots.block_scale_histogram(high, low)
     assert (_heights(ax, STYLES["4/6-mse-448"]["color"]) >= 0).all()
     assert (_heights(ax, STYLES["4/6-mse-256"]["color"]) <= 0).all()
-    np.testing.assert_allclose(-_heights(ax, STYLES["4/6-mse-256"]["color"]), low.scale_histogram[:, 0] / low.blocks)
+    np.testing.assert_allclose(-_shares(ax, STYLES["4/6-mse-256"]["color"]), low.scale_histogram[:, 0] / low.blocks)
     bottom, top = ax.get_ylim()
     assert bottom == -top
     texts = " ".join(t.get_text() for t in ax.texts)
@@ -169,6 +207,63 @@ def test_colours_markers_and_dashes_tell_recipes_apart_without_colour():
     assert len(dashes) == len(RECIPES)
 
 
+VARIANTS = [
+    Recipe(c, four_over_six=four, err_mode=m, err_use_fast_math=e, per_token=p, fast_math=f, scored_as=s)
+    for four, c in ((True, 448), (True, 256), (True, 300), (False, 448), (False, 256))
+    for m, e, p, f in itertools.product(("MAE", "MSE"), *[(False, True)] * 3)
+    for s in (None, 200)
+]
+
+
+def test_two_recipes_in_one_figure_always_differ():
+    """Without colour in marker and fill, in bars by colour and hatch: all pairs of variants."""
+    for a, b in itertools.combinations(VARIANTS, 2):
+        one, two = looks({"a": a, "b": b}).values()
+        assert (one["marker"], one["fill"]) != (two["marker"], two["fill"]), (a, b)
+        assert (one["color"], one["hatch"]) != (two["color"], two["hatch"]), (a, b)
+    many = looks({str(i): r for i, r in enumerate(VARIANTS[::10])}).values()
+    assert len({(look["marker"], look["fill"]) for look in many}) == len(many)
+
+
+def test_the_named_recipes_look_the_same_beside_whatever_variants():
+    for variant in VARIANTS:
+        found = looks({**RECIPES, "more": variant})
+        assert all(found[n] | STYLES[n] == found[n] and found[n]["fill"] == "full" for n in RECIPES)
+
+
+def _drawn(line) -> tuple:
+    colors = [to_hex(c) for c in (line.get_color(), line.get_markerfacecolor())]
+    marks = str(line.get_marker()), line.get_fillstyle(), line.get_markevery()
+    return *colors, *marks, str(line._dash_pattern), line.get_linewidth()
+
+
+@pytest.mark.parametrize("other", ["tensor", "fast", "fp16err", "tensor-fast", "fp16err-fast", "scored256"])
+def test_variants_differ_in_every_figure(other):
+    pair = {n: analyze(X, n, engine="reference") for n in ("4/6-mae-448", f"4/6-mae-448-{other}")}
+    both = sweep(X, list(pair), engine="reference")
+    for ax in (
+        plots.clipping_rates(pair), plots.error_by_tensor(both), plots.nmse_distribution(pair),
+        plots.gains(pairs(both, both)),
+    ):  # fmt: skip
+        one, two = (line for line in ax.lines if line.get_label() in {named(n, s.recipe) for n, s in pair.items()})
+        assert _drawn(one) != _drawn(two)
+    ax = plots.block_scale_histogram(*pair.values())
+    hatches = [p.get_hatch() for p in ax.patches if isinstance(p, StepPatch)]  # 4 and 6 of the first, then of the other
+    assert not any(hatches[:2]) and all(hatches[2:])
+    families = ceilings._families(["4/6-mae-448", f"4/6-mae-448-{other}"])
+    assert families[0][0] != families[1][0] and (families[0][1] != families[1][1] or other == "scored256")
+
+
+def test_a_recipe_that_no_engine_runs_is_marked_in_figures():
+    names = ["4/6-mae-448", "4/6-mae-300", "standard-256"]
+    both = sweep(X, names, engine="reference")
+    row = both.stats["activations"]
+    wanted = ["4/6-mae-448", "4/6-mae-300 (study only)", "standard-256 (study only)"]
+    for ax in (plots.error_by_tensor(both), plots.clipping_rates(row), plots.nmse_distribution(row)):
+        assert _labels(ax) == wanted
+    assert _labels(plots.block_scale_histogram(row["standard-256"])) == ["standard-256 (study only)"]
+
+
 ZERO = analyze(torch.zeros(4, 16), "4/6-mse-448", engine="reference")
 NOTHING = Stats(Recipe(), "by hand", 16)
 LARGEST = analyze(torch.full((20, 16), 3.38e38).bfloat16(), Recipe(250), engine="reference")
@@ -190,8 +285,8 @@ def test_zeros_nothing_and_infinities_are_drawn(stats):
 @pytest.mark.filterwarnings("error")
 def test_infinite_and_missing_errors_are_drawn():
     s = sweep({"zero": torch.zeros(4, 16), "x": X, "large": torch.full((4, 16), 3.38e38).bfloat16()},
-              ["standard", "4/6-mae-250"], engine="reference")  # fmt: skip
-    for baseline in (None, "standard", "4/6-mae-250"):
+              ["standard", "4/6-mae-240"], engine="reference")  # fmt: skip
+    for baseline in (None, "standard", "4/6-mae-240"):
         ax = plots.error_by_tensor(s, baseline=baseline)
         _draw(ax)
         assert all(map(math.isfinite, ax.get_xlim()))

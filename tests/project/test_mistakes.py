@@ -10,6 +10,8 @@ from traitlets import TraitError
 import nvfp4viz
 
 X = nvfp4viz.synthetic("normal", 16, 64)
+IDS = torch.zeros(2, 4, dtype=torch.int64)
+MODEL = torch.nn.Sequential(torch.nn.Embedding(8, 16), torch.nn.Linear(16, 8)).eval()
 SWEEP = nvfp4viz.sweep(X, ["standard", "4/6-mae-448"], engine="reference")
 
 FP4 = torch.zeros(4, 16, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
@@ -19,7 +21,13 @@ with warnings.catch_warnings(action="ignore"):
 MISTAKES = {
     "numbers": (lambda: nvfp4viz.quantize([[1.0] * 16], "standard"), TypeError, "a list, not a torch.*as_tensor"),
     "mapping for one": (lambda: nvfp4viz.analyze({"q": X}, "standard"), TypeError, r"sweep takes a mapping.*x\['q'\]"),
-    "path for one": (lambda: nvfp4viz.quantize("x.npy", "standard"), TypeError, r"load\(path\) reads"),
+    "no such path": (lambda: nvfp4viz.quantize("x.npy", "standard"), FileNotFoundError, "x.npy"),
+    "name for a model": (lambda: nvfp4viz.record("m").__enter__(), TypeError, "model is a str.*give the loaded model"),
+    "one-word texts": (lambda: nvfp4viz.impact(MODEL, [IDS[:, :1]]), ValueError, "no token is predicted.*T at"),
+    "texts for tokens": (lambda: nvfp4viz.impact(MODEL, ["one"]), TypeError, "batch is a str.*token ids"),
+    "fp8 to explore": (lambda: nvfp4viz.sweep(X.to(torch.float8_e4m3fn)), ValueError, "FP8 is quantized already"),
+    "no CUDA": (lambda: nvfp4viz.explore(X, engine="cuda"), RuntimeError, "engine 'cuda' cannot run here"),
+    "path and sweep swapped": (lambda: nvfp4viz.report("a.html", SWEEP), TypeError, "path is a Sweep.*in this order"),
     "fp8": (lambda: nvfp4viz.analyze(X.to(torch.float8_e4m3fn), "standard"), TypeError, "FP8 is quantized already"),
     "packed": (lambda: nvfp4viz.analyze(FP4, "standard"), TypeError, "Quantized.from_flashinfer"),
     "doubles": (lambda: nvfp4viz.analyze(X.double(), "standard"), TypeError, r"convert with x.to"),
@@ -67,9 +75,9 @@ def test_a_model_without_such_modules_names_some_that_it_has():
         nvfp4viz.record(model, "zzz").__enter__()
 
 
-def test_a_report_of_anything_but_a_sweep(tmp_path):
-    with pytest.raises(TypeError, match="report takes a Sweep and a path, not a dict"):
-        nvfp4viz.report({"a": nvfp4viz.synthetic("normal", 4, 64)}, tmp_path / "a.html")
+def test_a_report_of_what_is_no_activations_writes_nothing(tmp_path):
+    with pytest.raises(TypeError, match="activations is a list: give one tensor"):
+        nvfp4viz.report([1, 2], tmp_path / "a.html")
     assert not list(tmp_path.iterdir())
 
 
@@ -86,10 +94,31 @@ def test_arrays_paths_and_numbered_layers_are_taken_everywhere(tmp_path):
         widget.close()
     q = nvfp4viz.quantize(array, "standard")
     assert nvfp4viz.measure(array, q) == nvfp4viz.measure(X.float(), q)
-    for function in (nvfp4viz.attribute, nvfp4viz.choice):
-        assert function(array, "4/6-mae-448") == function(X.float(), "4/6-mae-448")
-    dials = [nvfp4viz.ceiling_dial(x, values=(448,)).nmse for x in (array, X.float())]
-    assert (dials[0] == dials[1]).all()
+    for source in (array, tmp_path / "x.npy", str(tmp_path / "x.npy")):
+        for function in ONE_TENSOR:
+            assert function(source) == function(X.float())
+        assert nvfp4viz.quantize(source, "standard").codes.equal(q.codes) and nvfp4viz.measure(source, q)
+        nvfp4viz.report(source, tmp_path / "r.html")
+        assert nvfp4viz.load_report(tmp_path / "r.html").stats
+    nvfp4viz.sweep({3: array}).save(tmp_path / "s.json")
+    nvfp4viz.report(tmp_path / "s.json", tmp_path / "r.html")
+    assert nvfp4viz.load_report(tmp_path / "r.html").tensors == ["3"]
+
+
+ONE_TENSOR = (
+    lambda x: nvfp4viz.analyze(x, "4/6-mae-448", engine="reference"),
+    lambda x: nvfp4viz.attribute(x, "4/6-mae-448"),
+    lambda x: nvfp4viz.choice(x, "4/6-mae-448"),
+    lambda x: nvfp4viz.agreement(x, "4/6-mae-448", "4/6-mse-448"),
+    lambda x: nvfp4viz.ceiling_dial(x, values=(448,)),
+    lambda x: nvfp4viz.static_scale_curve(x, factors=(1, 2)),
+)
+
+
+def test_a_file_of_several_tensors_is_not_one(tmp_path):
+    np.savez(tmp_path / "x.npz", a=X.float().numpy(), b=X.float().numpy())
+    with pytest.raises(ValueError, match=r"x.npz' holds 2 tensors: give one, load\(path\)\['a'\]"):
+        nvfp4viz.analyze(tmp_path / "x.npz", "standard")
 
 
 def test_one_odd_tensor_costs_only_itself():

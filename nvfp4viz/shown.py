@@ -1,0 +1,59 @@
+"""How results show themselves: one line in a console, a small table in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from .files import printable
+
+ROWS = 12  # of a table; the rest is counted
+LINE = "1px solid color-mix(in srgb, currentColor 25%, transparent)"  # in the page's ink: light and dark alike
+CELL = f"text-align:left;padding:2px 10px 2px 0;border:0;border-bottom:{LINE}"
+
+
+def number(value) -> str:
+    """A number for people; anything else as it is.
+
+    >>> number(1536), number(0.021987), number(True), number("cpu")
+    ('1,536', '0.02199', 'yes', 'cpu')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def table(title: str, rows: Iterable[Iterable], head: Iterable[str] = (), note: str = "") -> str:
+    """A small HTML table in the colours of the page around it; whatever it is given is escaped, and bounded."""
+    rows = [list(row) for row in rows]
+    lines = ["".join(f'<td style="{CELL}">{_text(value)}</td>' for value in row) for row in rows[:ROWS]]
+    if heads := "".join(f'<th style="{CELL}">{_text(name)}</th>' for name in head):
+        lines.insert(0, heads)
+    more = f"and {len(rows) - ROWS:,} more" if len(rows) > ROWS else ""
+    notes = "".join(f"<div>{_text(line, 2000)}</div>" for line in (more, note) if line)
+    body = "".join(f'<tr style="background:none">{line}</tr>' for line in lines)
+    look = "border-collapse:collapse;color:inherit;background:none;font-size:inherit"
+    return f'<div><div><b>{_text(title, 400)}</b></div><table style="{look}">{body}</table>{notes}</div>'
+
+
+def _text(value, limit: int = 120) -> str:
+    text = printable(number(value))
+    return escape(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+class Card:
+    """A result that shows itself; `_card` says what: a title and its numbers by name, the most telling first."""
+
+    def _card(self) -> tuple[str, Mapping[str, object]]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        title, numbers = self._card()
+        told = ", ".join(f"{name} {number(value)}" for name, value in list(numbers.items())[:5])
+        return printable(f"{type(self).__name__}({title}: {told})")
+
+    def _repr_html_(self) -> str:
+        title, numbers = self._card()
+        return table(f"{type(self).__name__} · {title}", numbers.items())

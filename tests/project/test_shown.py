@@ -1,0 +1,91 @@
+"""How results show themselves: one line, and a small table in the colours of the page, with every name escaped."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from hostile import NAMES
+
+import nvfp4viz
+from nvfp4viz.analysis import Sweep
+from nvfp4viz.shown import ROWS, number, table
+
+X = nvfp4viz.synthetic("lognormal", 64, 64)
+SWEEP = nvfp4viz.sweep({"a": X, "b": X * 2}, engine="reference")
+
+
+def _recorder():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 16))
+    with nvfp4viz.record(model, recipes=["standard"], engine="reference") as recorder, torch.no_grad():
+        model(X.float())
+    return recorder
+
+
+RESULTS = {
+    "Sweep": lambda: SWEEP,
+    "Stats": lambda: SWEEP.total("4/6-mae-448"),
+    "Verdict": lambda: nvfp4viz.recommend(SWEEP),
+    "Attribution": lambda: nvfp4viz.attribute(X, "4/6-mae-448"),
+    "Choice": lambda: nvfp4viz.choice(X, "4/6-mse-256"),
+    "Agreement": lambda: nvfp4viz.agreement(X, "4/6-mse-256", "4/6-mae-256"),
+    "CeilingDial": lambda: nvfp4viz.ceiling_dial(X, values=(448, 256)),
+    "StaticCurve": lambda: nvfp4viz.static_scale_curve(X, factors=(0.5, 1, 2)),
+    "Recorder": _recorder,
+    "Checkpoint": lambda: nvfp4viz.checkpoint("tests/checkpoints/data/qwen3-moe-modelopt"),
+}
+
+
+class Reader(HTMLParser):
+    """Tags that were opened and not closed, and the words."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open, self.words, self.tags = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_line_and_a_small_table(name):
+    result = RESULTS[name]()
+    line, html = repr(result), result._repr_html_()
+    assert line.startswith(f"{name}(") and "\n" not in line and len(line) < 330 and "array(" not in line
+    read = Reader(html)
+    assert not read.open and read.words[0].startswith(name) and len(html) < 12_000
+    assert set(read.tags) <= {"div", "b", "table", "tr", "td", "th"}
+    assert "color:inherit" in html and not re.search(r"#[0-9a-f]{3,6}\b|rgb\(|white|black", html)  # light and dark
+
+
+def test_numbers_of_a_table_are_those_of_the_result():
+    stats = SWEEP.total("4/6-mae-448")
+    words = Reader(stats._repr_html_()).words
+    assert number(stats.sqnr_db) in words and f"{stats.four_rate:.2%}" in words and "reference" in words[0]
+    verdict = nvfp4viz.recommend(SWEEP)
+    words = Reader(verdict._repr_html_()).words
+    assert verdict.recipe in words[0] and f"{verdict.comparisons[0].margin_db:+.3f}" in words
+    assert verdict.sentence() in words[-1]
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_hostile_names_stay_text(name):
+    found = Sweep.of({name: SWEEP.stats["a"]}, SWEEP.recipes)
+    verdict = nvfp4viz.recommend(found)
+    for html in (found._repr_html_(), verdict._repr_html_(), table(name, [[name, name]], [name], name)):
+        read = Reader(html)
+        assert not read.open and set(read.tags) <= {"div", "b", "table", "tr", "td", "th"}
+        assert all(c.isprintable() for c in html)
+
+
+def test_long_tables_are_cut_and_say_so():
+    read = Reader(table("t", [[i, "x"] for i in range(ROWS + 30)], ["n", ""]))
+    assert read.tags.count("tr") == ROWS + 1 and "and 30 more" in read.words
