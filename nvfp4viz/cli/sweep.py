@@ -16,6 +16,7 @@ BUNDLED = "smollm2-135m-activations.safetensors"
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
+    parser.add_argument("--author", metavar="NAME", help="who made it: stands beside the date, on paper too")
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     if len(arguments.files) == 2 and all(map(_is_done, arguments.files)):
         return _compare(arguments)
     sweep = _measure(arguments)
-    return _finish(sweep, report(sweep, arguments.output))
+    return _finish(sweep, report(sweep, arguments.output, author=arguments.author))
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:
@@ -144,7 +145,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise ValueError("saved sweeps are measured already: --recipes and --engine need the activations themselves")
     short = [Path(f).name for f in arguments.files]
     names = tuple(short if short[0] != short[1] else arguments.files)
-    print(compare(*map(load_done, arguments.files), arguments.output, names))
+    print(compare(*map(load_done, arguments.files), arguments.output, names, author=arguments.author))
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import statistics
 from pathlib import Path
 
 from markupsafe import Markup
@@ -12,7 +14,7 @@ from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SUMMARY
 from ..plots import GAINS_CAPTION, gains
 from . import packing
-from .document import document, fill, picture, write
+from .document import document, fill, picture, write, written
 
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
     "tensor": ("tensor", "text"), "recipe": ("recipe", "text"), "gain_db": ("B − A (dB)", "gain"),
@@ -20,32 +22,36 @@ COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
     **{f"{side}_{name}": (f"{side.upper()} {NUMBERS[name].heading}", NUMBERS[name].kind)
        for name in SUMMARY for side in "ab"},
 }  # fmt: skip
-WORST = 8  # pairs listed under what got worse
+LISTED = 8  # pairs under what got worse, and under what got better
 
 
-def compare(a: Sweep, b: Sweep, path: str | os.PathLike, names: tuple[str, str] = ("A", "B")) -> Path:
+def compare(
+    a: Sweep, b: Sweep, path: str | os.PathLike, names: tuple[str, str] = ("A", "B"), *, author: str | None = None
+) -> Path:
     """Write the differences of two sweeps as one self-contained HTML file and return its path.
 
-    Args: names: what to call them, such as their files. Raises ValueError where they share nothing, OSError where the
-        file cannot be written.
+    Args: names: what to call them, such as their files; author: who made it, as the page says beside the date.
+    Raises ValueError where they share nothing, OSError where the file cannot be written.
     """
-    return write(render(a, b, names), path)
+    return write(render(a, b, names, author), path)
 
 
-def render(a: Sweep, b: Sweep, names: tuple[str, str] = ("A", "B")) -> str:
+def render(a: Sweep, b: Sweep, names: tuple[str, str] = ("A", "B"), author: str | None = None) -> str:
     """The page as a string."""
     found = pairs(a, b)
     sides = [_described(side, name, sweep) for side, name, sweep in zip("AB", names, (a, b), strict=True)]
-    worse = sorted((p for p in found if p.gain_db < 0), key=lambda p: p.gain_db)
+    ends = [_end("What got worse", [p for p in found if p.gain_db < 0]),
+            _end("What got better", [p for p in found if p.gain_db > 0])]  # fmt: skip
     body = fill(
         "comparison.html",
         sentence=sentence(found).partition(": "), sides={key: [s[key] for s in sides] for key in sides[0]},
         obstacles=obstacles(a, b, found),
-        worse=[_worse(p) for p in worse[:WORST]], more=f"{len(worse) - WORST:,}" if len(worse) > WORST else "",
+        ends=ends, written=written(author), by_recipe=_by_recipe(found),
         picture=picture(gains(found), GAINS_CAPTION), columns=COLUMNS,
         data=Markup(packing.script(finite([_row(p) for p in found]), "rows")),
     )  # fmt: skip
-    return document(f"NVFP4 comparison: {names[0][-40:]} and {names[1][-40:]}", body)
+    title = f"NVFP4 comparison: {names[0][-40:]} and {names[1][-40:]}"
+    return document(title, body, printed=written(author))
 
 
 def _described(side: str, name: str, sweep: Sweep) -> dict[str, str]:
@@ -63,9 +69,25 @@ def _described(side: str, name: str, sweep: Sweep) -> dict[str, str]:
     }
 
 
-def _worse(p: Pair) -> dict[str, str]:
+def _end(title: str, those: list[Pair]) -> dict:
+    """The pairs that differ most, the largest difference first."""
+    order = sorted(those, key=lambda p: -abs(p.gain_db))
+    more = f"{len(order) - LISTED:,}" if len(order) > LISTED else ""
+    return {"title": title, "pairs": [_listed(p) for p in order[:LISTED]], "more": more}
+
+
+def _by_recipe(found: list[Pair]) -> list[dict[str, str]]:
+    """Of each recipe the least, the median and the most of its gains."""
+    gains: dict[str, list[float]] = {}
+    for p in found:
+        gains.setdefault(p.recipe, []).append(p.gain_db)
+    kept = {name: [v for v in row if math.isfinite(v)] or [math.nan] for name, row in gains.items()}
+    return [{"recipe": name, "ends": [db(f(row)) for f in (min, statistics.median, max)]} for name, row in kept.items()]
+
+
+def _listed(p: Pair) -> dict[str, str]:
     sure = ", 95 % interval {} to {}".format(*map(db, p.interval_db)) if p.interval_db else ", no interval"
-    sqnr = {"before": f"{p.a.sqnr_db:.3f}", "after": f"{p.b.sqnr_db:.3f}"}
+    sqnr = {"before": f"{p.a.token_sqnr_db:.3f}", "after": f"{p.b.token_sqnr_db:.3f}"}
     return {"gain": db(p.gain_db), "sure": sure, "tensor": p.tensor, "recipe": p.recipe, **sqnr}
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+from datetime import datetime, timezone
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -18,10 +19,16 @@ from ..web import asset, page_module
 from .packing import sign, signature
 from .words import explained
 
+HEAD = 90  # characters of a title that a printed page has room for
 
-def document(title: str, body: str, *, css: str = "") -> str:
-    """The whole page, with its script, the styles, a policy that forbids any network, and a checksum."""
-    script, styles = page_module(), asset("report/report.css") + asset("explorer/explorer.css") + css
+
+def document(title: str, body: str, *, css: str = "", printed: str = "") -> str:
+    """The whole page, with its script, the styles, a policy that forbids any network, and a checksum.
+
+    Args: printed: stands at the head of every printed page, right of the title.
+    """
+    script = page_module()
+    styles = asset("report/report.css") + asset("explorer/explorer.css") + css + _page_heads(title, printed)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; img-src data:; "
@@ -29,6 +36,17 @@ def document(title: str, body: str, *, css: str = "") -> str:
     )
     whole = {"script": Markup(script), "styles": Markup(styles), "signature": Markup(signature()), "body": Markup(body)}
     return sign(str(fill("document.html", title=title, policy=Markup(policy), **whole)))
+
+
+def _page_heads(left: str, right: str) -> str:
+    """CSS that prints two texts above every page; whatever they hold is a string there."""
+
+    def box(place: str, text: str) -> str:
+        shown = "".join(c if c.isalnum() and c.isascii() else f"\\{ord(c):x} " for c in str(text)[:HEAD])
+        look = "font: 8pt system-ui, sans-serif; color: #5c5c5c"
+        return f'  @{place} {{ content: "{shown}"; {look}; }}\n'
+
+    return f"@page {{\n{box('top-left', left)}{box('top-right', right)}}}\n"
 
 
 def fill(template: str, **values) -> Markup:
@@ -46,6 +64,11 @@ def _templates() -> jinja2.Environment:
     environment.filters["explained"] = lambda text: explained(visible(text))
     environment.filters["json"] = json.dumps
     return environment
+
+
+def written(author: str | None) -> str:
+    """When a page was written, and by whom where that was said."""
+    return " · ".join([f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC", *([author] if author else [])])
 
 
 def write(page: str, path: str | os.PathLike) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 from markupsafe import Markup
@@ -20,7 +19,7 @@ from ..files import said
 from ..nvfp4 import FOUR_LIMIT, Recipe, study_only
 from . import packing
 from .checkpoint import report_checkpoint
-from .document import document, fill, picture, write
+from .document import document, fill, picture, write, written
 from .words import glossary
 
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
@@ -72,7 +71,7 @@ def render(sweep: Sweep, author: str | None = None) -> str:
     recipe = sweep.recipes[best]
     body = fill(
         "report.html",
-        sentence=sentence, color=style(recipe)["color"], best=best, written=_written(author),
+        sentence=sentence, color=style(recipe)["color"], best=best, written=written(author),
         worst=_worst(sweep, best), unmeasured=_unmeasured(sweep), words=glossary(), rows=_rows(sweep), short=SHORT,
         measured=_measured(sweep), skipped=sweep.skipped, interrupted=sweep.provenance.get("interrupted"),
         margins=_margins(sweep, verdict.comparisons) if verdict else [],
@@ -80,12 +79,7 @@ def render(sweep: Sweep, author: str | None = None) -> str:
         figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=COLUMNS,
         provenance=_provenance(sweep), recipes=_recipes(sweep), data=Markup(packing.script(packing.pack(sweep))),
     )  # fmt: skip
-    return document(f"NVFP4 report: {_subject(sweep)}: {sentence[0]}", body)
-
-
-def _written(author: str | None) -> str:
-    """When, and by whom where that was said."""
-    return " · ".join([f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC", *([author] if author else [])])
+    return document(f"NVFP4 report: {_subject(sweep)}: {sentence[0]}", body, printed=written(author))
 
 
 def _models(sweep: Sweep) -> list[str]:

@@ -341,3 +341,15 @@ def test_a_recipe_that_no_engine_runs_is_marked_in_every_table():
         for table in (worst, plain):
             beside = re.search(rf">{re.escape(name)}( <em class=\"study\" title=\"[^\"]+\">study only</em>)?<", table)
             assert bool(beside[1]) == marked, (name, beside)
+
+
+def test_a_printed_page_has_a_title_a_date_and_its_maker_above():
+    found = sweep({"x": X}, ["standard"], engine="reference")
+    found.provenance["sources"] = [{"path": "x", "sha256": "x", "metadata": {"model": 'm</style>"} body{\\'}}]
+    page = render(found, "A. Person")
+    heads = page[page.index("<style>") : page.index("</style>")]
+    left, right = re.findall(r'@top-(?:left|right) \{ content: "([^"]*)"', heads)
+    plain = [re.sub(r"\\([0-9a-f]+) ", lambda m: chr(int(m[1], 16)), text) for text in (left, right)]
+    assert plain[0].startswith('NVFP4 report: m</style>"} body{\\, 1 tensor')
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC · A\. Person", plain[1])
+    assert "counter(page)" in heads

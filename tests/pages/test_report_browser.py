@@ -391,10 +391,51 @@ def test_a_comparison_shows_what_got_worse(opened, measured, tmp_path):
         assert float(row["gain_db"]) == pair.gain_db and float(row["b_sqnr_db"]) == pair.b.sqnr_db
         assert (row["same"] == "yes") == pair.identical
     worse = sorted(p.gain_db for p in found.values() if p.gain_db < 0)
-    assert tab.locator("ol.worse li").count() == len(worse)
+    better = sorted(p.gain_db for p in found.values() if p.gain_db > 0)
+    for title, listed in (("What got worse", worse), ("What got better", better)):
+        assert tab.locator("section", has_text=title).locator("ol.worse li").count() == len(listed)
     assert tab.evaluate("window.pwned") is None
     same = opened(compare(strict, strict, tmp_path / "s.html"), "#results td")
-    assert same.locator("h1").inner_text() == "No difference" and same.get_by_text("Nothing.").is_visible()
+    assert same.locator("h1").inner_text() == "No difference" and same.get_by_text("Nothing.").count() == 2
+
+
+RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+DROP = """async (files) => {
+    const dropped = new DataTransfer();
+    for (const [name, text] of files) dropped.items.add(new File([text], name));
+    document.body.dispatchEvent(new DragEvent('drop', { bubbles: true, cancelable: true, dataTransfer: dropped }));
+}"""
+
+
+def test_reports_that_are_dropped_on_a_page_are_compared(opened, tmp_path):
+    tensors = {"lm_head": X, "<img src=x onerror=window.pwned=1>": synthetic("spikes", 24, 64)}
+    own = sweep(tensors, engine="reference")
+    report(own, tmp_path / "own.html")
+    other = report(
+        sweep({"lm_head": X * 1.01}, engine="reference"), tmp_path / "<img src=x onerror=window.pwned=1>.html"
+    )
+    fast = report(sweep(tensors, [f"{n}-fast" for n in RECIPES], engine="reference"), tmp_path / "fast.html")
+    tab = opened(tmp_path / "own.html")
+    result = tab.locator("#compared")
+    tab.locator("#reports").set_input_files(other)
+    result.get_by_text("Only in A: 1 of its 2 tensors").wait_for()
+    assert "Other values in 1 tensors" in result.inner_text() and "different activations" in result.inner_text()
+    tab.evaluate(DROP, [["fast.html", fast.read_text()]])
+    result.get_by_text("in the median").wait_for()
+    gains = sorted(p.gain_db for p in pairs(own, nvfp4viz.load_report(fast)))
+    worse, better = [g for g in gains if g < 0], [g for g in gains if g > 0]
+    assert f"{len(better)} are better, {len(worse)} worse" in result.inner_text()
+    shown = [e.inner_text() for e in result.locator("ol.worse li:first-child b").all()]
+    said = [float(v.removesuffix(" dB").replace("\u2212", "-").replace("×10", "e").translate(RAISED)) for v in shown]
+    assert said == pytest.approx([*worse[:1], *better[-1:]], rel=0.06)
+    tab.evaluate(DROP, [["notes.html", "<p>no report</p>"]])
+    result.get_by_text("notes.html is no report").wait_for()
+    assert tab.evaluate("window.pwned") is None
+    page = opened(compare(own, own, tmp_path / "c.html"), "#results td")
+    page.evaluate(DROP, [["own.html", (tmp_path / "own.html").read_text()]])
+    page.locator("#compared").get_by_text("one report alone").wait_for()
+    page.evaluate(DROP, [["a.html", fast.read_text()], ["b.html", fast.read_text()]])
+    page.locator("#compared").get_by_text("No difference: all 10 statistics").wait_for()
 
 
 def test_notebooks_live_on_as_pages(opened, tmp_path):

@@ -1,12 +1,14 @@
 """Pages at the widths of phones and desks, light and dark, without JavaScript too; and what a page computes alone."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 import nvfp4viz
 from nvfp4viz import report, sweep
 from nvfp4viz.analysis import inspect_block
+from nvfp4viz.pages import compare
 
 pytestmark = pytest.mark.browser
 WIDTHS = (360, 390, 768, 1280)
@@ -73,6 +75,22 @@ def test_a_tensor_is_chosen_everywhere_and_stays_in_the_address(opened, page):
     again.locator(".nv4[data-view=error]").wait_for()
     assert again.locator(".nv4").get_attribute("data-tensor") == other
     assert tab.complaints == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_comparison_is_no_wider_than_the_window(browser, page, tmp_path, width):
+    measured, path = page
+    few = replace(measured, records=dict(list(measured.records.items())[1:]))
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    tab = context.new_page()
+    tab.goto(compare(measured, few, tmp_path / "c.html", ("a" * 90, "b.json"), author="A. Person").as_uri())
+    tab.locator("#results td").first.wait_for()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width and tab.evaluate(WIDER) == []
+    assert "A. Person" in tab.locator("header").inner_text()
+    tab.locator("#reports").set_input_files([path, path])
+    tab.locator("#compared h3").first.wait_for()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width and tab.evaluate(WIDER) == []
+    context.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS)

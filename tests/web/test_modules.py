@@ -17,8 +17,8 @@ LANGUAGE = set(
     re.findall(
         r"\w+",
         """
-    Array BigInt Boolean Float32Array Infinity Int8Array Intl JSON Map Math NaN Number Object Promise Set String
-    Symbol Uint8Array Uint32Array Error TypeError parseFloat parseInt undefined
+    Array ArrayBuffer BigInt Boolean Float32Array Infinity Int8Array Intl JSON Map Math NaN Number Object Promise Set
+    String Symbol Uint8Array Uint32Array Error TypeError parseFloat parseInt undefined
 """,
     )
 )

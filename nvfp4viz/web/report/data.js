@@ -6,14 +6,15 @@ import { inspectBlock } from "../lib/quantize.js";
 import { settingsOf } from "../lib/recipe.js";
 import { num } from "../lib/text.js";
 
+export const dataOf = (id) => unpacked(document.getElementById(id).textContent);
+
 // JSON, gzipped, in base64
-export async function dataOf(id) {
-  const text = document.getElementById(id).textContent;
+export async function unpacked(text) {
   const packed = Uint8Array.fromBase64
     ? Uint8Array.fromBase64(text)
     : Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(unpacked).text());
+  const json = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(json).text());
 }
 
 // What microscope.inspect_block gives, from [amax, encode scale, decode scale, choice, candidate...]

@@ -5,6 +5,7 @@ import { mount } from "../explorer/mount.js";
 import { settingsOf, studyOnly } from "../lib/recipe.js";
 import { choosable } from "./chosen.js";
 import { answers, dataOf } from "./data.js";
+import { acceptReports } from "./dropped.js";
 import { follow, stateInHash } from "./state.js";
 import { fill } from "./table.js";
 
@@ -20,6 +21,7 @@ function explore(place, data) {
   const study = new Map(catalog.recipes.map(({ name, settings }) => [name, studyOnly(settings)]));
   const rows = [...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, study: study.get(recipe), ...s }));
   const tensorOf = fill(rows);
+  acceptReports({ name: "this report", data });
   choosable(model, Object.keys(data.stats), tensorOf);
 }
 
@@ -41,3 +43,5 @@ function withStudy(row) {
 }
 
 if (document.getElementById("rows")) dataOf("rows").then((rows) => fill(rows.map(withStudy)));
+const alone = !document.getElementById("explorer"); // a page of a comparison compares two others
+if (alone && document.getElementById("reports")) acceptReports(null);

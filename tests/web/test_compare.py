@@ -1,0 +1,38 @@
+"""Two reports compared by the page's script: the same pairs, numbers and warnings as in Python."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nvfp4viz import sweep, synthetic
+from nvfp4viz.analysis import finite, obstacles, pairs, sentence
+from nvfp4viz.pages import packing
+
+LOGNORMAL, SPIKES = synthetic("lognormal", 96, 64), synthetic("spikes", 96, 64)
+
+
+@pytest.mark.node
+def test_the_page_compares_as_python_does():
+    names = ["standard", "4/6-mae-448", "4/6-mse-256"]
+    strict = sweep({"a": LOGNORMAL, "constructor": SPIKES}, names, engine="reference")
+    fast = sweep({"a": LOGNORMAL, "constructor": SPIKES}, [f"{n}-fast" for n in names], engine="reference")
+    short = sweep({"a": LOGNORMAL[:40], "only here": SPIKES, "odd": SPIKES[:, :5]}, names, engine="reference")
+    other = sweep({"a": LOGNORMAL * 1.01, "constructor": SPIKES}, names, engine="cpu")
+    cases = [(strict, strict), (strict, fast), (strict, short), (short, strict), (strict, other)]
+    packed = json.dumps(finite([[packing.pack(one) for one in case] for case in cases]), allow_nan=False)
+    run = subprocess.run(["node", str(Path(__file__).with_name("compare.mjs"))], input=packed, capture_output=True,
+                         text=True, timeout=60)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    for (a, b), seen in zip(cases, json.loads(run.stdout), strict=True):
+        wanted = pairs(a, b)
+        assert [(p["tensor"], p["recipe"]) for p in seen["pairs"]] == [(p.tensor, p.recipe) for p in wanted]
+        for one, p in zip(seen["pairs"], wanted, strict=True):
+            assert one["gain"] == pytest.approx(p.gain_db, rel=1e-9, abs=1e-12)
+            assert (one["sameInput"], one["identical"]) == (p.same_input, p.identical)
+        assert seen["obstacles"] == obstacles(a, b, wanted)
+        assert seen["median"] == pytest.approx(np.median([p.gain_db for p in wanted]), abs=1e-12)
+        head = sentence(wanted).partition(": ")[0].replace("e-0", "e-")  # an exponent as JavaScript writes it
+        assert seen["sentence"].startswith(head), (seen["sentence"], head)
