@@ -15,11 +15,11 @@ CELL_SECONDS := $(if $(wildcard .cache/smollm2/*.gguf),1800,120)  # notebook 06 
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=$(strip $(CELL_SECONDS)) --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 .DELETE_ON_ERROR:
-.PHONY: help report test lab book bench fuzz soak wheels model constraints clean distclean
+.PHONY: help report test test-gpu lab book dist bench fuzz soak wheels model constraints clean distclean
 
 help: ## this list
 	@echo "nvfp4viz: what NVFP4 4over6 quantization does to activations"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F '~' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F '~' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 report: $(VENV)/.installed ## analyse the bundled activations, write build/report.html
 	@mkdir -p $(dir $(REPORT))
@@ -33,6 +33,12 @@ test: $(VENV)/.installed-test ## lint and run every test, docstring and notebook
 	@echo "==> pytest: tests, docstrings, notebooks"
 	@$(BIN)/pytest $(NBVAL) tests nvfp4viz notebooks $(ARGS)
 
+test-gpu: $(VENV)/.installed-test ## what a machine with a GPU can test, and a certificate of it: build/certificate.txt
+	@mkdir -p build
+	@status=0; $(BIN)/pytest -m "gpu or blackwell" tests $(ARGS) || status=$$?; \
+	$(BIN)/nvfp4viz doctor --verify --certificate build/certificate.txt > /dev/null || status=$$?; \
+	cat build/certificate.txt; exit $$status
+
 lab: $(VENV)/.installed-test ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks $(ARGS)
 
@@ -41,6 +47,12 @@ book: $(VENV)/.installed-book ## documentation, reference and notebooks as pages
 	@echo "==> building the book; links in it are checked, links out of it are listed in build/book/external-links.txt"
 	@$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs -d build/book-read . build/book $(ARGS)
 	@echo "$(CURDIR)/build/book/index.html"
+
+dist: $(VENV)/.installed-test ## wheel and source archive in dist/, checked by twine
+	@rm -rf dist build/lib
+	@$(PIP) install -q twine==6.2.0 -c constraints.txt
+	@$(BIN)/python -m build
+	@$(BIN)/twine check --strict dist/*
 
 bench: $(VENV)/.installed-test ## measure speed
 	@$(BIN)/pytest -m bench tests $(ARGS)

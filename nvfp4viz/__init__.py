@@ -20,7 +20,7 @@ from .nvfp4 import RECIPES, Quantized, Recipe
 from .planning import LayerPlan, drift, drift_between, layer_effects, plan
 from .stats import Stats, measure
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # imported at first use, since they need matplotlib or Jupyter
 _LAZY = {"explore": "explorer", "lab": "explorer", "load_report": "pages", "report": "pages"}

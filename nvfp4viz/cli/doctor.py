@@ -35,6 +35,8 @@ from ..environment import (
     ways,
     with_command,
 )
+from ..files import check_target
+from . import certificate
 from .doctor_text import printable, text
 
 PACKAGES = (
@@ -68,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--verify", action="store_true", help="run FlashInfer's golden cases through every engine here")
+    parser.add_argument(
+        "--certificate", metavar="FILE", help="with --verify: write down what came out, as text or .json, to be sent"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -75,6 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises ValueError or OSError where a file or process cannot be read.
     """
+    if arguments.certificate:
+        if not arguments.verify:
+            raise ValueError("--certificate FILE writes down what --verify finds: give both")
+        check_target(arguments.certificate)
     where = _where(arguments)
     machine = not where or arguments.verify or arguments.json
     where = where or [with_command(Settings("this process", dict(os.environ)), arguments.command or "")]
@@ -90,6 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
             report["verify"].append(result)
             if not arguments.json:
                 say(f"  {result['engine']:20} {verdict(result)}")
+    if arguments.certificate:
+        certificate.write(report, arguments.certificate)
     report["ok"] = not _errors(report) and all(r["ok"] for r in report.get("verify", ()))
     if arguments.json:
         say(json.dumps(report, indent=2))

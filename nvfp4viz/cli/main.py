@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 def _commands() -> list[tuple]:
     """Name, what it does, what adds its arguments to a parser, what runs it and returns the exit code."""
     from .. import integrations as impact
-    from . import check, checkpoint, doctor, plan, sweep
+    from . import check, checkpoint, doctor, lab, plan, sweep
 
     return [
         ("report",
@@ -66,6 +66,7 @@ def _commands() -> list[tuple]:
          check.add_arguments, check.run),
         ("notebooks", "run notebooks and write each as an HTML file that opens offline, or check what they print",
          _add_notebook_arguments, _notebooks),
+        ("lab", "copy the notebooks into a folder of yours, and open JupyterLab on them", lab.add_arguments, lab.run),
         ("impact", "what quantizing a language model's layers does to its predictions",
          impact.add_arguments, impact.run),
         ("plan", "which layers of a language model to keep in higher precision, and what that costs",

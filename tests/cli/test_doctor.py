@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+import nvfp4viz
 from nvfp4viz import engines
 from nvfp4viz.cli import doctor, main
 from nvfp4viz.engine import find_engine, golden_cases, recipe_of, verdict, verify
@@ -227,3 +228,32 @@ def test_costs_on_activations_of_ones_own(clean, tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "run.sh"), "--activations", str(tmp_path / "a.pt")]) == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "dB as it is" in out and "a.pt, engine" in out and "smollm2" not in out
+
+
+@pytest.mark.parametrize("name", ["certificate.txt", "certificate.json"])
+def test_a_certificate_says_card_driver_engines_cases_and_versions(clean, tmp_path, name):
+    clean.setattr(importlib.import_module("nvfp4viz.engine.verify"), "golden_cases", lambda: iter(_few()[:4]))
+    assert main(["doctor", "--verify", "--certificate", str(tmp_path / name)]) == 0
+    text = (tmp_path / name).read_text()
+    for word in ("bit-exact: 4 cases", nvfp4viz.__version__, torch.__version__, "flashinfer", "sm_90a"):
+        assert word in text
+    if not torch.cuda.is_available():
+        assert "nothing here was run on a GPU" in text or json.loads(text)["gpus"] == []
+    if name.endswith(".json"):
+        values = json.loads(text)
+        assert values["ok"] is True
+        assert {e["engine"]: e["ran"] for e in values["engines"]} == {r["name"]: r["available"] for r in engines()}
+    else:
+        assert len(text.splitlines()) < 20
+
+
+def test_a_certificate_of_a_wrong_engine_says_not_right(clean, tmp_path):
+    few = [c._replace(codes=c.codes ^ 1) for c in _few()[:1]]
+    clean.setattr(importlib.import_module("nvfp4viz.engine.verify"), "golden_cases", lambda: iter(few))
+    assert main(["doctor", "--verify", "--certificate", str(tmp_path / "c.txt")]) == 1
+    assert "NOT RIGHT" in (tmp_path / "c.txt").read_text()
+
+
+def test_a_certificate_needs_verify(tmp_path, capsys):
+    assert main(["doctor", "--certificate", str(tmp_path / "c.txt")]) == 2
+    assert "give both" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What is declared in several places says one thing, and what is built holds everything it needs."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+FOLDERS = ("notebooks", "data", "tests/checkpoints/data")  # `nvfp4viz lab` copies them from the wheel
+DATA = "smollm2-135m-activations.safetensors"
 CONDA_NAMES = {"pytorch": "torch", "python-build": "build"}
 
 
@@ -41,6 +44,12 @@ def test_version_is_written_in_one_place():
     assert "version" in PROJECT["dynamic"]
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "nvfp4viz.__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc|\.dev)\d+)?", nvfp4viz.__version__)
+
+
+def test_citation_and_changelog_are_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == nvfp4viz.__version__
+    assert re.search(rf"^## {re.escape(nvfp4viz.__version__)} ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
 def test_environment_yml_matches_pyproject():
@@ -74,20 +83,88 @@ def test_constraints_hold_on_any_platform():
         assert re.fullmatch(r"==[0-9a-z.]+", str(pin.specifier)), pin
 
 
-def test_wheel_holds_every_file_of_the_package(tmp_path):
-    source = tmp_path / "source"  # a copy, because setuptools builds in place
-    shutil.copytree(ROOT / "nvfp4viz", source / "nvfp4viz", ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built of a copy, because setuptools builds in place."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("nvfp4viz", *FOLDERS):
+        shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_*"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source]
+        shutil.copy(ROOT / name, folder / "source")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "source"]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = folder.glob("*.whl")
+    return found
 
-    (wheel,) = tmp_path.glob("*.whl")
+
+def test_wheel_holds_every_file_of_the_package(wheel):
     assert wheel.name.startswith(f"nvfp4viz-{nvfp4viz.__version__}-")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("nvfp4viz/")}
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nvfp4viz").rglob("*") if path.is_file()}
     assert packed == {name for name in expected if "__pycache__" not in name}
+
+
+def test_wheel_holds_what_notebooks_need(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    packed = {name.partition("/share/nvfp4viz/")[2] for name in names if "/share/nvfp4viz/" in name}
+    paths = (path for name in FOLDERS for path in (ROOT / name).rglob("*"))
+    expected = {p.relative_to(ROOT).as_posix() for p in paths if p.is_file() and p.suffix not in (".pyc", ".part")}
+    assert packed == {name for name in expected if "/." not in name}
+
+
+def test_twine_takes_the_wheel(wheel):
+    pytest.importorskip("twine", reason="twine is not installed (make dist installs it)")
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", wheel], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def works_alone(python: Path, folder: Path) -> None:
+    """The installed wheel, not this repository, runs its commands and copies its notebooks."""
+
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([python, *arguments], cwd=folder, env=clean, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert str(python.parents[1]) in run("-c", "import nvfp4viz; print(nvfp4viz.__file__)")
+    assert run("-m", "nvfp4viz.cli", "--version").strip() == f"nvfp4viz {nvfp4viz.__version__}"
+    run("-m", "nvfp4viz.cli", "lab", "--copy", "mine")
+    copied = {path.name for path in (folder / "mine/notebooks").iterdir()}
+    assert copied == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    run("-m", "nvfp4viz.cli", "sweep", f"mine/data/{DATA}", "-o", "sweep.csv", "--recipes", "standard", "-q")
+    assert (folder / "sweep.csv").stat().st_size
+
+
+def test_the_wheel_works_alone_in_a_fresh_environment(wheel, tmp_path):
+    """Its dependencies are those of the environment that runs the tests: a torch more would be gigabytes."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], check=True)
+    (packages,) = (tmp_path / "venv/lib").glob("python3*/site-packages")
+    theirs = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "theirs.pth").write_text("\n".join(theirs) + "\n")
+    works_alone(python, tmp_path)
+
+
+def other_pythons() -> list[str]:
+    """The oldest and the newest supported Python on PATH, but for the one that runs."""
+    found = [shutil.which(f"python3.{minor}") for minor in range(10, 15) if minor != sys.version_info.minor]
+    there = [path for path in found if path]
+    return [there[0], there[-1]][: len(there)] or [""]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", dict.fromkeys(other_pythons()))
+def test_the_wheel_installs_on_the_oldest_and_newest_python(wheel, tmp_path, python):
+    if not python:
+        pytest.skip("no Python from 3.10 to 3.14 is on PATH beside the one that runs")
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    fresh = tmp_path / "venv/bin/python"
+    subprocess.run([fresh, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel], check=True)
+    works_alone(fresh, tmp_path)
 
 
 @pytest.mark.parametrize("module", ["flashinfer", "numba", "ipywidgets", "matplotlib", "IPython"])
