@@ -170,6 +170,14 @@ def test_a_block_is_played_and_a_cell_of_the_map_chosen(opened, page):
     box = cells.nth(4).bounding_box()
     tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.wait_for_function("t => document.querySelector('.nv4').dataset.tensor === t", arg=wanted)
+    tab.get_by_label("find").fill("mlp")
+    tab.wait_for_function("() => document.querySelectorAll('svg.heat rect.cell').length < 6")
+    names = [cell.get_attribute("data-tensor") for cell in cells.all()]
+    assert set(names) == {t for t in page[0].tensors if "mlp" in t} | {wanted}
+    marks = tab.locator('svg.tensors g[data-lane="sqnr_db"][data-side="a"]')
+    assert {mark.get_attribute("data-tensor") for mark in marks.all()} == set(names)
+    tab.get_by_label("find").fill("")
+    tab.wait_for_function("() => document.querySelectorAll('svg.heat rect.cell').length === 6")
     tab.get_by_role("radiogroup", name="shown by colour").get_by_text("B − A").click()
     assert "B − A" in tab.locator("svg.heat").text_content()
     assert tab.complaints == []

@@ -169,6 +169,19 @@ test("layers stand by kinds, and a click goes to the worst of a cell", () => {
   ]);
 });
 
+test("the map and the strip show what is found, the worst kind first where the strip is sorted", () => {
+  const c = context("real");
+  const [first, second] = c.order;
+  const some = { ...c, order: [second], filter: "x", tensor: second };
+  assert.deepEqual(drawHeat(some, 700, "error").cells.map((cell) => cell.name), [second]);
+  assert.equal(drawTensors(some, 700, ["sqnr_db"], 40).stops.length, 1);
+  const whole = drawTensors(c, 700, ["sqnr_db"], 40);
+  assert.notEqual(drawTensors(some, 700, ["sqnr_db"], 40, whole).out, whole.out);
+  const db = (tensor) => (tensor === second ? 10 : 20);
+  const sorted = { ...c, sort: "error", summaryOf: (tensor) => [db(tensor), 0, 0, 0, 0, 0] };
+  assert.equal(drawHeat(sorted, 700, "error").cells[0].name, second);
+  assert.equal(drawHeat({ ...sorted, sort: "layer" }, 700, "error").cells[0].name, first);
+});
 test("a block is played through in steps", () => {
   const c = context("real");
   const whole = blockSteps(c, look, 3, 0);

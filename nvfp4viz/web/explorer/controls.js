@@ -5,18 +5,18 @@ import { FROM_PAGE } from "./traits.js";
 
 const BLOCK_FOLLOWS = ["tensor", "rule", "under"]; // with another of these the block is picked anew
 
-export function listenToControls(page, dials, list, microscope) {
-  page.root.addEventListener("input", ({ target }) => dragged(target, page, dials, list, microscope));
+export function listenToControls(page, dials, microscope) {
+  page.root.addEventListener("input", ({ target }) => dragged(target, page, dials, microscope));
   page.root.addEventListener("change", ({ target }) => changed(target, page, dials));
   page.root.addEventListener("click", ({ target }) => pressed(target.closest("button"), page, microscope));
   page.one(".tabs").addEventListener("keydown", (event) => tabKey(event, page));
   for (const field of page.all(".at")) field.addEventListener("keydown", (event) => entered(event, page));
 }
 
-function dragged(at, page, dials, list, microscope) {
+function dragged(at, page, dials, microscope) {
   if (at.dataset.slider) dials.turn(at.dataset.slider, { e4m3_max: page.get("catalog").e4m3[at.value] });
   else if (at.matches(".value-slider")) microscope.change(Number(at.value));
-  else if (at.matches(".filter")) list.show();
+  else if (at.matches(".filter")) page.later();
 }
 
 function changed(at, page, dials) {

@@ -41,7 +41,7 @@ class Explorer {
     const tensors = this.choiceOfTensors();
     const microscope = this.microscope.choiceOfValues();
     this.pictures = new Pictures(this.page, { strip: tensors, tensors, microscope, heat: this.choiceOfCells() });
-    listenToControls(this.page, this.dials, this.list, this.microscope);
+    listenToControls(this.page, this.dials, this.microscope);
   }
 
   start() {
@@ -170,7 +170,7 @@ class Explorer {
     const { page, cache } = this;
     const [sort, scale, span] = ["sort", "scale", "span"].map((name) => page.get(name));
     const { version } = cache;
-    return { ...this.list.ranking(), catalog: page.get("catalog"), sides, tensor, sort, scale, span, version };
+    return { ...this.list.filtered(), catalog: page.get("catalog"), sides, tensor, sort, scale, span, version };
   }
 
   drawAllTensors(view, W) {

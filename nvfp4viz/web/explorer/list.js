@@ -5,6 +5,7 @@ import { clamp, fixed, int, num, visible } from "../lib/text.js";
 
 export class TensorList {
   ranked = null; // what depends on all tensors, and not on which is shown
+  chosen = null; // the same, with the filter
   listed = ""; // what the list was made for
 
   constructor(page, cache) {
@@ -22,25 +23,33 @@ export class TensorList {
     return this.ranked;
   }
 
-  // Make the list anew if it changed, and choose what is shown.
-  show() {
-    const { page, cache } = this;
-    const here = page.get("tensor");
-    const filter = page.one(".filter").value;
-    const recipes = SIDES.map((side) => page.get(`recipe_${side}`));
-    const key = [filter, page.get("sort"), ...recipes, cache.version, filter && here].join();
-    if (key !== this.listed) {
-      this.listed = key;
-      this.fill(filter, here);
+  // The ranking with those tensors only that have the filter's words in their names, and the one that is shown.
+  filtered() {
+    const ranked = this.ranking();
+    const here = this.page.get("tensor");
+    const filter = this.page.one(".filter").value.trim().toLowerCase();
+    const key = [ranked.key, filter, filter && here].join();
+    if (this.chosen?.key !== key) {
+      const wanted = filter.split(/\s+/);
+      const matches = (name) => name === here || wanted.every((w) => name.toLowerCase().includes(w));
+      this.chosen = { ...ranked, key, filter, all: ranked.order, order: filter ? ranked.order.filter(matches) : ranked.order };
     }
-    page.one(".tensor").value = here;
+    return this.chosen;
   }
 
-  fill(filter, here) {
+  // Make the list anew if it changed, and choose what is shown.
+  show() {
+    const { key } = this.filtered();
+    if (key !== this.listed) {
+      this.listed = key;
+      this.fill();
+    }
+    this.page.one(".tensor").value = this.page.get("tensor");
+  }
+
+  fill() {
     const { page } = this;
-    const { order } = this.ranking();
-    const wanted = filter.toLowerCase().split(/\s+/);
-    const names = order.filter((t) => t === here || wanted.every((w) => t.toLowerCase().includes(w)));
+    const { order: names, all: order } = this.filtered();
     const select = page.one(".tensor");
     select.replaceChildren(...this.optionsOf(names));
     // a width of its own: a select without one measures all its options anew whenever another is chosen

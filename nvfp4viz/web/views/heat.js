@@ -22,7 +22,7 @@ export function drawHeat(c, W, measure) {
   const plot = { c, W, left, width, layers, ...heatScale(rows, measure), measure };
   const H = HEAT_TOP + rows.length * HEAT_ROW + HEAT_LEGEND;
   const cells = rows.flatMap((row, r) => row.cells.map((cell) => ({ ...cell, r, kind: row.kind })));
-  const key = [W, measure, c.tensor, ...c.sides.map((s) => s.name), c.version].join();
+  const key = [W, measure, c.tensor, c.sort, c.filter, ...c.sides.map((s) => s.name), c.version].join();
   return {
     key,
     H,
@@ -49,7 +49,8 @@ const kindOf = (name) =>
 
 function heatCells(c, measure) {
   const column = c.catalog.summary_columns.indexOf("four_saturated");
-  const names = c.catalog.tensors.map((t) => t.name);
+  const shown = new Set(c.order);
+  const names = c.catalog.tensors.map((t) => t.name).filter((name) => shown.has(name));
   const layers = [...new Set(names.map((name) => c.layerOf.get(name) ?? null))];
   const byKind = new Map();
   for (const name of names) {
@@ -63,14 +64,21 @@ function heatCells(c, measure) {
     kind,
     cells: [...cells].map(([at, tensors]) => ({ column: at, many: tensors.length, ...worstOf(tensors, measure) })),
   }));
-  return { rows, layers };
+  return { rows: c.sort === "layer" ? rows : worstFirst(rows, measure), layers };
 }
+
+// In the strip's order, too, the kind with the worst cell comes first.
+function worstFirst(rows, measure) {
+  const value = ({ cells }) => farOf(measure)(worstOf(cells, measure).value) || 0;
+  return rows.sort((p, q) => value(p) - value(q));
+}
+
+const farOf = (measure) => ({ low: (v) => v, high: (v) => -v, both: (v) => v })[MEASURES[measure].worse];
 
 // Of several in one cell, such as experts, the one to look at
 function worstOf(tensors, measure) {
-  const far = { low: (v) => v, high: (v) => -v, both: (v) => v }[MEASURES[measure].worse];
   const known = tensors.filter((t) => Number.isFinite(t.value));
-  return known.length ? nearest(known, (t) => far(t.value)) : tensors[0];
+  return known.length ? nearest(known, (t) => farOf(measure)(t.value)) : tensors[0];
 }
 
 function heatScale(rows, measure) {

@@ -27,8 +27,8 @@ export function drawTensors(c, W, lanes, height, previous) {
   const { names, X, step, H } = plot;
   const wide = Math.max(step, 5);
   const frame = { left: X(names.indexOf(c.tensor)) - wide / 2, width: wide, height: H - 18 };
-  const key = [W, lanes, c.sort, ...c.sides.map((s) => s.name), c.version].join();
-  const label = `All ${names.length} tensors: SQNR under A and B; shown is ${c.tensor}. Arrow keys go to the next.`;
+  const key = [W, lanes, c.sort, c.filter, names.length, ...c.sides.map((s) => s.name), c.version].join();
+  const label = `${c.filter ? "" : "All "}${names.length} tensors: SQNR under A and B; shown is ${c.tensor}. Arrow keys go to the next.`;
   if (key === previous?.key) return { ...previous, frame, label };
   const drawn = lanes.map((lane, k) => tensorLane(plot, lane, k * (height + LANE_GAP) + 6));
   return {
