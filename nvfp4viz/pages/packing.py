@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import zlib
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -45,6 +45,12 @@ def pack(sweep: Sweep) -> dict:
         "blocks": sweep.blocks,
         "inspections": {t: block_inspections(kept["blocks"], sweep.recipes) for t, kept in sweep.blocks.items()},
     }  # fmt: skip
+
+
+def in_order(sweep: Sweep) -> Sweep:
+    """The same with its tensors in the order that every page shows: by layer, and within one by the computation."""
+    names = [t["name"] for t in page_catalog(sweep.stats, ())["tensors"]]
+    return replace(sweep, records={t: sweep.records[t] for t in names})
 
 
 def unpack(values: dict) -> Sweep:

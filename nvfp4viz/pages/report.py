@@ -62,6 +62,7 @@ def load_report(path: str | os.PathLike) -> Sweep:
 
 def render(sweep: Sweep, author: str | None = None) -> str:
     """The page as a string."""
+    stored, sweep = sweep, packing.in_order(sweep)
     try:
         verdict = recommend(sweep)
     except ValueError as error:  # nothing but zeros or nothing at all: the table still says so
@@ -77,7 +78,7 @@ def render(sweep: Sweep, author: str | None = None) -> str:
         margins=_margins(sweep, verdict.comparisons) if verdict else [],
         settings=_settings(recipe) if verdict else None,
         figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=COLUMNS,
-        provenance=_provenance(sweep), recipes=_recipes(sweep), data=Markup(packing.script(packing.pack(sweep))),
+        provenance=_provenance(sweep), recipes=_recipes(sweep), data=Markup(packing.script(packing.pack(stored))),
     )  # fmt: skip
     return document(f"NVFP4 report: {_subject(sweep)}: {sentence[0]}", body, printed=written(author))
 

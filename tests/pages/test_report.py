@@ -74,7 +74,8 @@ def test_it_says_the_verdict_and_what_ran(page, measured):
     set_, *others = texts["h2"]
     assert set_ == f"What to set for {recommend(measured).recipe}"
     assert others == [
-        "Where it hurts most", "Why", "Look for yourself", "Every tensor, every recipe", "Words", "Provenance",
+        "Where it hurts most", "Why", "Look for yourself", "Every tensor, every recipe", "Compare", "Words",
+        "Provenance",
     ]  # fmt: skip
     for c in recommend(measured).comparisons:
         interval = "{:.3f} to {:.3f}".format(*c.interval_db) if c.interval_db else "too few tokens"

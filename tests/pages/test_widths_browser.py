@@ -93,6 +93,15 @@ def test_a_comparison_is_no_wider_than_the_window(browser, page, tmp_path, width
     context.close()
 
 
+def test_tensors_have_one_order(opened):
+    tab = opened(viewport={"width": 1280, "height": 900})
+    listed = tab.eval_on_selector_all("select.tensor option", "all => all.map((e) => e.value)")
+    rows = tab.eval_on_selector_all("#results tbody tr", "all => all.map((e) => e.cells[0].title)")
+    figure = tab.eval_on_selector_all("figure.card svg text.pick", "all => all.map((e) => e.textContent.trim())")
+    plain = re.findall(r'<td class="text">([^<]*)</td><td class="text">standard', tab.content())
+    assert list(dict.fromkeys(rows)) == figure[::-1] == plain == listed != sorted(listed)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_without_javascript_the_numbers_are_there(opened, page, width):
     tab = opened(viewport={"width": width, "height": 800}, java_script_enabled=False)

@@ -19,7 +19,9 @@ function explore(place, data) {
   if (!own) return;
   follow(model);
   const study = new Map(catalog.recipes.map(({ name, settings }) => [name, studyOnly(settings)]));
+  const order = new Map(catalog.tensors.map((t, i) => [t.name, i]));
   const rows = [...pairs(data.stats)].map(([tensor, recipe, s]) => ({ tensor, recipe, study: study.get(recipe), ...s }));
+  rows.sort((p, q) => order.get(p.tensor) - order.get(q.tensor));
   const tensorOf = fill(rows);
   acceptReports({ name: "this report", data });
   choosable(model, Object.keys(data.stats), tensorOf);
