@@ -47,6 +47,23 @@ def refuse_checkpoint(path: Path, types: Mapping[str, str]) -> None:
         )
 
 
+CALIBRATED = r"(.*[._])?(_?amax|_?pre_quant_scale|(input|weight|output|[qkv])_(global_)?scale(_\d)?|m(in|ax)_vals?)"
+
+
+def calibrated(name: str) -> str | None:
+    """Why a tensor of that name is not taken: what calibration measured of activations, not these; None where it is.
+
+    >>> calibrated("layers.0.o_proj.input_quantizer._amax") is None, calibrated("layers.0.o_proj") is None
+    (False, True)
+    """
+    if not re.fullmatch(CALIBRATED, name):
+        return None
+    return (
+        "a range or scale that a calibration measured, no activations: nvfp4viz checkpoint DIR audits the scales of a "
+        "checkpoint, --activations FILE compares them with traffic"
+    )
+
+
 def why_not(dtype: str, ndim: int) -> str | None:
     """Why a tensor of that dtype, as its file names it, is not taken; None where it is."""
     known = dtype.lower().removeprefix("torch.")

@@ -11,8 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dumps import Steps, sglang
-from .guards import check_growth, check_magic, check_pickle, check_tensor, described, refuse_checkpoint, walk, why_not
+from .dumps import Steps, dumped, hidden_layers
+from .guards import (
+    calibrated,
+    check_growth,
+    check_magic,
+    check_pickle,
+    check_tensor,
+    described,
+    refuse_checkpoint,
+    walk,
+    why_not,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,7 @@ class Contents:
 
 def _sorted(found: Mapping[str, tuple[str, int, Callable[[], Tensor]]], metadata=None) -> Contents:
     """Contents from name -> (dtype, number of axes, reader)."""
-    reasons = {name: why_not(dtype, ndim) for name, (dtype, ndim, _) in found.items()}
+    reasons = {name: calibrated(name) or why_not(dtype, ndim) for name, (dtype, ndim, _) in found.items()}
     taken = {name: read for name, (_, _, read) in found.items() if reasons[name] is None}
     return Contents(taken, {name: why for name, why in reasons.items() if why is not None}, metadata or {})
 
@@ -38,6 +48,7 @@ def safetensors(path: Path) -> Contents:
         metadata = dict(f.metadata() or {})
         slices = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
         types = {name: (str(s.get_dtype()), len(s.get_shape())) for name, s in slices.items()}
+        layers = hidden_layers({name: tuple(s.get_shape()) for name, s in slices.items()})
     refuse_checkpoint(path, {name: dtype for name, (dtype, _) in types.items()})
 
     def reader(name):
@@ -47,7 +58,18 @@ def safetensors(path: Path) -> Contents:
 
         return read
 
-    return _sorted({name: (*kind, reader(name)) for name, kind in types.items()}, metadata)
+    def layer(i):
+        def read():
+            with safe_open(path, "pt") as f:
+                return activation(f.get_slice("hidden_states")[:, i])  # [T, K]
+
+        return read
+
+    found = {name: (*kind, reader(name)) for name, kind in types.items()}
+    if layers:
+        dtype, ndim, _ = found.pop("hidden_states")
+        found |= {f"hidden_states.{i}": (dtype, ndim - 1, Steps(layer(i))) for i in range(layers)}
+    return _sorted(found, metadata)
 
 
 def npy(path: Path) -> Contents:
@@ -88,7 +110,7 @@ def pt(path: Path) -> Contents:
     mapped = zipfile.is_zipfile(path)  # the old format cannot be memory-mapped
     check_pickle(path, mapped)
     value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    steps = sglang(path, value)
+    steps = dumped(path, value)
     if steps is not None:
         return _sorted({name: (kind(x), x.ndim, Steps(_again(path, name))) for name, x in steps.items()})
     named: dict[str, Tensor] = {}
@@ -107,7 +129,7 @@ def kind(x: Tensor) -> str:
 
 def _again(path: Path, name: str):
     """Reads one tensor of a step when it is asked for: thousands of files cannot all stay mapped."""
-    return lambda: activation(sglang(path, torch.load(path, map_location="cpu", weights_only=True))[name])
+    return lambda: activation(dumped(path, torch.load(path, map_location="cpu", weights_only=True))[name])
 
 
 def native(array: np.ndarray) -> np.ndarray:

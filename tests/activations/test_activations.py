@@ -457,3 +457,50 @@ def test_paths_are_loaded_and_bfloat16_arrays_are_taken():
         as_activations({1: X, "1": X})
     with pytest.raises(TypeError, match=r"ml_dtypes\.bfloat16"):
         as_activations({"a": np.zeros((2, 16), "V2")})["a"]
+
+
+def test_hidden_states_that_vllm_wrote_are_joined_by_layer():
+    """One .safetensors a request, [T, layers, K]: requests follow each other, layers are tensors."""
+    states = torch.arange(2 * 5 * 3 * 16, dtype=torch.float32).reshape(2, 5, 3, 16).bfloat16()
+    for request in (0, 1):
+        tensors = {"hidden_states": states[request].contiguous(), "token_ids": torch.arange(5)}
+        save_file(tensors, f"request{request}.safetensors")
+    found = load(".")
+    assert list(found) == [f"hidden_states.{i}" for i in range(3)] and "token_ids" in found.left_out
+    for i in range(3):
+        assert torch.equal(found[f"hidden_states.{i}"], states[:, :, i].flatten(0, 1))
+
+
+def test_hidden_states_without_token_ids_are_any_tensor():
+    save_file({"hidden_states": torch.zeros(5, 3, 16)}, "x.safetensors")
+    assert list(load("x.safetensors")) == ["hidden_states"]
+
+
+def test_conversations_collected_for_draft_models_are_joined():
+    for n in (3, 4):
+        states = {"hidden_states": torch.ones(n, 32), "aux_hidden_states": torch.zeros(n, 96, dtype=torch.bfloat16)}
+        torch.save({"input_ids": torch.arange(n), "conversation_id": f"c{n}", **states}, f"{n}.pt")
+    shapes = {name: tuple(x.shape) for name, x in load(".").items()}
+    assert shapes == {"aux_hidden_states": (7, 96), "hidden_states": (7, 32)}
+
+
+def test_iterations_that_transformer_engine_dumped_are_joined():
+    for rank, step in ((0, 100), (0, 200), (1, 100)):
+        where = Path(f"tensor_dumps/rank_{rank}/iter_{step:06d}")
+        where.mkdir(parents=True)
+        torch.save({"high_precision": torch.full((4, 16), float(step))}, where / "fc1_activation.pt")
+        torch.save(torch.zeros(2, 16), where / "fc1_gradient.pt")
+    found = load("tensor_dumps/rank_0", "tensor_dumps/rank_1")
+    shapes = {name: tuple(found[name].shape) for name in found}
+    assert shapes == {
+        "fc1_activation.high_precision": (8, 16), "fc1_gradient": (4, 16),
+        "fc1_activation.high_precision [rank 1]": (4, 16), "fc1_gradient [rank 1]": (2, 16),
+    }  # fmt: skip
+
+
+def test_what_calibration_measured_is_left_out_with_the_way_out():
+    names = ("layers.0.o_proj.input_quantizer._amax", "layers.0.o_proj.input_scale", "input_observer.min_vals")
+    save_file({name: torch.ones(16, 16) for name in names} | {"x": torch.ones(4, 16)}, "calibrated.safetensors")
+    found = load("calibrated.safetensors")
+    assert list(found) == ["x"] and set(found.left_out) == set(names)
+    assert all("nvfp4viz checkpoint" in why for why in found.left_out.values())
