@@ -64,14 +64,17 @@ def run(path: Path) -> tuple:
         collected = Path(folder) / "explorers.json"
         code = f"from nvfp4viz.pages.running import collect\ncollect({str(collected)!r})"
         notebook.cells.append(nbformat.v4.new_code_cell(code))
-        execute(notebook, path)
+        execute(notebook, path, first="from nvfp4viz.pages.running import draw_vectors; draw_vectors()")
         notebook.cells.pop()
         held = json.loads(collected.read_text())
         return notebook, held["explorers"], held["outputs"]
 
 
-def execute(notebook, path: Path) -> None:
-    """Run all cells in place, in the current Python where the notebook names a kernel that is not here."""
+def execute(notebook, path: Path, first: str = "") -> None:
+    """Run all cells in place, in the current Python where the notebook names a kernel that is not here.
+
+    `first` is a line of code that an IPython kernel runs before them.
+    """
     from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -80,19 +83,33 @@ def execute(notebook, path: Path) -> None:
     language = notebook.metadata.get("kernelspec", {}).get("language", "python")
     if language.lower() != "python":
         raise RuntimeError(f"{str(path)!r} is written in {language}: only Python notebooks can be run here")
-    if wanted not in KernelSpecManager().find_kernel_specs():
+    manager = KernelSpecManager()
+    if wanted not in manager.find_kernel_specs():
         warnings.warn(
             f"{path}: kernel {wanted!r} is not on this machine; run with {sys.executable} instead", stacklevel=2
         )
         wanted = "python3"
     resources = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name=wanted, resources=resources)
+    ours = first and any("ipykernel" in argument for argument in manager.get_kernel_spec(wanted).argv)
+    more = {"extra_arguments": [f"--IPKernelApp.exec_lines={first}"]} if ours else {}
+    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name=wanted, resources=resources, **more)
     try:
         client.execute()
     except CellExecutionError as error:
         raise RuntimeError(f"{str(path)!r} does not run: {error.ename}: {error.evalue}") from error
     except (CellTimeoutError, DeadKernelError) as error:
         raise RuntimeError(f"{str(path)!r} does not run: {str(error).strip().splitlines()[0]}") from error
+
+
+def draw_vectors() -> None:
+    """Runs in a notebook's kernel, before its cells: our figures come as SVG in the page's ink beside their PNG."""
+    from itertools import count
+
+    from ..plots import Picture, svg
+
+    number = count(1)
+    formatter = sys.modules["IPython"].get_ipython().display_formatter.formatters["text/html"]
+    formatter.for_type(Picture, lambda p: f'<div class="drawn">{svg(p.axes, f"drawn{next(number)}", p.alt)}</div>')
 
 
 def collect(path: str) -> None:

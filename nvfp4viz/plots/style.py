@@ -138,7 +138,7 @@ class Picture:
 
     def __init__(self, ax: Axes, alt: str = ""):
         figure = expect(ax, Axes, "Axes, as the functions of nvfp4viz.plots return them").figure
-        self.alt = alt or titles(figure)
+        self.axes, self.alt = ax, alt or titles(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=144, facecolor="white", metadata={"Software": None})
         self.png = buffer.getvalue()
@@ -206,7 +206,7 @@ def svg(ax: Axes, name: str, alt: str = "") -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     for ink, variable in _PAGE_INKS.items():
         text = re.sub(ink, f"var(--{variable})", text, flags=re.IGNORECASE)
-    text = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     width, height = (round(96 * v) for v in figure.get_size_inches())
     head = f'<svg role="img" aria-label="{escape(alt or titles(figure))}" width="{width}" height="{height}"'
     return re.sub(r'<svg .*?(viewBox="[^"]*").*?>', rf"{head} \1>", text, count=1, flags=re.DOTALL)

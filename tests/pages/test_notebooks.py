@@ -41,7 +41,8 @@ def test_kernel_of_another_machine_output_widget_formula_title_and_a_failure(tmp
     shown = "import nvfp4viz, ipywidgets\nx = nvfp4viz.synthetic('normal', 8, 32)\nw = nvfp4viz.explore({'a': x})\n"
     held = new_code_cell(shown + "o = ipywidgets.Output()\nwith o:\n    print('kept')\n    display(w)\no")
     prose = new_markdown_cell("# A title\n\n$\\frac{a}{b}$, $$E = \\sum_i x_i^2$$ for $5, not `$code$` or $\\nope{x}$")
-    good = _notebook(tmp_path / "good.ipynb", new_code_cell("1"), prose, held, kernel="conda-env-elsewhere-py")
+    figure = new_code_cell("from nvfp4viz import plots\nplots.Picture(plots.clipping_rates(w.stats_a))")
+    good = _notebook(tmp_path / "good.ipynb", new_code_cell("1"), prose, held, figure, kernel="conda-env-elsewhere-py")
     held_before = new_output("stream", name="stdout", text="as it was")
     failing = new_code_cell("raise FileNotFoundError('no model at <m>')", execution_count=1, outputs=[held_before])
     bad = _notebook(tmp_path / "bad.ipynb", failing)
@@ -54,6 +55,8 @@ def test_kernel_of_another_machine_output_widget_formula_title_and_a_failure(tmp
     assert sorted(p.name for p in pages) == ["bad.html", "good.html", "other.html"]
     assert 'class="not-run"' not in html
     assert "<title>A title</title>" in html or re.search("<title>A title", html)
+    drawn = re.search(r'<div class="drawn">(<svg.*?</svg>)', html, re.S)[1]
+    assert "Limits met" in drawn and "var(--ink)" in drawn and "image/png" not in html  # dark and light, sharp in print
     assert "<pre>kept" in html and 'data-sweep="sweep-' in html.replace("'", '"')
     assert 'aria-label="\\frac{a}{b}"' in html and "$\\frac" not in html
     assert 'aria-label="E = \\sum_i x_i^2"' in html and "$code$" in html and "for $5" in html

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from itertools import pairwise
 
 import matplotlib
@@ -328,3 +329,13 @@ def test_a_picture_is_a_png_with_words_for_it():
 def test_what_cannot_be_drawn_is_said(draw, message):
     with pytest.raises(TypeError, match=message):
         draw()
+
+
+def test_hatched_bars_keep_their_colour_in_pages():
+    """A pattern's colour is an attribute that begins as a reference does: with a quote and a #."""
+    pair = [analyze(X, n, engine="reference") for n in ("4/6-mae-448", "4/6-mae-448-tensor")]
+    text = plots.svg(plots.block_scale_histogram(*pair), "one")
+    fills = re.findall(r'fill="(.*?)"', text)
+    assert fills and all(re.fullmatch(r"#[0-9a-f]{6}|none|var\(--\w+\)", fill) for fill in fills)
+    used, made = set(re.findall(r"url\(#(.*?)\)", text)), set(re.findall(r'id="(.*?)"', text))
+    assert used and used <= made and set(re.findall(r'href="#(.*?)"', text)) <= made
