@@ -4,6 +4,7 @@ import importlib
 
 from .activations import load, synthetic
 from .analysis import (
+    Impact,
     Sweep,
     agreement,
     attribute,
@@ -26,10 +27,10 @@ __version__ = "0.2.0"
 _LAZY = {"explore": "explorer", "lab": "explorer", "load_report": "pages", "report": "pages"}
 
 __all__ = [
-    "RECIPES", "Checkpoint", "LayerPlan", "Quantized", "Recipe", "Stats", "Sweep", "agreement", "analyze", "attribute",
-    "capture", "ceiling_dial", "checkpoint", "choice", "drift", "drift_between", "engines", "impact", "layer_effects",
-    "load", "measure", "plan", "quantize", "recommend", "record", "sensitivity", "static_scale_curve", "sweep",
-    "synthetic", *_LAZY,
+    "RECIPES", "Checkpoint", "Impact", "LayerPlan", "Quantized", "Recipe", "Stats", "Sweep", "agreement", "analyze",
+    "attribute", "capture", "ceiling_dial", "checkpoint", "choice", "drift", "drift_between", "engines", "impact",
+    "layer_effects", "load", "measure", "plan", "quantize", "recommend", "record", "sensitivity", "static_scale_curve",
+    "sweep", "synthetic", *_LAZY,
 ]  # fmt: skip
 
 

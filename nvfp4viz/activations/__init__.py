@@ -1,5 +1,6 @@
 """Where activations come from: files, dumps of serving engines, synthetic ones."""
 
+from .felt import SQUARES
 from .folders import INDEX, natural
 from .given import as_activations
 from .guards import QuantizedCheckpointError

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..files import sha256
 from .dumps import Steps
+from .felt import Felt, take_squares
 from .folders import files_of, natural
 from .guards import QuantizedCheckpointError, reason
 from .readers import FORMATS, Contents, free
@@ -26,8 +27,10 @@ class Activations(Mapping):
         sources: list[dict],
         left_out: dict[str, str],
         lengths: tuple[int, ...] | None = None,
+        felt: dict[str, Felt] | None = None,
     ):
         self._readers = readers
+        self.felt = felt or {}  # tensor -> squares of its gradients, of those that have some
         self.lengths = lengths  # tokens of each sequence, one after another; None: not known
         self.sources = sources  # one dict a file: path, sha256, bytes, metadata
         self.left_out = left_out  # tensor, or file, that is not taken -> its dtype and why
@@ -58,7 +61,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
     tensor for all steps (see dumps.py).
     `lengths` are the tokens of each sequence, one after another: intervals are over sequences where there are eight.
     None: what the metadata of a .safetensors says, a JSON list under "sequence_lengths". Tensors of another number of
-    tokens have none; those of [B, T, K] have B sequences anyway.
+    tokens have none, [B, T, K] has B sequences anyway. Squares of gradients that `capture` kept are in `.felt`.
     A file with one unnamed tensor gives it the file's stem as name; a name that several files have gets as much of the
     path before it as tells them apart. Nothing in a file is executed.
 
@@ -71,6 +74,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
             raise TypeError(f"load takes paths, not a {type(path).__name__}: load(a, b), load(*paths)")
     readers: dict[str, Callable[[], Tensor]] = {}
     left_out: dict[str, str] = {}
+    felt: dict[str, Felt] = {}
     sources, unread = [], []
     for path, named in (found for p in paths for found in files_of(Path(p).expanduser())):
         try:
@@ -81,15 +85,15 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
             unread.append(error)  # a foreign file of a folder costs nothing but itself
             left_out[str(path)] = str(error)
             continue
-        _merge(contents, path, readers, left_out)
-        size, metadata = path.stat().st_size, contents.metadata
-        sources.append({"path": str(path), "sha256": sha256(path), "bytes": size, "metadata": metadata})
+        take_squares(readers, _merge(contents, path, readers, left_out), contents.metadata, felt, left_out)
+        about = {"sha256": sha256(path), "bytes": path.stat().st_size, "metadata": contents.metadata}
+        sources.append({"path": str(path), **about})
     if not readers and unread:
         raise unread[0]
     if not readers:
         why = "".join(f"; {name}: {why}" for name, why in list(left_out.items())[:3])
         raise ValueError(f"no floating-point tensor in {', '.join(map(str, paths))}: nothing to analyse{why}")
-    return Activations(readers, sources, left_out, _lengths(lengths, sources))
+    return Activations(readers, sources, left_out, _lengths(lengths, sources), felt)
 
 
 def _lengths(told: Iterable[int] | None, sources: list[dict]) -> tuple[int, ...] | None:
@@ -118,8 +122,9 @@ def _read(path: Path) -> Contents:
         raise ValueError(f"cannot read {str(path)!r}: {reason(error)}") from error
 
 
-def _merge(contents: Contents, path: Path, readers: dict, left_out: dict) -> None:
-    """Add a file's tensors; the steps of one tensor are joined."""
+def _merge(contents: Contents, path: Path, readers: dict, left_out: dict) -> list[str]:
+    """Add a file's tensors, and give the names that they got; the steps of one tensor are joined."""
+    before = set(readers)
     for name, reader in sorted(contents.readers.items(), key=lambda item: natural(item[0])):
         if isinstance(reader, Steps) and isinstance(readers.get(name), Steps):
             readers[name].reads += reader.reads
@@ -128,3 +133,4 @@ def _merge(contents: Contents, path: Path, readers: dict, left_out: dict) -> Non
     for name, why in sorted(contents.left_out.items(), key=lambda item: natural(item[0])):
         if left_out.get(name) != why:  # steps of one tensor
             left_out[free(name, path, {**readers, **left_out})] = why
+    return [name for name in readers if name not in before]

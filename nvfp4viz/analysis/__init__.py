@@ -14,9 +14,13 @@ from .ceiling import (
 from .choice import PLACES, POSITIONS, Agreement, Choice, agreement, choice, gain_edges
 from .compare import Pair, db, obstacles, pairs, sentence
 from .coverage import coverage_sentence
-from .draws import hash32, poisson_weights
+from .defaults import DEFAULTS, FLASHINFER, SGLANG, changes
+from .draws import hash32
+from .effects import AS_THEY_ARE, Effect
+from .impact import Impact
 from .interval import WIDENING, half_width, judged_by, margin_interval, t_quantile
 from .microscope import block_at, block_inspections, finite, inspect_block
+from .paired import Difference, Judge, judged
 from .picks import RULES, keep, pick
 from .provenance import token_texts, versions
 from .sweep import Record, Sweep, check_format, is_saved, sweep

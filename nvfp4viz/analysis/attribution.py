@@ -14,8 +14,9 @@ their squared errors, so it says what that step costs in that order, and is nega
 | 6 | the recipe's own choice between 6 and 4: what is measured | choice |
 
 Under 4over6 quantizers 0 to 5 have both candidates, amax/6 and amax/4, and choose the one of less squared error in each
-block; so `choice` is what such a perfect chooser would save, never negative, and 0 for `standard`. `saturation` holds
-the 4 candidate whose scale saturates. Clipping is the overload error of textbooks: what lies above 6 is lost.
+block; so `choice` is what such a perfect chooser would save, never negative, and 0 for `standard`. `saturation` is what
+the end of E4M3 adds, where a 4 that wants a scale above 448 was the better candidate; what that 4 lost by the rounding
+of its scale is in `scale rounding`. Clipping is the overload error of textbooks: what lies above 6 is lost.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..environment import recipe_from_environment
+from ..environment import PROGRAMS, SITES, default_recipe, recipe_from_environment
 from ..nvfp4 import Recipe, study_only
 
 FLASHINFER = "FlashInfer's 4over6 default"
@@ -12,20 +12,67 @@ SGLANG = "SGLang's default"
 STUDY = "to study only"  # the role of a recipe that no engine runs
 DEFAULTS = {  # what runs in an environment that says no more
     FLASHINFER: recipe_from_environment({"FLASHINFER_NVFP4_4OVER6": "1"}, "flashinfer"),
-    SGLANG: recipe_from_environment({}, "sglang"),
+    SGLANG: default_recipe("sglang", "fc1"),  # its experts' input, as the doctor reads an empty environment
 }
 
 
-def roles(recipes: dict[str, Recipe], order: list[str]) -> list[tuple[str, str]]:
+def changes(old: Recipe, new: Recipe) -> list[str]:
+    """All that running one recipe in place of another changes, a phrase each; nothing where they are equal."""
+    said = []
+    if new.per_token != old.per_token:
+        said.append(
+            "one scale a token instead of a tensor" if new.per_token else "one scale a tensor instead of a token"
+        )
+    if new.fast_math != old.fast_math:
+        said.append("FlashInfer's fast arithmetic" if new.fast_math else "strict arithmetic instead of the fast one")
+    if new.four_over_six != old.four_over_six:
+        said.append("4over6, chosen by " + new.err_mode if new.four_over_six else "no 4over6")
+    elif new.four_over_six and new.err_mode != old.err_mode:
+        said.append(f"blocks choose by {new.err_mode} instead of {old.err_mode}")
+    if new.err_use_fast_math != old.err_use_fast_math:
+        said.append("candidates scored in fp16" if new.err_use_fast_math else "candidates scored exactly")
+    if new.e4m3_max != old.e4m3_max:
+        said.append(f"the ceiling {new.e4m3_max:g} instead of {old.e4m3_max:g}")
+    return said
+
+
+def defaults_at(program: str, site: str) -> dict[str, Recipe]:
+    """Role -> what runs where nobody says a word, at a site of a program.
+
+    Raises ValueError for one that is not known, or where a site is not quantized.
+    """
+    if (program, site) == ("sglang", "fc1"):
+        return DEFAULTS
+    default = default_recipe(program, site)
+    if default is None:
+        raise ValueError(
+            f"{PROGRAMS[program]} does not quantize {SITES[site]} by default: there is nothing to compare with"
+        )
+    return {FLASHINFER: DEFAULTS[FLASHINFER], f"{PROGRAMS[program]}'s default for {SITES[site]}": default}
+
+
+def is_default(role: str) -> bool:
+    """Whether a role is that of a default."""
+    return "default" in role
+
+
+def roles(
+    recipes: dict[str, Recipe], order: list[str], defaults: dict[str, Recipe] = DEFAULTS
+) -> list[tuple[str, str]]:
     """What the named recipe, the first in order, is compared with: the defaults, then the others from the best on."""
     found = []
-    for role, default in DEFAULTS.items():
+    for role, default in defaults.items():
         name, near = _find(recipes, order[0], default)
         if name not in (None, order[0]):
             found.append((role if not near else f"{role}, {default.name}, {near}", name))
     others = [n for n in order[1:] if n not in {name for _, name in found}]
     second = {order[1]: "the runner-up"} if others else {}
     return found + [(STUDY if study_only(recipes[n]) else second.get(n, "another recipe"), n) for n in others]
+
+
+def default_among(recipes: dict[str, Recipe], best: str, role: str = SGLANG) -> str | None:
+    """The name of a default, or of what stands for it beside the best recipe; None where neither was measured."""
+    return _find(recipes, best, DEFAULTS[role])[0]
 
 
 def _find(recipes: dict[str, Recipe], best: str, default: Recipe) -> tuple[str | None, str]:

@@ -78,11 +78,16 @@ def decibels(nmse: float) -> float:
     return min(max(10 * math.log10(nmse), -CAP_DB), CAP_DB) if nmse > 0 else -CAP_DB
 
 
-def half_width(moves: np.ndarray, comparisons: int = 1) -> float:
-    """Half of a 95 % interval of a sum of n moves, one a run, that are about 0: Student's t, widened."""
+def half_width(
+    moves: np.ndarray, comparisons: int = 1, widening: float = WIDENING, degrees: int | None = None
+) -> float:
+    """Half of a 95 % interval of a sum of n moves, one a run, that are about 0: Student's t, widened.
+
+    degrees: of freedom; n - 1 where they are not told.
+    """
     n = len(moves)
     spread = math.sqrt(n / (n - 1) * float(np.square(moves - moves.mean()).sum()))
-    return WIDENING * t_quantile(1 - 0.025 / comparisons, n - 1) * spread
+    return widening * t_quantile(1 - 0.025 / comparisons, degrees or n - 1) * spread
 
 
 def _part(stats: Stats, row: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from ..stats import Stats
 from .attribution import Attribution, attribute_all
 from .cards import sweep_html
 from .coverage import coverage_sentence
+from .felt import predicted
 from .picks import keep
 from .provenance import check_blocks, check_provenance, token_texts, versions
 from .sequences import analyze_sequences, with_sequences
@@ -87,6 +88,11 @@ class Sweep:
         return {tensor: record.blocks for tensor, record in self.records.items() if record.blocks}
 
     @property
+    def predicted(self) -> bool:
+        """Whether the KL of the output was predicted for some tensor, see `sensitivity`."""
+        return any(s.kl_tokens for row in self.stats.values() for s in row.values())
+
+    @property
     def tensors(self) -> list[str]:
         return list(self.stats)
 
@@ -106,11 +112,10 @@ class Sweep:
         import pandas as pd
 
         study = {name: study_only(recipe) for name, recipe in self.recipes.items()}
-        predicted = any(s.kl_tokens for row in self.stats.values() for s in row.values())
         return pd.DataFrame([
             {"tensor": tensor, "recipe": name, "engine": s.engine, "tokens": s.tokens, "features": s.features}
             | {column: getattr(s, column) for column in (*COLUMNS, "token_nmse", "token_sqnr_db")}
-            | ({"predicted_kl": s.predicted_kl} if predicted else {})
+            | ({"predicted_kl": s.predicted_kl} if self.predicted else {})
             | ({"study_only": study[name]} if any(study.values()) else {})
             for tensor, row in self.stats.items()
             for name, s in row.items()
@@ -261,5 +266,8 @@ def _record(activations: Mapping, name: str, recipes: dict, engine: str, attribu
     tokens, named = with_sequences(x), list(recipes.values())
     lengths = getattr(activations, "lengths", None)
     stats = dict(zip(recipes, analyze_sequences(tokens, named, engine, lengths), strict=True))
+    felt = getattr(activations, "felt", {}).get(name)
+    if felt is not None:
+        stats = predicted(stats, tokens, felt, engine)
     split = dict(zip(recipes, attribute_all(tokens, named), strict=True)) if attribution else {}
     return Record(stats, split, keep(tokens, recipes, texts) if texts is not None else {})

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from ..nvfp4 import study_only
 from .cards import verdict_html
 from .coverage import coverage_sentence
-from .defaults import FLASHINFER, SGLANG, STUDY, roles
+from .defaults import STUDY, defaults_at, is_default, roles
+from .impact import Impact
 from .interval import decibels, judged_by, margin_interval
+from .outlook import Outlook, outlook, shortened
 from .sweep import Sweep
 from .voices import Voices, voices
 
@@ -93,8 +95,7 @@ class Verdict:
     towers: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor -> token of a fifth of its signal
     coverage: str = ""  # of a recorded model: "192 of 288 matrices, 97 % of multiply-adds"
 
-    predicted_kl: dict[str, float] = field(default_factory=dict)  # recipe -> nats a token, where it was asked for
-    worst: tuple[str, ...] = ()  # inputs of the largest predicted effect under the named recipe
+    outlook: Outlook = Outlook()  # what is predicted and measured of the model's output
     study: str = ""  # why no engine runs the named recipe; only where none runs any that was measured
 
     def __repr__(self) -> str:
@@ -107,10 +108,8 @@ class Verdict:
 
     @property
     def contradicted(self) -> str | None:
-        """The recipe under which the output is predicted to change less, by more than 2 %; None where there is none."""
-        runs = self.predicted_kl.keys() - {c.over for c in self._to_study}
-        least = min(runs, key=self.predicted_kl.get, default=self.recipe)
-        return least if self.predicted_kl.get(least, 0) < 0.98 * self.predicted_kl.get(self.recipe, 0) else None
+        """The recipe under which the output changes less, as measured, else as predicted; None where there is none."""
+        return self.outlook.rival(self.recipe)
 
     def over(self, role: str) -> Comparison | None:
         """The comparison whose role starts so, such as "FlashInfer" or "the runner-up"; None where there is none."""
@@ -118,7 +117,7 @@ class Verdict:
 
     @property
     def defaults(self) -> list[Comparison]:
-        return [c for c in self.comparisons if c.role.startswith((FLASHINFER, SGLANG))]
+        return [c for c in self.comparisons if is_default(c.role)]
 
     @property
     def _to_study(self) -> list[Comparison]:
@@ -135,7 +134,8 @@ class Verdict:
             )
         said = self.defaults or [c for c in self.comparisons if c.role == "the runner-up"] or list(self.comparisons[:1])
         parts = [f"{self._start(said)}: on {data}, {' and '.join(c.sentence() for c in said)}."]
-        parts += [self._others(said), *map(_better_on, said), self._ahead(), self._output(), self._remarks()]
+        known = self.outlook.sentence(self.recipe)
+        parts += [self._others(said), *map(_better_on, said), self._ahead(), known, self._remarks()]
         return " ".join(p for p in parts if p)
 
     def _start(self, said: list[Comparison]) -> str:
@@ -143,11 +143,13 @@ class Verdict:
             return f"No engine runs a recipe measured here; of those to study, {self.recipe} has the least error"
         if all(c.role == STUDY for c in said):
             return f"Only {self.recipe} was measured of the recipes that an engine runs"
-        if all(c.interval_db is None for c in said):
-            return f"Too few tokens to decide; {self.recipe} is ahead on these"
+        if self.contradicted and self.outlook.measured_against(self.recipe):
+            return f"Tensor error favours {self.recipe}, the measured output {self.contradicted}"
         if self.contradicted:
             favours = f"tensor error favours {self.recipe}, the predicted KL {self.contradicted}"
             return f"Measure before you choose; {favours}"
+        if all(c.interval_db is None for c in said):
+            return f"Too few tokens to decide; {self.recipe} is ahead on these"
         if any(c.decided for c in said):
             return f"Use {self.recipe}"
         names = " and ".join([self.recipe, *(c.over for c in said)])
@@ -168,17 +170,7 @@ class Verdict:
     def _ahead(self) -> str:
         """Recipes that no engine runs, where they have less error."""
         ahead = [f"{c.over} ({_db(-c.margin_db)} dB)" for c in self._to_study if c.margin_db < 0 and not self.study]
-        return f"Less error, but no engine runs it: {_shortened(ahead)}." if ahead else ""
-
-    def _output(self) -> str:
-        """What the model's output is predicted to feel, as far as that was asked for."""
-        if not self.predicted_kl:
-            return ""
-        left = {self.recipe, *(c.over for c in self._to_study)}
-        others = [f"{_nats(kl)} under {n}" for n, kl in self.predicted_kl.items() if n not in left]
-        text = f"Predicted KL of the output: {_nats(self.predicted_kl[self.recipe])} nats a token under {self.recipe}"
-        text += f" ({', '.join(others)})." if others else "."
-        return text + f" Worst layers by predicted effect: {_shortened(list(self.worst))}."
+        return f"Less error, but no engine runs it: {shortened(ahead)}." if ahead else ""
 
     def _remarks(self) -> str:
         text = [f"{self.recipe}: {self.study}."] if self.study else []
@@ -186,10 +178,10 @@ class Verdict:
             text.append("Errors are of whole tensors, that of a typical token was " + RUNS_MISSING + ".")
         few = [t for t, why in self.left_out.items() if "too few" in why]
         if few:
-            text.append(f"Without a vote for too few tokens: {_shortened(few)}.")
+            text.append(f"Without a vote for too few tokens: {shortened(few)}.")
         if self.towers:
             shown = [f"{t} (token {at}, {100 * s:.0f} %)" for t, (at, s) in self.towers.items()]
-            text.append(f"One token holds over a fifth of the signal of {_shortened(shown)}.")
+            text.append(f"One token holds over a fifth of the signal of {shortened(shown)}.")
         if self.coverage:
             text.append(f"Of the model, {self.coverage} were seen.")
         return " ".join(text)
@@ -198,17 +190,25 @@ class Verdict:
         return asdict(self) | {"sentence": self.sentence()}
 
 
-def recommend(sweep: Sweep, *, worth_db: float = WORTH_DB, head: bool = False) -> Verdict:
+def recommend(
+    sweep: Sweep, *, impact: Impact | None = None, worth_db: float = WORTH_DB, head: bool = False,
+    program: str = "sglang", site: str = "fc1",
+) -> Verdict:  # fmt: skip
     """The recipe for this data: of `sweep(activations)`, or of `Recorder.sweep()`.
 
     Args:
+        impact:   what was measured of the model's output; where it, or a KL predicted in the sweep, speaks for another
+                  recipe than the tensors' error, the verdict says so and does not say Use.
         worth_db: a difference of fewer dB is none for practical purposes.
+        program, site: whose default it is compared with, as `nvfp4viz doctor` calls them: "vllm", "dense".
         head:     whether the output head is quantized, and so has a vote.
     Reading it: `.sentence()` says it all; `.comparisons` hold the numbers, in dB.
     Raises ValueError where no tensor of the sweep has a signal, TypeError for what is no Sweep.
     """
     if not isinstance(sweep, Sweep):
         raise TypeError(f"sweep is a {type(sweep).__name__}: give what nvfp4viz.sweep(activations) returns")
+    if impact is not None and not isinstance(impact, Impact):
+        raise TypeError(f"impact is a {type(impact).__name__}: give what nvfp4viz.impact(model, batches) returns")
     names, found = list(sweep.recipes), voices(sweep, head)
     tensors = list(found.weights)
     if not tensors:
@@ -217,22 +217,20 @@ def recommend(sweep: Sweep, *, worth_db: float = WORTH_DB, head: bool = False) -
     shortest = min((sweep.stats[t][names[0]] for t in tensors), key=lambda s: s.tokens)
     runs = [n for n in names if not study_only(sweep.recipes[n])]
     order = sorted(names, key=lambda n: (n not in runs, -level[n]))  # best first of what an engine runs, then the rest
-    best = order[0]
+    best, compared = order[0], roles(sweep.recipes, order, defaults_at(program, site))
     return Verdict(
         recipe=best,
         sqnr_db=level[best],
         tokens=shortest.tokens,
         inputs=found.inputs,
         judged_by=RUNS_MISSING if shortest.runs_missing else judged_by(shortest.run_tokens),
-        comparisons=tuple(
-            _compare(sweep, found, best, other, role, worth_db) for role, other in roles(sweep.recipes, order)
-        ),
+        comparisons=tuple(_compare(sweep, found, best, other, role, worth_db) for role, other in compared),
         best_by_tensor={t: min(runs or names, key=lambda n: sweep.stats[t][n].token_nmse) for t in tensors},
         left_out=found.left_out,
         towers=found.towers,
         coverage=coverage_sentence(sweep.provenance.get("coverage")),
+        outlook=outlook(sweep, found, best, impact),
         study=study_only(sweep.recipes[best]),
-        **_predicted(sweep, found, best),
     )
 
 
@@ -244,31 +242,13 @@ def _compare(sweep: Sweep, found: Voices, best: str, other: str, role: str, wort
     return Comparison(other, role, margin, interval, margins, intervals, worth_db)
 
 
-def _predicted(sweep: Sweep, found: Voices, best: str) -> dict:
-    """Predicted KL by recipe, summed over the inputs that vote or have too few tokens to; and the worst of them."""
-    seen = [t for t in sweep.stats if t in found.weights or "too few" in found.left_out.get(t, "")]
-    known = [t for t in seen if sweep.stats[t][best].kl_tokens]
-    if not known:
-        return {}
-    kl = {name: sum(sweep.stats[t][name].predicted_kl for t in known) for name in sweep.recipes}
-    return {"predicted_kl": kl, "worst": tuple(sorted(known, key=lambda t: -sweep.stats[t][best].kl)[:10])}
-
-
-def _nats(value: float) -> str:
-    return f"{value:.3g}"
-
-
 def _mean(found: Voices, values: dict[str, float]) -> float:
     return sum(w * values[t] for t, w in found.weights.items())
 
 
 def _better_on(c: Comparison) -> str:
     shown = [f"{t} ({_db(-c.by_tensor_db[t])} dB)" for t in c.disagree]
-    return f"{c.over} is surely better on {_shortened(shown)}." if shown else ""
-
-
-def _shortened(items: list[str]) -> str:
-    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+    return f"{c.over} is surely better on {shortened(shown)}." if shown else ""
 
 
 def _listed(names: list[str]) -> str:

@@ -17,6 +17,9 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
     parser.add_argument("--author", metavar="NAME", help="who made it: stands beside the date, on paper too")
+    parser.add_argument(
+        "--impact", metavar="FILE", help="what `nvfp4viz impact MODEL TEXT -o FILE.json` measured of the model's output"
+    )
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,12 +44,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """Write the page of one sweep, or of two saved ones side by side; returns the exit code."""
+    from ..analysis import Impact
     from ..pages import report
 
+    measured = Impact.load(arguments.impact) if arguments.impact else None
     if len(arguments.files) == 2 and all(map(_is_done, arguments.files)):
+        if measured:
+            raise ValueError("--impact goes with one sweep: two are compared without it")
         return _compare(arguments)
+    _check_output(arguments.output, [arguments.impact] if measured else [])
     sweep = _measure(arguments)
-    return _finish(sweep, report(sweep, arguments.output, author=arguments.author))
+    return _finish(sweep, report(sweep, arguments.output, author=arguments.author, impact=measured))
 
 
 def run_sweep(arguments: argparse.Namespace) -> int:

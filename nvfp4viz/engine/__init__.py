@@ -6,6 +6,7 @@ from . import cpu, cuda, flashinfer, reference
 from .base import Engine, Pending, Ready
 from .cpu.engine import run_tasks
 from .dispatch import analyze, analyze_all, choose, engines, find_engine, given_encode_scale, quantize, usable_engine
+from .feel import feel
 from .golden import Golden, golden_cases, recipe_of
 from .verify import verdict, verify
 

@@ -72,13 +72,15 @@ def compact(stats: Stats, **more) -> dict:
             for name, rate in RATES.items()
         },
         **{name: _trim(counts) for name, counts in trimmed.items()},
+        **({"predicted_kl": stats.predicted_kl} if stats.kl_tokens else {}),
         **more,
     }
 
 
 def summary(stats: Stats) -> list:
-    """The numbers of SUMMARY, short, for the strip of all tensors."""
-    return [finite(float(f"{getattr(stats, c):.5g}")) for c in SUMMARY]
+    """The numbers of SUMMARY, short, for the strip of all tensors; behind them the predicted KL, where there is one."""
+    columns = (*SUMMARY, "predicted_kl") if stats.kl_tokens else SUMMARY
+    return [finite(float(f"{getattr(stats, c):.5g}")) for c in columns]
 
 
 def recipe_entry(recipe: Recipe) -> dict:
@@ -86,13 +88,17 @@ def recipe_entry(recipe: Recipe) -> dict:
     return {"name": recipe.name, "settings": recipe.to_dict(), **style(recipe)}
 
 
-def page_catalog(names, recipes, *, skipped=None, versions=None) -> dict:
-    """What a page has from the start: tensors in layer order, recipes, and the tables that it draws with."""
+def page_catalog(names, recipes, *, skipped=None, versions=None, predicted=False) -> dict:
+    """What a page has from the start: tensors in layer order, recipes, and the tables that it draws with.
+
+    predicted: whether a KL of the output is predicted, so that tensors can be ordered by it.
+    """
     skipped = skipped or {}
     return {
         "tensors": [{"name": n, "layer": layer(n), "skipped": skipped.get(n)} for n in layer_order(names)],
         "recipes": [recipe_entry(r) for r in recipes],
         "summary_columns": SUMMARY,
+        "predicted": predicted,
         "rates": {name: rate.definition for name, rate in RATES.items()},
         "numbers": [rate.to_dict() for rate in RATES.values()],
         "rules": BLOCK_RULES,

@@ -98,7 +98,9 @@ class Store:
     # for the page
     def catalog(self) -> dict:
         """What a page has from the start."""
-        return messages.page_catalog(self.stats, self.recipes.values(), skipped=self.skipped, versions=self.versions)
+        predicted = any(s.kl_tokens for row in self.stats.values() for s in row.values())
+        about = {"skipped": self.skipped, "versions": self.versions, "predicted": predicted}
+        return messages.page_catalog(self.stats, self.recipes.values(), **about)
 
     def summary(self, tensors: Iterable[str]) -> dict:
         """Tensor -> recipe -> the numbers of the strip."""

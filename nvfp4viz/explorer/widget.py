@@ -85,7 +85,7 @@ class Explorer(anywidget.AnyWidget):
     view = Enum(VIEWS, "overview").tag(sync=True)
     scale = Enum(("linear", "log"), "linear", help="axis of counts").tag(sync=True)
     span = Enum(("data", "full"), "data", help="block scales shown: those that occur, or all of E4M3").tag(sync=True)
-    sort = Enum(("layer", "error", "gain"), "layer", help="order of tensors").tag(sync=True)
+    sort = Enum(("layer", "error", "gain", "effect"), "layer", help="order of tensors").tag(sync=True)
     rule = Enum(tuple(RULES), "gained", help="which blocks the microscope picks").tag(sync=True)
     under = Enum(("a", "b"), "b", help="whose recipe the rule ranks blocks by").tag(sync=True)
     block = List(Int(), help="[token, block] in the microscope; empty: the rule's first").tag(sync=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..engine import find_engine
-from ..files import check_target, replacing, write_csv
+from ..files import check_target
 from ..model import MODES, PRESETS, NothingQuantizedError, impact
 from ..nvfp4 import RECIPES, as_recipe
 
@@ -89,11 +89,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--weight-recipe", metavar="RECIPE", help="of the weights, apart from the activations'")
     parser.add_argument("--checkpoint", metavar="DIR", help="a quantized checkpoint, for --quantize checkpoint")
-    parser.add_argument("--per-layer", action="store_true", help="also each layer alone: layers times as many passes")
+    parser.add_argument(
+        "--per-layer", action="store_true", help="also each layer alone, in float32: layers times as many passes"
+    )
+    parser.add_argument(
+        "--controls", action="store_true", help="also the ceilings 240 and 288: what differs no more is no finding"
+    )
     parser.add_argument("--tokens", type=int, default=20480, help="from the start of the text (default 20480)")
     parser.add_argument("--length", type=int, default=512, help="tokens a sequence (default 512)")
     parser.add_argument("--engine", default="auto", help="auto (the default), or a name that `nvfp4viz doctor` lists")
-    parser.add_argument("-o", "--output", metavar="FILE", help="also write the table as .csv")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="also write .json (everything, for report --impact) or the table as .csv"
+    )  # fmt: skip
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
 
 
@@ -108,8 +115,8 @@ def _checked(arguments: argparse.Namespace) -> str:
         find_engine(arguments.engine)
     if arguments.output:
         check_target(arguments.output)
-        if Path(arguments.output).suffix.lower() != ".csv":
-            raise ValueError(f"cannot write {arguments.output!r}: the table is a .csv")
+        if Path(arguments.output).suffix.lower() not in (".json", ".csv"):
+            raise ValueError(f"cannot write {arguments.output!r}: use .json (everything) or .csv (the table)")
     try:
         return Path(arguments.text).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -119,7 +126,8 @@ def _checked(arguments: argparse.Namespace) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """The command `nvfp4viz impact`: prints the table; returns 0, or 1 where nothing ran quantized."""
     text = _checked(arguments)  # said before the model is loaded and run
-    model, tokenizer = load_model(arguments.model)
+    exact = {"dtype": torch.float32} if arguments.per_layer else {}  # bfloat16's own rounding hides single layers
+    model, tokenizer = load_model(arguments.model, **exact)
     ids = [b.to(next(model.parameters()).device) for b in batches(tokenizer, text, arguments.tokens, arguments.length)]
 
     def show(done: int, total: int, what: str) -> None:
@@ -130,6 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = impact(
             model, ids, arguments.recipes or RECIPES, quantize=how, weights=arguments.weight_recipe,
             checkpoint=arguments.checkpoint, modules=arguments.modules, per_layer=arguments.per_layer,
+            controls=arguments.controls,
             engine=arguments.engine, progress=None if arguments.quiet else show,
         )  # fmt: skip
     except NothingQuantizedError as error:
@@ -138,8 +147,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name, why in found.skipped.items():
         print(f"nvfp4viz: not quantized: {name}: {why}", file=sys.stderr)
     print(f"{found.provenance['quantized']}: {found.coverage}")
-    print(found.table().to_string(index=False, float_format="{:.4g}".format))
+    print(found.summary().to_string(index=False))
+    print(found.sentence())
     if arguments.output:
-        with replacing(arguments.output) as temporary:
-            write_csv(found.table(), temporary)
+        found.save(arguments.output)
     return 0

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..activations import SQUARES
 from ..analysis import versions
 from ..files import locked, replacing
+from .gradients import Squares
 from .hooks import Observer
 
 TOKENS = 4096  # kept of each input
@@ -20,7 +23,7 @@ TOKENS = 4096  # kept of each input
 class Capture(Observer):
     """A sample of module inputs, written when the block ends well; made by `capture`."""
 
-    def __init__(self, model, modules, path, tokens, seed: int, max_bytes: int):
+    def __init__(self, model, modules, path, tokens, seed: int, max_bytes: int, sensitivity: bool):
         mask, tokens = (None, tokens) if isinstance(tokens, int) else (tokens, TOKENS)
         super().__init__(model, modules, mask)
         if tokens < 1 or max_bytes < 1:
@@ -29,6 +32,12 @@ class Capture(Observer):
         if self.path.suffix != ".safetensors":
             raise ValueError(f"cannot capture into {str(path)!r}: the file is a .safetensors")
         self._samples: dict[str, Reservoir] = {}
+        self.gradients = Squares(seed, self._add) if sensitivity else None
+
+    def _attach(self, model, choice) -> None:
+        super()._attach(model, choice)
+        if self.gradients is not None:
+            self._undo.enter_context(self.gradients.attached(model))
 
     def __enter__(self) -> Capture:
         with contextlib.ExitStack() as stack:
@@ -47,19 +56,22 @@ class Capture(Observer):
             self._samples.clear()
 
     def take(self, seen):
+        if self.gradients is not None and self.gradients.watch(seen):
+            return  # its rows come with their gradients
         for label, x in seen.parts():
             self._add(label, x)
 
-    def _add(self, label: str, x: Tensor) -> None:
+    def _add(self, label: str, x: Tensor, squares: Tensor | None = None) -> None:
         sample = self._samples.get(label)
         if sample is None:
-            share = self.max_bytes // self._inputs // (x.shape[1] * x.element_size())
+            width = x.element_size() + (2 if self.gradients is not None else 0)
+            share = self.max_bytes // self._inputs // (x.shape[1] * width)
             if not share:
                 raise ValueError(
                     f"not one token of {x.shape[1]} {x.dtype} fits its share of max_bytes={self.max_bytes}"
                 )
             sample = self._samples[label] = Reservoir(min(self.tokens, share), self.seed)
-        sample.add(x)
+        sample.add(x, squares)
 
     def _write(self) -> None:
         from safetensors.torch import save_file
@@ -71,9 +83,14 @@ class Capture(Observer):
             )
         about = {**self.result(), **versions(), "seed": self.seed, "remarks": remarks,
                  "tokens_seen": {label: s.seen for label, s in self._samples.items()}}  # fmt: skip
+        squares = {}
+        if self.gradients is not None:
+            found = {label: sample.squares() for label, sample in self._samples.items()}
+            squares = {label + SQUARES: s for label, s in found.items() if s is not None}
+            about |= {"predicted_tokens": self.gradients.tokens, "sensitivity": self.gradients.problem or "of one draw"}
         with replacing(self.path) as temporary:
             save_file(
-                {label: sample.rows() for label, sample in self._samples.items()},
+                {label: sample.rows() for label, sample in self._samples.items()} | squares,
                 temporary,
                 {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()},
             )
@@ -89,10 +106,11 @@ class Reservoir:
         self.n, self.seen = n, 0
         self._draw = np.random.default_rng(seed)
         self._rows: Tensor | None = None  # [n, K] on the CPU
+        self._squares: Tensor | None = None  # bfloat16 [n, K], of gradients; NaN where none came
         self._token = np.zeros(n, np.int64)  # the place of each row's token in the stream
 
-    def add(self, x: Tensor) -> None:
-        """x: [M, K], of one K; a later dtype is converted to the first call's."""
+    def add(self, x: Tensor, squares: Tensor | None = None) -> None:
+        """x: [M, K], of one K; a later dtype is converted to the first call's. squares: of gradients, [M, K]."""
         if self._rows is None:
             self._rows = torch.empty(self.n, x.shape[1], dtype=x.dtype)
         elif self._rows.shape[1] != x.shape[1]:
@@ -102,17 +120,33 @@ class Reservoir:
         place = {s: t for s, t in zip(slot.tolist(), token.tolist(), strict=True) if s < self.n}  # the last one stays
         if place:
             slots, tokens = np.array(list(place)), np.array(list(place.values()))
-            chosen = x[torch.from_numpy(tokens - self.seen).to(x.device)]
+            chosen_at = torch.from_numpy(tokens - self.seen).to(x.device)
+            chosen = x[chosen_at]
             self._rows[torch.from_numpy(slots)] = chosen.to("cpu", self._rows.dtype)
+            if squares is not None and self._squares is None:
+                self._squares = torch.full_like(self._rows, math.nan, dtype=torch.bfloat16)
+            if self._squares is not None:
+                of = math.nan if squares is None else squares[chosen_at].to("cpu", torch.bfloat16)
+                self._squares[torch.from_numpy(slots)] = of
             self._token[slots] = tokens
         self.seen += x.shape[0]
 
     def rows(self) -> Tensor:
-        kept = min(self.n, self.seen)
-        return self._rows[torch.from_numpy(np.argsort(self._token[:kept]))]
+        return self._rows[self._order()]
+
+    def squares(self) -> Tensor | None:
+        """Of the rows' gradients; None where some rows have none."""
+        found = None if self._squares is None else self._squares[self._order()]
+        return None if found is None or bool(found.isnan().any()) else found
+
+    def _order(self) -> Tensor:
+        """The slots in the stream's order."""
+        return torch.from_numpy(np.argsort(self._token[: min(self.n, self.seen)]))
 
 
-def capture(model: nn.Module, modules=None, *, path, tokens=TOKENS, seed=0, max_bytes=1 << 30) -> Capture:
+def capture(
+    model: nn.Module, modules=None, *, path, tokens=TOKENS, seed=0, max_bytes=1 << 30, sensitivity: bool = False
+) -> Capture:
     """Keep a sample of the inputs of modules while the model runs, and write it to a .safetensors file at the end.
 
         with nvfp4viz.capture(model, "*.down_proj", path="activations.safetensors"):
@@ -123,7 +157,9 @@ def capture(model: nn.Module, modules=None, *, path, tokens=TOKENS, seed=0, max_
         tokens:    at most so many of each module (4096), drawn uniformly from all it sees, the same for a seed; or
                    which tokens count, as for `record`.
         max_bytes: of all activations together; each module has an equal share.
+        sensitivity: also keep the squares of gradients of what is kept, in bfloat16, so that a sweep of the file has
+                   `predicted_kl` under any recipe: each call goes forward with gradients and back once, as in `record`.
     The file appears, or is replaced, when the block ends; an error or a kill leaves what was there. RuntimeError where
     another process captures into the same path.
     """
-    return Capture(model, modules, path, tokens, seed, max_bytes)
+    return Capture(model, modules, path, tokens, seed, max_bytes, sensitivity)

@@ -8,12 +8,13 @@ together, that is 1/2 sum g^2 d^2. A forward and a backward pass or two predict 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from ..engine import choose
-from ..nvfp4 import Recipe, Tokens, tensor_scales
+from ..engine import feel
+from ..nvfp4 import Recipe, Tokens
 from .seen import Seen
 
 CHUNK = 256  # rows of logits at a time
@@ -35,7 +36,7 @@ class Gradients:
         self.tokens = 0  # predicted, of all calls
         self.problem: str | None = None  # why there are none
         self._generators: dict = {}
-        self._watched: dict[tuple, list] = {}  # (tensor, rows) -> [Seen, label, summed g^2]
+        self._watched: dict[tuple, list] = {}  # (tensor, rows) -> [Seen, labels of this call, summed g^2]
 
     @contextlib.contextmanager
     def attached(self, model: nn.Module):
@@ -52,17 +53,18 @@ class Gradients:
             undo.callback(model.register_forward_hook(self._leave, with_kwargs=True, always_call=True).remove)
             yield self
 
-    def watch(self, seen: Seen) -> None:
-        """Add to an input's sums what a gradient of it will say. Called while the model goes forward."""
+    def watch(self, seen: Seen) -> bool:
+        """Add to an input's sums what a gradient of it will say, if one comes. Called while the model goes forward."""
         if self.problem or not seen.given.requires_grad:
-            return
+            return False
         key = id(seen.given), seen.x.shape, seen.offsets is None
         if key in self._watched:  # q_proj, k_proj and v_proj have one input
-            first = self._watched[key][1]
-            if seen.name not in self.names.setdefault(first, (first,)):
-                self.names[first] += (seen.name,)
-            return
-        entry = self._watched[key] = [seen, seen.name, None]
+            labels = self._watched[key][1]
+            if seen.name not in self.names.setdefault(labels[0], (labels[0],)):
+                self.names[labels[0]] += (seen.name,)
+            labels.append(seen.name)
+            return True
+        entry = self._watched[key] = [seen, [seen.name], None]
 
         def hook(gradient: Tensor) -> None:
             with torch.no_grad(), torch._C.DisableTorchFunction():
@@ -70,6 +72,7 @@ class Gradients:
                 entry[2] = square if entry[2] is None else entry[2].add_(square)
 
         seen.given.register_hook(hook)
+        return True
 
     def _enter(self, module, args, kwargs):
         self._before = torch.is_grad_enabled()
@@ -118,11 +121,11 @@ class Gradients:
 
     def _add(self) -> None:
         with torch.no_grad():
-            for seen, _, square in self._watched.values():
+            for seen, labels, square in self._watched.values():
                 if square is not None:
-                    self._add_input(seen, square / (2 * self.draws))
+                    self._add_input(seen, labels, square / (2 * self.draws))
 
-    def _add_input(self, seen: Seen, weight: Tensor) -> None:
+    def _add_input(self, seen: Seen, labels: list[str], weight: Tensor) -> None:
         by_row = feel(Tokens.of(seen.x), weight, self.recipes, self.engine)
         if seen.offsets is None:
             parts = [(seen.name, by_row)]
@@ -137,20 +140,29 @@ class Gradients:
             self.sums[label] = [t + s for t, s in zip(total, part.sum(1).tolist(), strict=True)]
 
 
-def feel(tokens: Tokens, weight: Tensor, recipes: list[Recipe], engine: str) -> Tensor:
-    """Sums over features of weight * (x_hat - x)^2 under each recipe: float64 [recipes, M]."""
-    chosen = choose(engine, tokens.x, recipes)
-    if chosen.name == "cpu":
-        from ..engine import weighted_errors  # comes with numba
+class Squares(Gradients):
+    """Hands on an input's rows with the squares of their gradients, float32 [M, K]: keep(label, rows, squares)."""
 
-        return weighted_errors(tokens, weight, recipes)
-    moved, weight = tokens.to(chosen.device(tokens.x)), weight.to(chosen.device(tokens.x))
-    rows = []
-    for recipe in recipes:
-        scale = None if recipe.per_token else tensor_scales(moved.tensor_amax, recipe)[0]
-        error = chosen.quantize(moved, recipe, scale).dequantize().sub_(moved.x)
-        rows.append(error.square_().mul_(weight).sum(-1, dtype=torch.float64))
-    return torch.stack(rows)
+    def __init__(self, seed: int, keep: Callable[[str, Tensor, Tensor | None], None]):
+        super().__init__([], 1, seed, "auto")
+        self.keep = keep
+
+    def _add_input(self, seen: Seen, labels: list[str], weight: Tensor) -> None:
+        squares = 2 * weight
+        if seen.offsets is None:
+            for label in labels:
+                self.keep(label, seen.x, squares)
+            return
+        starts = dict(zip(seen.labels, [0, *seen.offsets.tolist()], strict=False))
+        for label, x in seen.parts():
+            self.keep(label, x, squares[starts[label] : starts[label] + len(x)])
+
+    def _leave(self, module, args, kwargs, output) -> None:
+        waiting = [] if self.problem else list(self._watched.values())
+        super()._leave(module, args, kwargs, output)
+        for seen, labels, _ in waiting if self.problem else ():  # no gradient came: the rows count all the same
+            for label, x in seen.parts() if seen.offsets is not None else [(name, seen.x) for name in labels]:
+                self.keep(label, x, None)
 
 
 def _grown(module, args, out: Tensor):

@@ -3,119 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..analysis import coverage_sentence, poisson_weights, versions
+from ..analysis import AS_THEY_ARE, Effect, Impact, versions
 from ..nvfp4 import RECIPES, Recipe, as_recipe
-from ..shown import table as html_table
 from .choose import describe
 from .inputs import eager
 from .presets import MODES, Plan, check_weights, plan_of, quantized_already
-from .swap import Decoded, Outputs, Swap
+from .swap import Decoded, Outputs, Swap, one_ulp
 from .task import Survey, Task
 
-MIN_RUNS = 8  # fewer give no interval
-
-
-@dataclass(frozen=True, eq=False)
-class Effect:
-    """What quantizing some layers by one recipe did to the model's output."""
-
-    recipe: str
-    module: str | None  # the only layer quantized; None: all that were chosen
-    runs: np.ndarray  # float64 [n, 5], by run: tokens; summed loss before, loss after, KL (in nats), top-1 agreement
-    layers: dict[str, np.ndarray]  # layer -> float64 [n, 2], by run: squared change of its output, squared output
-
-    def measures(self) -> dict[str, np.ndarray]:
-        """By name: the value, then that of 200 bootstrap replicates."""
-        tokens, before, after, kl, same = _replicates(self.runs).T
-        perplexity, change = np.exp(after / tokens), np.exp(after / tokens) - np.exp(before / tokens)
-        return {
-            "perplexity": perplexity,
-            "perplexity_change": change,
-            "kl": kl / tokens,
-            "top1_agreement": same / tokens,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Impact:
-    """Effects by recipe and layer, against the model as it is. Intervals: 95 %, over runs of 64 neighbouring tokens."""
-
-    effects: list[Effect]
-    quantize: str  # a mode or a preset
-    skipped: dict[str, str] = field(default_factory=dict)  # layer -> why it was not quantized
-    provenance: dict = field(default_factory=dict)
-
-    @property
-    def coverage(self) -> str:
-        """Of the model's products, the share that ran quantized: "192 of 288 matrices, 97 % of multiply-adds"."""
-        return coverage_sentence(self.provenance.get("coverage"))
-
-    def __repr__(self) -> str:
-        skipped = f"; {len(self.skipped)} not quantized, see .skipped" if self.skipped else ""
-        said = f"{self.provenance.get('quantized', self.quantize)}: {self.coverage}"
-        return f"Impact({len(self.effects)} effects of {said}{skipped}; .table() has the numbers)"
-
-    def _repr_html_(self) -> str:
-        names = ["recipe", "module", "perplexity", "kl", "kl_low", "kl_high", "top1_agreement"]
-        rows = self.table()[names].to_numpy(object).tolist()
-        return html_table("Impact · KL in nats a token", rows, names, repr(self))
-
-    def table(self):
-        """A pandas DataFrame, a row an effect: perplexity and its change, KL (nats a token), top-1 agreement."""
-        return self._frame([
-            {"recipe": e.recipe, "module": e.module or "all", "tokens": int(e.runs[:, 0].sum())}
-            | _columns(e.measures(), len(e.runs))
-            for e in [self._unquantized(), *self.effects]
-        ])  # fmt: skip
-
-    def layers(self):
-        """A pandas DataFrame, a row an effect and layer: the relative error of the layer's output, |y - y0| / |y0|."""
-        return self._frame([
-            {"recipe": e.recipe, "quantized": e.module or "all", "module": name}
-            | _columns({"output_error": _relative(_replicates(runs))}, len(runs))
-            for e in self.effects
-            for name, runs in e.layers.items()
-        ])  # fmt: skip
-
-    def _unquantized(self) -> Effect:
-        tokens, before, *_ = self.effects[0].runs.T
-        already = self.provenance.get("already")
-        name = f"as loaded ({already})" if already else "unquantized"
-        return Effect(name, None, np.stack([tokens, before, before, 0 * tokens, tokens], 1), {})
-
-    @staticmethod
-    def _frame(rows: list[dict]):
-        import pandas as pd
-
-        return pd.DataFrame(rows)
-
-
-def _replicates(runs: np.ndarray) -> np.ndarray:
-    """Sums over all runs, then over those of each bootstrap replicate: [201, columns]."""
-    weights = poisson_weights(0, len(runs)).T.double().numpy()  # [200, n]
-    weights = weights[weights.any(1)]  # of few runs, some draw none
-    return np.concatenate([runs.sum(0, keepdims=True), weights @ runs])
-
-
-def _relative(sums: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.divide(sums[:, 0], sums[:, 1], where=sums[:, 1] > 0, out=np.zeros(len(sums))))
-
-
-def _columns(measures: dict[str, np.ndarray], runs: int) -> dict[str, float]:
-    columns = {}
-    for name, values in measures.items():
-        low, high = np.quantile(values[1:], [0.025, 0.975]) if runs >= MIN_RUNS else (math.nan, math.nan)
-        columns |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
-    return columns
+CONTROLS = (240, 288)  # ceilings under which SQNR is about that of 256
+FLOOR = "floor: one unit in the last place of {dtype} in 1 % of an input"
 
 
 class NothingQuantizedError(ValueError):
@@ -124,8 +29,8 @@ class NothingQuantizedError(ValueError):
 
 def impact(
     model: nn.Module, batches: Iterable, recipes=RECIPES, *, quantize: str = "activations", weights=None,
-    checkpoint=None, modules=None, per_layer=False, forward: Callable | None = None, loss: Callable | None = None,
-    engine: str = "auto", progress: Callable[[int, int, str], None] | None = None,
+    checkpoint=None, modules=None, per_layer=False, controls=False, forward: Callable | None = None,
+    loss: Callable | None = None, engine: str = "auto", progress: Callable[[int, int, str], None] | None = None,
 ) -> Impact:  # fmt: skip
     """Quantize inputs (and weights) of a model's matrices, a recipe at a time, and measure what it does to the output.
 
@@ -138,10 +43,14 @@ def impact(
                     4/6-mse-448-tensor-fast; "checkpoint": what `checkpoint`, a path, quantizes, with its scales.
         weights:    a recipe of the weights' own.
         modules:    as for `record`; by default not the layer that makes the logits, as usual.
-        per_layer:  quantize each layer alone, too: layers x recipes more passes.
+        per_layer:  quantize each layer alone, too: layers x recipes more passes. Load the model in float32 for that: in
+                    bfloat16 its own rounding changes the output by as much as most layers, which a row then shows.
+        controls:   also the ceilings 240 and 288, whose SQNR is about that of 256: a difference between recipes that is
+                    no larger than theirs is no finding.
         forward:    (model, batch) -> logits [..., C] of what is no causal language model.
         loss:       (logits, batch) -> the loss of each [...]; without it there is no perplexity.
-    Returns: Impact; `.table()` has perplexity, KL in nats and top-1 agreement, with 95 % intervals.
+    Returns: Impact; `.table()` has perplexity, KL in nats and top-1 agreement, and paired differences between recipes,
+    with 95 % intervals over sequences, the rows of batches; `.sentence()` says whether these tokens were enough.
     Raises ValueError for a model in training mode or no causal one, batches without a token to predict, layers or
     weights that cannot be quantized; NothingQuantizedError, one too, where no product ran quantized.
 
@@ -150,57 +59,86 @@ def impact(
     """
     if model.training:
         raise ValueError("the model is in training mode, where dropout alone changes its output: call model.eval()")
-    task = Task(model, forward, loss)
-    batches = task.batches(batches)
-    named = _recipes(recipes)
+    task, named = Task(model, forward, loss), _recipes(recipes)
+    batches, extra = task.batches(batches), _controls(named) if controls else {}
+    named |= extra
     plan = plan_of(model, quantize, modules, weights, checkpoint)
     if plan.quantize != MODES[0]:
         check_weights(plan, model)
     with torch.no_grad(), eager():
         task.check(batches[0])
-        coverage, *found = _measure(task, batches, plan, named, per_layer, engine, progress)
+        coverage, effects, sequences, skipped = _measure(task, batches, plan, named, per_layer, engine, progress)
     about = {**versions(), "model": type(model).__name__, "modules": describe(modules), "coverage": coverage,
              "layers": [w.name for w in plan.choice.observed], "quantized": plan.sentence(),
              "already": quantized_already(model)}  # fmt: skip
-    return Impact(*found, about)
+    return Impact(effects, sequences, named, plan.quantize, tuple(extra), skipped, about)
 
 
 def _measure(task: Task, batches, plan: Plan, recipes: dict, per_layer: bool, engine: str, progress):
-    """The coverage, effects, the mode's name, and what was skipped."""
+    """The coverage, effects, the sequence of each run, and what was skipped."""
     chosen = list(plan.choice.observed)
     todo = [(name, r, None) for name, r in recipes.items()]
     todo += [(name, r, w) for w in chosen for name, r, _ in list(todo) if per_layer]
+    todo += _floor(task.model, chosen) if per_layer else []
     # with weights a recipe at a time, so that only its weights are kept
     groups = [todo] if plan.quantize == MODES[0] else [[v for v in todo if v[0] == n] for n in {v[0]: 0 for v in todo}]
-    runs, layers, ran = defaultdict(list), defaultdict(lambda: defaultdict(list)), set()
+    runs, layers, ran, sequences = defaultdict(list), defaultdict(lambda: defaultdict(list)), set(), 0
     skipped, kept, coverage, done = {}, {}, None, 0
     for group in groups:
         recipe = group[0][1]
-        made = Decoded(plan, plan.recipe_of_weights(recipe), engine) if recipe and plan.quantize != MODES[0] else None
+        made = None
+        if isinstance(recipe, Recipe) and plan.quantize != MODES[0]:
+            made = Decoded(plan, plan.recipe_of_weights(recipe), engine)
+        sequences = 0
         for batch in batches:
             survey = Survey(plan, task.model) if coverage is None else contextlib.nullcontext()
             with Outputs().watching(outputs_of(chosen)) as original, survey:
-                before = task.log_probabilities(task.outcomes(batch))
+                before, shape = task.before(batch)
             coverage = coverage or survey.coverage.to_dict(survey.problems)
             for name, recipe, only in group:
                 if progress:
                     progress(done, len(batches) * len(todo), f"{name} {only.name if only else ''}".strip())
                 some, swap = outputs_of([only] if only else chosen), Swap(plan, recipe, made, engine, skipped, only)
-                with swap, Outputs(original).watching(some) as changed:
+                with swap, Outputs(original, sequences, shape).watching(some) as changed:
                     after = task.outcomes(batch)
-                runs[name, only] += task.compare(before, after, batch)
+                runs[name, only] += task.compare(before, after, batch, sequences)
                 for module, sums in changed.sums.items():
                     layers[name, only][module] += sums
                 ran |= {(name, label) for label in swap.ran}
                 done += 1
+            sequences += len(before)
         kept |= made.kept if made else {}
     _check_ran(plan, recipes, ran, skipped)
+    table = {key: np.array(rows) for key, rows in runs.items()}  # [n, 6]: the sequence comes first
     effects = [
-        Effect(name, only.name if only else None, np.array(runs[name, only]),
-               {module: np.array(sums) for module, sums in layers[name, only].items()})
-        for name, _, only in todo
+        Effect(name, only.name if only else None, table[name, only][:, 1:],
+               {module: np.array(sums) for module, sums in layers[name, only].items()}, _of_weights(plan, recipe))
+        for name, recipe, only in todo
     ]  # fmt: skip
-    return coverage, effects, plan.quantize, {**kept, **skipped}
+    return coverage, effects, next(iter(table.values()))[:, 0].astype(np.int64), {**kept, **skipped}
+
+
+def _of_weights(plan: Plan, recipe) -> str:
+    """What the weights were quantized by beside a recipe of activations, in a word."""
+    if not isinstance(recipe, Recipe) or plan.quantize == MODES[0]:
+        return AS_THEY_ARE
+    return "the checkpoint's" if plan.checkpoint is not None else plan.recipe_of_weights(recipe).name
+
+
+def _floor(model: nn.Module, chosen: list) -> list[tuple]:
+    """A pass in which one layer's input moves by as little as its dtype can; none in float32, where that is nothing."""
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32, torch.float64}
+    named = ", ".join(sorted(str(k).removeprefix("torch.") for k in kinds))
+    return [(FLOOR.format(dtype=named), one_ulp, chosen[0])] if kinds else []
+
+
+def _controls(recipes: dict[str, Recipe | None]) -> dict[str, Recipe]:
+    """The control ceilings of a recipe that is measured, rather of MSE; ValueError where none has 4over6."""
+    like = [r for r in recipes.values() if r is not None and r.four_over_six]
+    if not like:
+        raise ValueError(f"controls=True needs a recipe with 4over6 to differ from: there is {', '.join(recipes)}")
+    one = next((r for r in like if r.err_mode == "MSE"), like[0])
+    return {r.name: r for r in (replace(one, e4m3_max=c, scored_as=None) for c in CONTROLS)}
 
 
 def outputs_of(weights) -> dict[str, nn.Module]:

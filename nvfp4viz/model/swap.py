@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from .presets import Plan, stored_names
 from .products import Product, Watch
 from .weights import Weight
 
-RUN = 64  # consecutive tokens that the bootstrap draws together, since neighbours are alike
+RUN = 64  # consecutive tokens whose sums are kept together
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,22 @@ class Fp8:
         return ((x.float() / scale).to(torch.float8_e4m3fn).float() * scale).to(x.dtype)
 
 
-def decoded(x: Tensor, recipe: Recipe | Fp8, engine: str, encode_scale=None) -> Tensor:
-    """x [..., K] through NVFP4, or FP8, and back, in x's shape and dtype."""
+def one_ulp(x: Tensor) -> Tensor:
+    """x with every hundredth element moved to the next number of its dtype away from 0."""
+    bits = x.contiguous().clone()
+    bits.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]).view(-1)[::100] += 1
+    return bits
+
+
+def decoded(x: Tensor, recipe: Recipe | Fp8 | Callable[[Tensor], Tensor], engine: str, encode_scale=None) -> Tensor:
+    """x [..., K] through NVFP4, or FP8, and back, in x's shape and dtype; or what a function makes of it."""
     if not x.numel():
         return x
     if isinstance(recipe, Fp8):
         check_finite(x.reshape(-1, x.shape[-1]))
         return recipe.decoded(x)
+    if not isinstance(recipe, Recipe):
+        return recipe(x)
     q = quantize(as_tokens(x), recipe, engine=engine, encode_scale=encode_scale)
     return q.dequantize().to(x.device, x.dtype).reshape(x.shape)
 
@@ -99,6 +109,7 @@ class Swap:
 
     def __init__(self, plan: Plan, recipe: Recipe | None, weights: Decoded | None, engine: str, skipped, only=None):
         self.plan, self.recipe, self.weights, self.engine, self.skipped = plan, recipe, weights, engine, skipped
+        self.by_row = getattr(recipe, "per_token", True)  # a row's values do not depend on others
         self.some = [only] if only is not None else list(plan.choice.observed)
         self.ran = Counter()  # label -> products that were swapped
         self._last: list = [None, None, None]  # an input, its version, what became of it: q, k and v share one
@@ -188,7 +199,7 @@ class Swap:
         return tuple(map(swap, args)), {key: swap(v) for key, v in kwargs.items()}
 
     def _encode_scale(self, label: str) -> float | None:
-        return None if self.recipe.per_token else self.plan.input_scale(label)
+        return None if self.by_row else self.plan.input_scale(label)
 
     def _visit(self, product: Product):
         w = product.weight
@@ -221,7 +232,7 @@ class Swap:
             return decoded(rows, self.recipe, self.engine, self._encode_scale(w.name))
         served = self._served_scale(product)
         new = rows.clone()
-        if self.recipe.per_token:  # a row has its own scale, whoever computes it
+        if self.by_row:  # a row has its own scale, whoever computes it
             picked = torch.tensor([self.plan.choice.takes(w, e) for e in range(w.experts)] + [False])  # and of no one
             keep = picked.to(experts.device)[experts]
             new[keep] = decoded(rows[keep], self.recipe, self.engine)
@@ -235,7 +246,7 @@ class Swap:
 
     def _served_scale(self, product: Product):
         """One scale for what a block of experts was called with, quantized before routing; None behind that."""
-        if self.recipe.per_token or not self._blocks or self._blocks[-1][0] is not product.weight.module:
+        if self.by_row or not self._blocks or self._blocks[-1][0] is not product.weight.module:
             return None
         module, args, kwargs = self._blocks[-1]
         x = module_input(module, args, kwargs)
@@ -272,13 +283,16 @@ class Swap:
 
 
 class Outputs:
-    """Keeps what layers return; or, given `before`, sums by run their squared change since and its squared output."""
+    """Keeps what layers return; or, given `before`, sums by run their squared change since and its squared output.
 
-    def __init__(self, before: Outputs | None = None):
-        self.before = before
+    first: number of the batch's first sequence; shape: (B, T) of the batch.
+    """
+
+    def __init__(self, before: Outputs | None = None, first: int = 0, shape: tuple[int, int] = (0, 0)):
+        self.before, self.first, self.shape = before, first, shape
         self.kept: dict[str, list[tuple[Tensor, Tensor]]] = {}  # layer -> a call's output and its norm by row
         self.calls: dict[str, int] = {}
-        self.sums: dict[str, list[list[float]]] = {}  # layer -> by run
+        self.sums: dict[str, list[list[float]]] = {}  # layer -> by run: sequence (-1: unknown), rows, change, output
 
     @contextlib.contextmanager
     def watching(self, layers: dict[str, nn.Module]):
@@ -300,7 +314,11 @@ class Outputs:
         y0, norm = kept[call]
         change = torch.sub(y, y0) if y.dtype == torch.float32 else y.float().sub_(y0)
         rows = torch.stack([change.norm(dim=-1), norm], 1).double().square()  # [M, 2]
-        self.sums.setdefault(name, []).extend(run.sum(0).tolist() for run in rows.split(RUN))
+        known = len(rows) == self.shape[0] * self.shape[1]  # else rows are sorted by expert, or left out
+        sums = self.sums.setdefault(name, [])
+        for i, sequence in enumerate(rows.split(self.shape[1]) if known else (rows,)):
+            of = self.first + i if known else -1
+            sums.extend([of, len(run), *run.sum(0).tolist()] for run in sequence.split(RUN))
 
 
 def _named(hook, name):

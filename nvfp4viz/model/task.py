@@ -79,6 +79,11 @@ class Task:
                 "perplexity; give forward= (and loss=)"
             )
 
+    def before(self, batch) -> tuple[Tensor, tuple[int, int]]:
+        """Log-probabilities of the model as it is, and (B, T) of the batch's outcomes."""
+        outcomes = self.outcomes(batch)
+        return self.log_probabilities(outcomes), tuple(outcomes.shape[:2])
+
     def log_probabilities(self, outcomes: Tensor) -> Tensor:
         """float32 [B, T, C] of what is compared: of a language model, the tokens that follow."""
         used = outcomes if self.forward is not None else outcomes[:, :-1]
@@ -99,8 +104,11 @@ class Task:
             return every if mask is None else mask[:, 1:].bool() & mask[:, :-1].bool()
         return torch.ones(p.shape[:2], dtype=torch.bool, device=p.device)
 
-    def compare(self, before: Tensor, outcomes: Tensor, batch) -> Iterator[list[float]]:
-        """For each run of positions: their number, loss before and after, KL and agreement, summed."""
+    def compare(self, before: Tensor, outcomes: Tensor, batch, first: int = 0) -> Iterator[list[float]]:
+        """For each run of positions: its sequence, their number, loss before and after, KL and agreement, summed.
+
+        first: number of the batch's first sequence.
+        """
         counts, losses = self._counts(batch, before), self._losses(batch, before)
         after = outcomes if self.forward is not None else outcomes[:, :-1]
         told = self.loss and [self.loss(o, batch).reshape(before.shape[:2]).double() for o in (before, outcomes)]
@@ -116,7 +124,7 @@ class Task:
                 columns.append(torch.stack([torch.ones_like(kl), *loss, kl, same], 1).where(valid, 0.0))
             for run in torch.cat(columns).split(RUN):
                 if run[:, 0].any():
-                    yield run.sum(0).tolist()
+                    yield [first + b, *run.sum(0).tolist()]
 
 
 def describe(out) -> str:

@@ -28,7 +28,8 @@ RUN_SUMS = "run_nmse"  # by its bytes
 
 def pack(sweep: Sweep) -> dict:
     """The sweep as a report holds it, JSON-ready."""
-    catalog = page_catalog(sweep.stats, (), skipped=sweep.skipped, versions=sweep.provenance.get("versions"))
+    about = {"skipped": sweep.skipped, "versions": sweep.provenance.get("versions"), "predicted": sweep.predicted}
+    catalog = page_catalog(sweep.stats, (), **about)
     catalog["recipes"] = [{**recipe_entry(r), "name": name} for name, r in sweep.recipes.items()]
     return {
         "format": FORMAT,

@@ -10,16 +10,28 @@ from pathlib import Path
 from markupsafe import Markup
 
 from .. import plots
-from ..analysis import Comparison, Sweep, Verdict, coverage_sentence, is_saved, recommend
+from ..analysis import (
+    DEFAULTS,
+    SGLANG,
+    Comparison,
+    Impact,
+    Sweep,
+    Verdict,
+    changes,
+    coverage_sentence,
+    is_saved,
+    recommend,
+)
 from ..analysis import sweep as measured
 from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SIZES, style
 from ..checkpoints import Checkpoint
 from ..files import said
-from ..nvfp4 import FOUR_LIMIT, Recipe, study_only
+from ..nvfp4 import FOUR_LIMIT, study_only
 from . import packing
 from .checkpoint import report_checkpoint
 from .document import document, fill, picture, write, written
+from .outlook import NOT_MEASURED, outlook_rows
 from .words import glossary
 
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
@@ -31,11 +43,15 @@ WORST = 5  # tensors listed as the worst
 ROWS = 24  # tensors that the figure of gains has room for
 
 
-def report(sweep: Sweep | Checkpoint, path: str | os.PathLike, *, author: str | None = None) -> Path:
+def report(
+    sweep: Sweep | Checkpoint, path: str | os.PathLike, *, author: str | None = None, impact: Impact | None = None
+) -> Path:
     """Write the sweep as one self-contained HTML file and return its path; of a checkpoint, its findings and maps.
 
-    Args: sweep: or activations, whatever `nvfp4viz.sweep` takes, for all named recipes.
-          author: who made it, as the page says beside the date; nobody where it is None.
+    Args:
+        sweep:  or activations, whatever `nvfp4viz.sweep` takes, for all named recipes.
+        author: who made it, as the page says beside the date; nobody where it is None.
+        impact: what was measured of the model's output, for the page's head beside tensor error and predicted KL.
     Raises TypeError for anything else, ValueError for an empty one, OSError where the file cannot be written; an
     older file then stays as it was.
     """
@@ -49,7 +65,7 @@ def report(sweep: Sweep | Checkpoint, path: str | os.PathLike, *, author: str | 
         sweep = measured(sweep)
     if not sweep.stats:
         raise ValueError("the sweep has no statistics: analyse at least one tensor before writing a report")
-    return write(render(sweep, author), path)
+    return write(render(sweep, author, impact), path)
 
 
 def load_report(path: str | os.PathLike) -> Sweep:
@@ -60,11 +76,11 @@ def load_report(path: str | os.PathLike) -> Sweep:
         raise ValueError(f"cannot read the report {str(path)!r}: {said(error)}") from error
 
 
-def render(sweep: Sweep, author: str | None = None) -> str:
+def render(sweep: Sweep, author: str | None = None, impact: Impact | None = None) -> str:
     """The page as a string."""
     stored, sweep = sweep, packing.in_order(sweep)
     try:
-        verdict = recommend(sweep)
+        verdict = recommend(sweep, impact=impact)
     except ValueError as error:  # nothing but zeros or nothing at all: the table still says so
         verdict, sentence, best = None, ("No verdict", "", f"{error}."), next(iter(sweep.recipes))
     else:
@@ -73,14 +89,21 @@ def render(sweep: Sweep, author: str | None = None) -> str:
     body = fill(
         "report.html",
         sentence=sentence, color=style(recipe)["color"], best=best, written=written(author),
-        worst=_worst(sweep, best), unmeasured=_unmeasured(sweep), words=glossary(), rows=_rows(sweep), short=SHORT,
+        worst=_worst(sweep, best), unmeasured=_unmeasured(sweep, impact), words=glossary(), rows=_rows(sweep),
+        short=SHORT,
         measured=_measured(sweep), skipped=sweep.skipped, interrupted=sweep.provenance.get("interrupted"),
         margins=_margins(sweep, verdict.comparisons) if verdict else [],
-        settings=_settings(recipe) if verdict else None,
-        figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=COLUMNS,
+        output=outlook_rows(sweep, verdict, impact), not_measured="" if impact else NOT_MEASURED,
+        settings=_settings(sweep, verdict) if verdict else None,
+        figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=_columns(sweep),
         provenance=_provenance(sweep), recipes=_recipes(sweep), data=Markup(packing.script(packing.pack(stored))),
     )  # fmt: skip
     return document(f"NVFP4 report: {_subject(sweep)}: {sentence[0]}", body, printed=written(author))
+
+
+def _columns(sweep: Sweep) -> dict[str, tuple[str, str]]:
+    """Columns of the table: those of all sweeps, and the predicted KL where there is one."""
+    return COLUMNS | ({"predicted_kl": ("predicted KL", "short")} if sweep.predicted else {})
 
 
 def _models(sweep: Sweep) -> list[str]:
@@ -100,14 +123,14 @@ def _worst(sweep: Sweep, best: str) -> list[dict]:
     return [{"tensor": t, "sqnr": [f"{s.sqnr_db:.2f}" for s in sweep.stats[t].values()]} for t in order]
 
 
-def _unmeasured(sweep: Sweep) -> list[str]:
+def _unmeasured(sweep: Sweep, impact: Impact | None) -> list[str]:
     """What a reader might think was measured, and was not."""
     seen = coverage_sentence(sweep.provenance.get("coverage"))
     missing = [f"Of the model, {seen} were seen; the rest was not."] if seen else [
         "Only the tensors listed here were measured, not every input of the model's layers."
     ]  # fmt: skip
     return [*missing, "Weights stay as they are; their own quantization adds to the error.",
-            "Errors are of activations, not of the model's output: nvfp4viz.impact measures that.",
+            *([] if impact else ["Errors are of activations, not of the output: nvfp4viz.impact measures that."]),
             f"Engine {', '.join(sweep.engines)} computed this: no speed was measured."]  # fmt: skip
 
 
@@ -163,15 +186,24 @@ def _margins(sweep: Sweep, comparisons: tuple[Comparison, ...]) -> list[dict]:
     return rows
 
 
-def _settings(recipe: Recipe) -> dict[str, str]:
+def _settings(sweep: Sweep, verdict: Verdict) -> dict:
+    """What to set, and all that it changes; nothing where only a measurement can tell which recipe to set."""
     from ..environment import environment_of, flashinfer_config
 
+    name = verdict.outlook.measured_against(verdict.recipe) or verdict.recipe
+    recipe = sweep.recipes[name]
+    if verdict.contradicted not in (None, name):
+        return {
+            "name": name,
+            "unset": "Nothing yet: tensor error and the predicted KL of the output disagree. Measure it.",
+        }
     try:
-        variables = "\n".join(f"{name}={value}" for name, value in environment_of(recipe, "sglang").items())
+        variables = "\n".join(f"{key}={value}" for key, value in environment_of(recipe, "sglang").items())
         call = f"nvfp4_4over6={flashinfer_config(recipe, text=True)}".replace("(", "(\n    ").replace(")", "\n)")
     except ValueError as error:  # a ceiling to study, which no environment can set
-        return {"unset": str(error)}
-    return {"unset": "", "variables": variables, "call": call.replace(", ", ",\n    ")}
+        return {"name": name, "unset": str(error)}
+    return {"name": name, "unset": "", "variables": variables, "call": call.replace(", ", ",\n    "),
+            "default": DEFAULTS[SGLANG].name, "changes": changes(DEFAULTS[SGLANG], recipe)}  # fmt: skip
 
 
 def _figures(sweep: Sweep, best: str) -> list[dict]:

@@ -111,6 +111,12 @@ def test_only_saturation():
     assert _only(x, "saturation", recipe, encode_scale=1.0) == pytest.approx((6 * 448) ** 2, rel=1e-12)
 
 
+def test_what_a_saturated_four_lost_by_its_scales_rounding_is_booked_there():
+    shares = attribute(torch.tensor([[6.0, 5.0] + [3.0] * 14]), "4/6-mse-448").shares()
+    assert shares["scale rounding"] == pytest.approx(0.628, abs=1e-3)
+    assert shares["saturation"] == pytest.approx(0.122, abs=1e-3)
+
+
 def test_a_four_candidate_that_could_not_be_had_is_saturation_and_a_lower_ceiling_has_it():
     on_grid_of_four = torch.tensor([4.0] + [3.0] * 15)
     assert _only(_token(on_grid_of_four * 512), "saturation", "4/6-mse-448") > 0  # 512 is above 448

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nvfp4viz import RECIPES, Sweep, sweep, synthetic
-from nvfp4viz.analysis import margin_interval, recommend, t_quantile
+from nvfp4viz.analysis import Effect, Impact, margin_interval, recommend, t_quantile
 from nvfp4viz.stats import Stats, run_sums
 
 PAIR = ["4/6-mae-448", "4/6-mae-256"]
@@ -321,15 +321,57 @@ def test_the_predicted_kl_stands_beside_and_is_never_overruled_by_tensor_error()
         return recommend(_of(rows))
 
     agrees, disagrees = verdict(12.0, 10.0), verdict(9.0, 10.0)
-    assert agrees.predicted_kl == pytest.approx({"4/6-mae-448": 1.2, "4/6-mae-256": 1.0})
+    assert agrees.outlook.predicted == pytest.approx({"4/6-mae-448": 1.2, "4/6-mae-256": 1.0})
     assert agrees.contradicted is None
-    assert agrees.sentence().startswith("Use 4/6-mae-256") and agrees.worst == ("d", "c", "b", "a")
+    assert agrees.sentence().startswith("Use 4/6-mae-256") and agrees.outlook.worst == ("d", "c", "b", "a")
     assert "Predicted KL of the output: 1 nats a token under 4/6-mae-256 (1.2 under 4/6-mae-448)." in agrees.sentence()
     assert "Worst layers by predicted effect: d, c, b and 1 more." in agrees.sentence()
     assert disagrees.contradicted == "4/6-mae-448" and "Use" not in disagrees.sentence()
     start = "Measure before you choose; tensor error favours 4/6-mae-256, the predicted KL 4/6-mae-448"
     assert disagrees.sentence().startswith(start)
     json.dumps(agrees.to_dict(), allow_nan=False)
+
+
+def test_a_measured_output_overrules_tensor_error_and_prediction_where_it_is_resolved():
+    def verdict(measured, predicted=(0.0, 0.0), recipes=PAIR, scatter=0.01):
+        rng, errors = np.random.default_rng(0), {"4/6-mae-448": np.full(512, 1.2), "4/6-mae-256": np.full(512, 1.0)}
+        both = zip(_made(errors).items(), predicted, strict=True)
+        row = {n: replace(s, kl=k, kl_tokens=100 if k else 0) for (n, s), k in both}
+        tokens = np.full(40, 64.0)
+        effects = []
+        for name, kl in zip(recipes, measured, strict=True):
+            v = 64 * kl * (1 + scatter * rng.normal(size=40))
+            effects.append(Effect(name, None, np.stack([tokens, tokens, tokens, v, tokens], 1), {}))
+        impact = Impact(effects, np.arange(40), {n: RECIPES[n] for n in recipes}, "activations")
+        return recommend(_of({"a": row}), impact=impact)
+
+    agrees = verdict([0.12, 0.10])
+    assert agrees.sentence().startswith("Use 4/6-mae-256") and agrees.contradicted is None
+    assert "Measured KL of the output: 0.1 nats a token under 4/6-mae-256 (0.12 under 4/6-mae-448)" in agrees.sentence()
+    disagrees = verdict([0.10, 0.12])
+    start = "Tensor error favours 4/6-mae-256, the measured output 4/6-mae-448: "
+    assert disagrees.sentence().startswith(start) and disagrees.contradicted == "4/6-mae-448"
+    unresolved = verdict([0.10, 0.101], scatter=0.5)
+    assert unresolved.contradicted is None and "not resolved; about" in unresolved.sentence()
+    overruled = verdict([0.12, 0.10], predicted=(9.0, 10.0))  # the prediction was wrong, as measured
+    assert overruled.contradicted is None and overruled.sentence().startswith("Use 4/6-mae-256")
+    still = verdict([0.10, 0.101], predicted=(9.0, 10.0), scatter=0.5)
+    assert still.contradicted == "4/6-mae-448" and still.sentence().startswith("Measure before you choose")
+    other = verdict([0.1, 0.2], recipes=["standard", "4/6-mae-448"])
+    assert other.contradicted is None and "What 4/6-mae-256 does to the output was not measured" in other.sentence()
+    json.dumps(disagrees.to_dict(), allow_nan=False)
+    with pytest.raises(TypeError, match="impact is a dict"):
+        recommend(_of({"a": _made({n: np.ones(64) for n in PAIR})}), impact={})
+
+
+def test_the_default_is_that_of_a_program_and_site():
+    measured = _sweep(synthetic("crowded", 64, 128), [*RECIPES, "standard-tensor-fast"])
+    assert recommend(measured).over("SGLang's default").over == "standard-tensor-fast"
+    verdict = recommend(measured, program="vllm", site="dense")
+    assert verdict.over("vLLM's default for dense layers").over == "standard-tensor-fast"
+    assert "vLLM's default for dense layers" in verdict.sentence() and verdict.over("SGLang") is None
+    with pytest.raises(ValueError, match="site='dens' is not one of"):
+        recommend(measured, program="vllm", site="dens")
 
 
 # recipes that no engine runs

@@ -70,7 +70,7 @@ def measured(model, tokenizer, downloads: Path, count: int, length: int) -> dict
         for ids in windows(tokenizer(content).input_ids, count, length):
             stats = recorded(model, ids, names)
             if names is None:  # one name an input from here on: q_proj's, k_proj's and v_proj's are the same
-                names = list(voices(nvfp4viz.Sweep(stats, dict(nvfp4viz.RECIPES))).weights)
+                names = list(voices(nvfp4viz.Sweep.of(stats, dict(nvfp4viz.RECIPES))).weights)
                 stats = {n: stats[n] for n in names}
             found[text].append(stats)
             print(f"\r{text}: {len(found[text])} windows", end="", file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 import nvfp4viz
 from nvfp4viz import RECIPES, Sweep, synthetic
+from nvfp4viz.analysis import Effect, Impact
 from nvfp4viz.engine import find_engine
 from nvfp4viz.pages import load_report
 
@@ -118,6 +119,12 @@ def test_a_saved_sweep_becomes_a_report_and_a_table(run):
     assert run("report", "s.json", "-o", "r.html")[0] == 0
     assert load_report("r.html").stats == Sweep.load("s.json").stats
     assert run("sweep", "s.json", "-o", "t.csv")[0] == 0 and len(pd.read_csv("t.csv")) == 10
+    assert "Output not measured" in Path("r.html").read_text()
+    runs = np.array([[64, 128, 130, 2.0, 60], [64, 128, 131, 3.0, 61]])
+    effects, recipes = [Effect("standard", None, runs, {})], {"standard": RECIPES["standard"]}
+    Impact(effects, np.arange(2), recipes, "activations").save("i.json")
+    assert run("report", "s.json", "--impact", "i.json", "-o", "m.html")[0] == 0
+    assert "Output not measured" not in Path("m.html").read_text()
 
 
 def test_several_files_and_folders(run):
@@ -173,6 +180,7 @@ MISTAKES = {
     "file among recipes": (["report", "--recipes", "standard", MODEL], "is a file, not a recipe: name the files"),
     "sweep among files": (["report", MODEL, "s.json"], "'s.json' is a saved sweep: give it alone"),
     "recipes of a sweep": (["report", "s.json", "--recipes", "standard"], "a saved sweep is measured already"),
+    "no impact": (["report", "s.json", "--impact", "bad.json"], "cannot read the impact 'bad.json'"),
     "nothing to analyse": (["report", "odd.npy"], "no tensor could be analysed: odd: K=5 is not a multiple of 16"),
 }  # fmt: skip
 

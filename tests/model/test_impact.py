@@ -99,11 +99,13 @@ def test_it_equals_quantizing_by_hand(model, quantize):
 def test_a_recipe_that_changes_nothing_shows_exactly_nothing(model, quantize, dtype):
     found = impact(model.to(dtype), [ids(2, 300)], [None, "identity"], quantize=quantize, per_layer=True)
     table = found.table()
+    table = table[~table.recipe.str.startswith("floor")]  # of bfloat16 itself
     for column in ("perplexity_change", "kl"):
         for end in ("", "_low", "_high"):
             assert (table[column + end] == 0).all()
     assert (table["top1_agreement"] == 1).all() and table["perplexity"].nunique() == 1
-    assert (found.layers()["output_error"] == 0).all()
+    layers = found.layers()
+    assert (layers["output_error"][~layers.recipe.str.startswith("floor")] == 0).all()
 
 
 def test_one_layer_at_a_time(model):
@@ -170,6 +172,39 @@ def test_intervals_hold_the_value_and_are_missing_where_tokens_are_few(model):
     assert np.isnan(few["perplexity_low"]) and np.isfinite(few["perplexity"])
 
 
+def test_rows_of_batches_are_sequences_and_a_single_one_falls_back_to_runs_and_says_so(model):
+    several = impact(model, [ids(3, 70), ids(2, 40, seed=2)], ["standard"])
+    assert several.sequences.tolist() == [0, 0, 1, 1, 2, 2, 3, 4] and several.judged_by == "5 sequences"
+    (effect,) = several.effects
+    assert effect.layers and all(v[:, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 4] for v in effect.layers.values())
+    assert "(5 sequences)" in repr(several) and set(several.table()["sequences"]) == {5}
+    one = impact(model, [ids(1, 700)], ["standard"])
+    assert "one sequence is all there is; widened by 1.64" in one.judged_by and one.judged_by in one.sentence()
+
+
+def test_control_ceilings_and_the_floor_of_bf16(model):
+    found = impact(model.bfloat16(), [ids(4, 64)], ["4/6-mse-256", "standard"], controls=True, modules="*.gate",
+                   per_layer=True)  # fmt: skip
+    assert found.controls == ("4/6-mse-240", "4/6-mse-288") and set(found.whole) == {"4/6-mse-256", "standard"}
+    table = found.table()
+    kl = table[table.module == "all"].set_index("recipe")["kl"]
+    alike = kl[["4/6-mse-240", "4/6-mse-256", "4/6-mse-288"]]
+    assert found.spread == pytest.approx(alike.max() - alike.min()) and "Control ceilings" in found.sentence()
+    floor = table[table.recipe.str.startswith("floor: one unit in the last place of bfloat16")]
+    assert floor["module"].tolist() == ["blocks.0.gate"] and 0 < floor["kl"].item() < kl["standard"]
+    exact = impact(model.float(), [ids(1, 64)], ["standard"], modules="*.gate", per_layer=True).table()
+    assert not exact.recipe.str.startswith("floor").any()
+    with pytest.raises(ValueError, match="controls=True needs a recipe with 4over6"):
+        impact(model, [ids(1, 64)], ["standard"], controls=True)
+
+
+def test_the_recipe_of_weights_is_named_apart(model):
+    found = impact(model, [ids(1, 64)], ["standard", None], quantize="activations+weights", weights="4/6-mse-448")
+    assert found.table()["weights"].tolist() == ["as they are", "4/6-mse-448-tensor", "as they are"]
+    same = impact(model, [ids(1, 64)], ["4/6-mae-256"], quantize="activations+weights").table()
+    assert same["weights"].tolist() == ["as they are", "4/6-mae-256-tensor"]
+
+
 def test_a_layer_that_cannot_be_quantized_is_named_and_runs_as_it_is(model):
     model.blocks[1]["up"] = nn.Sequential(nn.Linear(64, 24), nn.Linear(24, 64))
     found = impact(model, [ids(2, 64)], ["standard"])
@@ -232,7 +267,8 @@ def test_the_command_prints_and_writes_the_table(model, tmp_path, monkeypatch, c
     assert huggingface.run(parser.parse_args([*given, "--recipes", "standard", "identity"])) == 0
     printed = capsys.readouterr()
     assert "unquantized" in printed.out and "0/12" in printed.err
-    assert out.read_text().startswith("recipe,module,tokens,perplexity")
+    assert out.read_text().startswith("recipe,weights,module,tokens,sequences,perplexity")
+    assert "Least KL under standard" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -241,7 +277,7 @@ def test_the_command_prints_and_writes_the_table(model, tmp_path, monkeypatch, c
         (["none.txt"], FileNotFoundError, "none.txt"),
         (["bytes"], ValueError, "'bytes' is no UTF-8 text"),
         (["text.txt", "-o", "none/t.csv"], FileNotFoundError, "folder 'none' does not exist"),
-        (["text.txt", "-o", "t.json"], ValueError, "the table is a .csv"),
+        (["text.txt", "-o", "t.html"], ValueError, "use .json"),
         (["text.txt", "--recipes", "standart"], ValueError, "did you mean 'standard'"),
         (["text.txt", "--engine", "cpuu"], ValueError, "did you mean 'cpu'"),
         (["text.txt", "--length", "0"], ValueError, "both are at least 2"),

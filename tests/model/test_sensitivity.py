@@ -7,8 +7,7 @@ from torch import nn
 
 import nvfp4viz
 from nvfp4viz import RECIPES, impact, quantize, record, sensitivity
-from nvfp4viz.engine import weighted_errors
-from nvfp4viz.model.gradients import feel
+from nvfp4viz.engine import feel, weighted_errors
 from nvfp4viz.nvfp4 import Tokens
 
 V, K = 29, 64
@@ -168,3 +167,53 @@ def test_weighted_errors_are_those_of_the_reference(recipe):
     want = (error.square() * weight.double()).sum(-1)
     np.testing.assert_allclose(weighted_errors(Tokens.of(x), weight, [recipe])[0], want, rtol=1e-9)
     np.testing.assert_allclose(feel(Tokens.of(x), weight, [recipe], "reference")[0], want, rtol=1e-4)
+
+
+def test_a_capture_of_squared_gradients_lets_a_later_sweep_predict(tmp_path):
+    model, batch = Model(), ids()
+    want = sensitivity(model, [batch], seed=5)
+    with torch.no_grad(), nvfp4viz.capture(model, path=tmp_path / "a.safetensors", seed=5, sensitivity=True):
+        model(batch)
+    kept = nvfp4viz.load(tmp_path / "a.safetensors")
+    assert set(kept) == {"q", "k", "up", "down", "lm_head"} == set(kept.felt) and not kept.left_out
+    found = nvfp4viz.sweep(kept)
+    table = found.table().set_index(["tensor", "recipe"])["predicted_kl"]
+    for name, layers in want.names.items():
+        for layer in layers:
+            for recipe in RECIPES:
+                assert table[layer, recipe] == pytest.approx(want.kl(name, recipe), rel=3e-3)  # squares are bfloat16
+    plain = nvfp4viz.sweep({name: kept[name] for name in kept})
+    assert not plain.predicted and found.predicted
+    assert found.stats["up"]["standard"].err_sq == plain.stats["up"]["standard"].err_sq
+
+
+def test_a_sample_of_tokens_stands_for_all_and_a_model_without_gradients_is_captured_all_the_same(tmp_path):
+    model, batch = Model(), ids(16, 64)
+    want = sensitivity(model, [batch], seed=5)
+    with (
+        torch.no_grad(),
+        nvfp4viz.capture(model, path=tmp_path / "a.safetensors", tokens=512, seed=5, sensitivity=True),
+    ):
+        model(batch)
+    found = nvfp4viz.sweep(nvfp4viz.load(tmp_path / "a.safetensors"))
+    for name in ("q", "up", "down"):
+        assert found.stats[name]["standard"].predicted_kl == pytest.approx(want.kl(name, "standard"), rel=0.2)
+    with torch.inference_mode(), nvfp4viz.capture(model, path=tmp_path / "b.safetensors", sensitivity=True):
+        model(batch)
+    kept = nvfp4viz.load(tmp_path / "b.safetensors")
+    assert set(kept) == {"q", "k", "up", "down", "lm_head"} and not kept.felt
+    assert "inference_mode" in kept.sources[0]["metadata"]["sensitivity"]
+
+
+def test_squares_without_their_counts_are_left_out(tmp_path):
+    from safetensors.torch import save_file
+
+    x = nvfp4viz.synthetic("normal", 32, 64)
+    for metadata in (
+        {},
+        {"tokens_seen": "[", "predicted_tokens": "3"},
+        {"tokens_seen": '{"a": -1}', "predicted_tokens": "3"},
+    ):
+        save_file({"a": x, "a.gradient_squares": x.square()}, tmp_path / "a.safetensors", metadata)
+        kept = nvfp4viz.load(tmp_path / "a.safetensors")
+        assert list(kept) == ["a"] and "without the numbers" in kept.left_out["a.gradient_squares"]

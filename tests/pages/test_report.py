@@ -21,7 +21,7 @@ import torch
 from hostile import NAMES as HOSTILE
 
 from nvfp4viz import RECIPES, Recipe, load, report, sweep, synthetic
-from nvfp4viz.analysis import Sweep, block_at, inspect_block, keep, pick, recommend
+from nvfp4viz.analysis import Effect, Impact, Sweep, block_at, inspect_block, keep, pick, recommend
 from nvfp4viz.analysis import block_inspections as inspections
 from nvfp4viz.analysis.picks import KEPT
 from nvfp4viz.catalog import COLUMNS
@@ -71,8 +71,8 @@ def test_it_says_the_verdict_and_what_ran(page, measured):
     assert "2 tensors" in page and "up to 24 tokens" in page and "5 recipes" in page and "engine reference" in page
     assert "1 tensors could not be analysed" in page and "K=5 is not a multiple of 16" in page
     assert texts["h1"] == [first]
-    set_, *others = texts["h2"]
-    assert set_ == f"What to set for {recommend(measured).recipe}"
+    output, set_, *others = texts["h2"]
+    assert output == "What the model's output feels" and set_ == f"What to set for {recommend(measured).recipe}"
     assert others == [
         "Where it hurts most", "Why", "Look for yourself", "Every tensor, every recipe", "Compare", "Words",
         "Provenance",
@@ -354,3 +354,67 @@ def test_a_printed_page_has_a_title_a_date_and_its_maker_above():
     assert plain[0].startswith('NVFP4 report: m</style>"} body{\\, 1 tensor')
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC · A\. Person", plain[1])
     assert "counter(page)" in heads
+
+
+# what the output feels
+
+
+def _with_kl(sweep, kl):
+    """The sweep as if it had been recorded with `sensitivity`: these nats by recipe, on every tensor."""
+    stats = {
+        t: {n: replace(s, kl=kl[n] * 100, kl_tokens=100) for n, s in row.items()} for t, row in sweep.stats.items()
+    }
+    return Sweep.of(stats, sweep.recipes, sweep.provenance, sweep.skipped)
+
+
+def _measured_kl(kl):
+    """An Impact of 20 sequences with this KL by recipe."""
+    tokens, scatter = np.full(20, 64.0), 1 + 0.01 * np.random.default_rng(0).normal(size=20)
+    effects = [
+        Effect(n, None, np.stack([tokens, tokens, tokens, 64 * v * scatter, tokens], 1), {}) for n, v in kl.items()
+    ]
+    return Impact(
+        effects, np.arange(20), {n: RECIPES[n] for n in kl}, "activations", provenance={"quantized": "inputs"}
+    )
+
+
+def test_the_head_says_that_the_output_was_not_measured(page):
+    assert "Output not measured: nvfp4viz impact MODEL TEXT -o impact.json" in page
+    assert "Worst layers by predicted effect" not in page
+
+
+def test_the_head_joins_tensor_error_predicted_and_measured_kl(measured, tmp_path):
+    best = recommend(measured).recipe
+    kl = {n: 0.1 if n == best else 0.2 for n in measured.recipes}
+    predicted = render(_with_kl(measured, kl))
+    assert "predicted KL, nats a token" in predicted and "Output not measured" in predicted
+    assert "Worst layers by predicted effect" in predicted and "measured KL (95 % interval)" not in predicted
+    impact = _measured_kl(kl)
+    both = report(_with_kl(measured, kl), tmp_path / "r.html", impact=impact).read_text()
+    assert "measured KL (95 % interval)" in both and "Output not measured" not in both
+    assert "0.0998 (0.0994 to 0.1)" in both
+    assert "Measured: inputs; 20 sequences." in both and "+100 % (95 % interval +" in both
+    assert load_report(tmp_path / "r.html").stats.keys() == measured.stats.keys()
+
+
+def test_where_the_output_disagrees_nothing_is_recommended_on_tensor_error_alone(measured):
+    best = recommend(measured).recipe
+    other = next(n for n in measured.recipes if n != best)
+    kl = {n: 0.1 if n == other else 0.2 for n in measured.recipes}
+    predicted = Tags(render(_with_kl(measured, kl))).texts
+    assert not predicted["h1"][0].startswith("Use")
+    assert any("tensor error and the predicted KL of the output disagree" in t for t in predicted["p"])
+    assert not any("FLASHINFER" in t for t in predicted.get("pre", ()))
+    found = Tags(render(measured, impact=_measured_kl(kl))).texts
+    assert found["h1"] == [f"Tensor error favours {best}, the measured output {other}"]
+    assert f"What to set for {other}" in found["h2"]
+
+
+def test_all_that_the_advised_variables_change_is_said(page, measured):
+    from nvfp4viz.analysis import changes
+
+    best = measured.recipes[recommend(measured).recipe]
+    said = changes(Recipe.parse("standard-tensor-fast"), best)
+    assert said[:2] == ["one scale a token instead of a tensor", "strict arithmetic instead of the fast one"]
+    assert "standard-tensor-fast, this changes: " + "; ".join(said) in html.unescape(page)
+    assert changes(best, best) == []

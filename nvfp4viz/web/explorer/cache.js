@@ -47,6 +47,7 @@ export class Cache {
       const key = `${tensor}|${recipe}`;
       this.stats.set(key, s);
       const short = columns.map((c) => (s.rates[c] ? s.rates[c][0] : s[c]));
+      if ("predicted_kl" in s) short.push(s.predicted_kl);
       this.note(key, short);
     }
   }

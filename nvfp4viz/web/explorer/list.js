@@ -19,7 +19,7 @@ export class TensorList {
     const [a, b] = SIDES.map((side) => page.get(`recipe_${side}`));
     const key = [cache.version, a, b, page.get("sort")].join();
     if (this.ranked?.key !== key)
-      this.ranked = { key, ...rank(page.get("catalog").tensors, cache, a, b, page.get("sort")) };
+      this.ranked = { key, ...rank(page.get("catalog"), cache, a, b, page.get("sort")) };
     return this.ranked;
   }
 
@@ -72,12 +72,13 @@ export class TensorList {
   }
 }
 
-function rank(tensors, cache, a, b, sort) {
+function rank({ tensors, summary_columns }, cache, a, b, sort) {
   const summaryOf = (tensor, recipe) => cache.summary.get(`${tensor}|${recipe}`);
   const db = (tensor, recipe) => num(summaryOf(tensor, recipe)?.[0]);
   const gain = (tensor) => db(tensor, b) - db(tensor, a);
   const names = tensors.map((t) => t.name);
-  const by = { error: (tensor) => db(tensor, a), gain }[sort];
+  const effect = (tensor) => -num(summaryOf(tensor, a)?.[summary_columns.length]); // behind the columns of the strip
+  const by = { error: (tensor) => db(tensor, a), gain, effect }[sort];
   const gains = names.map(gain).filter(Number.isFinite);
   return {
     summaryOf,

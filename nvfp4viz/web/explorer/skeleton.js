@@ -22,6 +22,7 @@ const DIALS = [
 ];
 export const ONLY_4OVER6 = ["err_mode", "err_use_fast_math"]; // they say nothing under standard
 const ORDERS = { layer: "by layer", error: "by error", gain: "by B − A" };
+const BY_EFFECT = { effect: "by predicted KL" }; // where the model was recorded with sensitivity
 const AXES = { linear: "linear", log: "log" };
 const HEATS = { error: "error", gain: "B − A", saturation: "saturation" };
 const SPANS = { full: "all of E4M3", data: "in use" };
@@ -73,7 +74,7 @@ export function skeleton(uid, catalog) {
   <label>tensor <select class="tensor" data-trait="tensor"></select></label>
   <label>find <input class="filter" type="search" placeholder="part of a name" size="12"></label>
   <span class="matches soft"></span>
-  <label>order <select data-trait="sort">${options(ORDERS)}</select></label>
+  <label>order <select data-trait="sort">${options({ ...ORDERS, ...(catalog.predicted && BY_EFFECT) })}</select></label>
   <span class="progress soft" role="status"></span>
 </div>
 <table class="dials">

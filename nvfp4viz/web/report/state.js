@@ -7,7 +7,7 @@ const CHOICES = {
   view: ["overview", "scales", "clipping", "error", "tensors", "microscope"],
   scale: ["linear", "log"],
   span: ["data", "full"],
-  sort: ["layer", "error", "gain"],
+  sort: ["layer", "error", "gain", "effect"],
   under: ["a", "b"],
 };
 

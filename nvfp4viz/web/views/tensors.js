@@ -19,6 +19,7 @@ const LANES_RIGHT = 12;
 const ORDER_TEXT = {
   error: "ordered by A's SQNR, the worst first",
   gain: "ordered by B − A, B's greatest loss first",
+  effect: "ordered by A's predicted KL of the output, the largest first",
 };
 
 // `previous` is what this gave before: it is kept when no more than another tensor was chosen.
