@@ -32,6 +32,7 @@ from . import packing
 from .checkpoint import report_checkpoint
 from .document import document, fill, picture, write, written
 from .outlook import NOT_MEASURED, outlook_rows
+from .output import output_section
 from .words import glossary
 
 COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
@@ -44,14 +45,16 @@ ROWS = 24  # tensors that the figure of gains has room for
 
 
 def report(
-    sweep: Sweep | Checkpoint, path: str | os.PathLike, *, author: str | None = None, impact: Impact | None = None
-) -> Path:
+    sweep: Sweep | Checkpoint, path: str | os.PathLike, *, author: str | None = None, impact: Impact | None = None,
+    plan=None, drift=None,
+) -> Path:  # fmt: skip
     """Write the sweep as one self-contained HTML file and return its path; of a checkpoint, its findings and maps.
 
     Args:
         sweep:  or activations, whatever `nvfp4viz.sweep` takes, for all named recipes.
         author: who made it, as the page says beside the date; nobody where it is None.
         impact: what was measured of the model's output, for the page's head beside tensor error and predicted KL.
+        plan:   of the same model, as `nvfp4viz.plan` returns: which layers to keep. drift: as `nvfp4viz.drift` returns.
     Raises TypeError for anything else, ValueError for an empty one, OSError where the file cannot be written; an
     older file then stays as it was.
     """
@@ -65,7 +68,7 @@ def report(
         sweep = measured(sweep)
     if not sweep.stats:
         raise ValueError("the sweep has no statistics: analyse at least one tensor before writing a report")
-    return write(render(sweep, author, impact), path)
+    return write(render(sweep, author, impact, output_section(sweep, plan, drift)), path)
 
 
 def load_report(path: str | os.PathLike) -> Sweep:
@@ -76,8 +79,10 @@ def load_report(path: str | os.PathLike) -> Sweep:
         raise ValueError(f"cannot read the report {str(path)!r}: {said(error)}") from error
 
 
-def render(sweep: Sweep, author: str | None = None, impact: Impact | None = None) -> str:
-    """The page as a string."""
+def render(
+    sweep: Sweep, author: str | None = None, impact: Impact | None = None, planned: Markup | None = None
+) -> str:
+    """The page as a string; planned: the section on plan and drift."""
     stored, sweep = sweep, packing.in_order(sweep)
     try:
         verdict = recommend(sweep, impact=impact)
@@ -88,7 +93,7 @@ def render(sweep: Sweep, author: str | None = None, impact: Impact | None = None
     recipe = sweep.recipes[best]
     body = fill(
         "report.html",
-        sentence=sentence, color=style(recipe)["color"], best=best, written=written(author),
+        sentence=sentence, color=style(recipe)["color"], best=best, written=written(author), planned=planned,
         worst=_worst(sweep, best), unmeasured=_unmeasured(sweep, impact), words=glossary(), rows=_rows(sweep),
         short=SHORT,
         measured=_measured(sweep), skipped=sweep.skipped, interrupted=sweep.provenance.get("interrupted"),

@@ -51,7 +51,8 @@ class LayerPlan:
     keep: str  # what kept layers run in: "bf16" (as they are) or "fp8"
     price: str
     quantize: str  # as for `impact`
-    units: list[dict]  # in the model's order: name, family, layer, parameters, multiply_adds, matrices, predicted_kl
+    units: list[dict]  # in the model's order: name, family, layer, parameters, multiply_adds, matrices, predicted_kl,
+    # spared_kl: what keeping it alone takes off the KL, NaN where that was not measured
     frontier: list[Point]
     knee: int  # number of the point where keeping more begins to bring less
     recipes: list[dict]  # each for all units: recipe, kl with its ends, cost
@@ -113,7 +114,8 @@ class LayerPlan:
     def save(self, path: str | os.PathLike) -> Path:
         """As JSON, whole or not at all."""
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1), encoding="utf-8")
+            text = json.dumps(_plain({"format": FORMAT, **asdict(self)}), indent=1, allow_nan=False)
+            temporary.write_text(text, encoding="utf-8")
         return Path(path).expanduser()
 
     @classmethod
@@ -123,8 +125,10 @@ class LayerPlan:
             found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
             if found.pop("format") != FORMAT:
                 raise ValueError("another format")
-            points = [Point(**{**p, "kept": tuple(p["kept"])}) for p in found.pop("frontier")]
-            return cls(frontier=points, **found)
+            points = [Point(**{**_numbers(p), "kept": tuple(p["kept"])}) for p in found.pop("frontier")]
+            for name in ("units", "recipes"):
+                found[name] = [_numbers(row) for row in found[name]]
+            return cls(frontier=points, **found | {"families": _numbers(found["families"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{str(path)!r} holds no plan: {said(error)}") from error
 
@@ -164,13 +168,15 @@ def plan(
     families = by_family(meter, guess, recipe)
     sets = search(lambda kept: meter.kl(meter.variant(recipe, kept, keep)), guess[recipe], _prices(meter, price),
                   lambda: meter.left)  # fmt: skip
-    frontier = _frontier(meter, recipe, keep, sets, guess[recipe])
+    drops = _drops(meter, recipe, keep)
+    frontier = _frontier(meter, recipe, keep, sets, guess[recipe], drops)
     if other is not None:
         again = Meter(model, other, named, **options, resume=_beside(resume))
         frontier = [_on_other(p, again.measure(again.variant(recipe, kept, keep)))
                     for p, kept in zip(frontier, sets, strict=True)]  # fmt: skip
-    return LayerPlan(recipe, keep, price, quantize, _units(meter, guess[recipe]), frontier, knee(frontier), about,
-                     families, _unquantized(meter), meter.provenance)  # fmt: skip
+    units = _units(meter, guess[recipe], drops)
+    return LayerPlan(recipe, keep, price, quantize, units, frontier, knee(frontier), about, families,
+                     _unquantized(meter), meter.provenance)  # fmt: skip
 
 
 def _best_recipe(meter: Meter) -> tuple[str, list[dict]]:
@@ -188,11 +194,11 @@ def _best_recipe(meter: Meter) -> tuple[str, list[dict]]:
     return best["recipe"], about
 
 
-def _units(meter: Meter, guess: list[float]) -> list[dict]:
+def _units(meter: Meter, guess: list[float], drops: dict[int, float]) -> list[dict]:
     return [
         {"name": u.name, "family": u.family, "layer": u.layer, "parameters": u.parameters, "multiply_adds": adds,
-         "matrices": list(u.matrices), "predicted_kl": p}
-        for u, adds, p in zip(meter.units, meter.multiply_adds, guess, strict=True)
+         "matrices": list(u.matrices), "predicted_kl": p, "spared_kl": drops.get(i, math.nan)}
+        for i, (u, adds, p) in enumerate(zip(meter.units, meter.multiply_adds, guess, strict=True))
     ]  # fmt: skip
 
 
@@ -216,11 +222,16 @@ def _point(meter: Meter, recipe: str, keep: str, kept: frozenset[int]) -> Point:
     return Point(tuple(meter.units[i].name for i in sorted(kept)), kl, low, high, math.nan, bits, share)
 
 
-def _frontier(meter: Meter, recipe: str, keep: str, sets: list[frozenset[int]], guess: list[float]) -> list[Point]:
+def _drops(meter: Meter, recipe: str, keep: str) -> dict[int, float]:
+    """What keeping a unit alone takes off the KL, of those that the search has measured."""
+    alone = {i: meter.variant(recipe, [i], keep) for i in range(len(meter.units))}
+    every = meter.kl(meter.variant(recipe))
+    return {i: every - meter.kl(v) for i, v in alone.items() if meter.knows(v)}
+
+
+def _frontier(meter: Meter, recipe: str, keep: str, sets, guess: list[float], drops: dict[int, float]) -> list[Point]:
     """A point a set; with what the KL would be if drops added up, of units never kept alone as predicted."""
     points = [_point(meter, recipe, keep, kept) for kept in sets]
-    alone = {i: meter.variant(recipe, [i], keep) for i in range(len(meter.units))}
-    drops = {i: points[0].kl - meter.kl(v) for i, v in alone.items() if meter.knows(v)}
     known = sum(guess[i] for i in drops)
     scale = sum(drops.values()) / known if known else 0.0
     return [
@@ -231,6 +242,19 @@ def _frontier(meter: Meter, recipe: str, keep: str, sets: list[frozenset[int]], 
 
 def _on_other(p: Point, rows) -> Point:
     return replace(p, **dict(zip(("other_kl", "other_kl_low", "other_kl_high"), kl_interval(rows), strict=True)))
+
+
+def _plain(value):
+    """Without NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _numbers(row: dict) -> dict:
+    return {k: math.nan if v is None else v for k, v in row.items()}
 
 
 def knee(frontier: list[Point]) -> int:

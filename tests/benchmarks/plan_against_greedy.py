@@ -65,7 +65,8 @@ def main() -> None:
     given = parser.parse_args()
     model, tokenizer = load_model(given.model, dtype=torch.float32)
     text = Path(given.text).read_text(encoding="utf-8")
-    found = batches(tokenizer, text, 2 * given.tokens, given.length, size=8)
+    size = max(1, min(8, given.tokens // given.length))  # so that each half has a batch of its own
+    found = batches(tokenizer, text, 2 * given.tokens, given.length, size=size)
     chosen, other = found[: len(found) // 2], found[len(found) // 2 :]
     start, recipe = time.monotonic(), given.recipe
     planned = plan(model, chosen, [recipe], price="layers", budget=given.budget, resume=given.resume)

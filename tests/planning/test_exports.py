@@ -36,7 +36,7 @@ def _units():
 def a_plan(keep="bf16", quantize="all-linear"):
     units = [
         {"name": name, "family": name.rpartition(".")[2], "layer": int(name.split(".")[2]), "parameters": 1,
-         "multiply_adds": 1, "matrices": matrices, "predicted_kl": 0.0}
+         "multiply_adds": 1, "matrices": matrices, "predicted_kl": 0.0, "spared_kl": 0.0}
         for name, matrices in _units()
     ]  # fmt: skip
     point = Point(KEPT, 0.1, 0, 1, 0.1, 5.0, 0.9)

@@ -72,7 +72,9 @@ def test_choosing_a_point(planned):
 def test_it_comes_back_from_a_file(planned, tmp_path):
     path = planned.save(tmp_path / "plan.json")
     again = LayerPlan.load(path)
-    assert again == planned and again.sentence() in repr(again) and planned.recipe in repr(again)
+    assert repr(again.frontier) == repr(planned.frontier) and repr(again.units) == repr(planned.units)
+    assert (again.recipes, again.families, again.provenance) == (planned.recipes, planned.families, planned.provenance)
+    assert again.sentence() in repr(again) and planned.recipe in repr(again)
     path.write_text('{"format": "other"}')
     with pytest.raises(ValueError, match="holds no plan"):
         LayerPlan.load(path)
@@ -84,7 +86,7 @@ def test_resumed_it_gives_the_same_plan_without_a_pass(tmp_path):
     first = nvfp4viz.plan(small_model(), BATCHES, ["standard"], resume=path, **options)
     model = small_model()
     again = nvfp4viz.plan(model, BATCHES, ["standard"], resume=path, **options)
-    assert again == first and model.calls == 1  # the model as it is
+    assert repr(vars(again)) == repr(vars(first)) and model.calls == 1  # the model as it is
     assert first.frontier[-1].kl > 0 and first.frontier[-1].bits == 8  # all in FP8
 
 
