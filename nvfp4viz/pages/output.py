@@ -6,9 +6,8 @@ import math
 
 from markupsafe import Markup
 
-from .. import plots
 from ..analysis import Sweep
-from ..planning import Drift, LayerPlan
+from ..planning import Drift, LayerPlan, drift_by_layer, drift_map, frontier
 from .document import fill, picture
 
 UNITS, FLIPS, PROMPTS = 12, 10, 5  # rows that a page lists
@@ -27,7 +26,7 @@ def output_section(sweep: Sweep, plan: LayerPlan | None, drift: Drift | None) ->
 
 def _plan(sweep: Sweep, plan: LayerPlan) -> dict:
     title = f"Keeping layers in {plan.keep}, the rest by {plan.recipe}"
-    ax = plots.frontier(plan.frontier, plan.knee, title)
+    ax = frontier(plan.frontier, plan.knee, title)
     caption = "Each mark is a set of kept layers, its KL measured. The knee is farthest below a line between the ends."
     about = plan.provenance
     return {
@@ -98,11 +97,11 @@ def _interval_of_gain(found: dict) -> str:
 
 def _drift(drift: Drift) -> dict:
     recipe = drift.provenance.get("recipe", "two recordings")
-    lines = plots.drift_by_layer(
+    lines = drift_by_layer(
         drift.by_layer(), drift.layers, local=drift.by_layer("local"), floor=drift.by_layer("floor"),
         leaves=drift.leaves, title=f"Error along the depth, {recipe}",
     )  # fmt: skip
-    heat = plots.drift_map(drift.sqnr()[:, :TOKENS], drift.layers, f"Error by layer and token, {recipe}")
+    heat = drift_map(drift.sqnr()[:, :TOKENS], drift.layers, f"Error by layer and token, {recipe}")
     output = drift.output
     return {
         "figures": [

@@ -1,19 +1,18 @@
-"""What quantizing does to a model's output: the price of keeping layers, and the error along the depth."""
+"""Figures of a plan and a drift, as matplotlib Axes: the price of keeping layers, and the error along the depth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from .style import FAINT, INK, RULE, dress, legend, new_axes, shorten
+from ..plots import FAINT, INK, RULE, dress, legend, new_axes, shorten
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 LABELS = 24  # layers that have room for their names
 
 
-def frontier(points: Sequence, knee: int | None = None, title: str = "", *, ax: Axes | None = None) -> Axes:
+def frontier(points: Sequence, knee: int | None = None, title: str = "", *, ax=None):
     """KL against bits a weight, a mark for each set of kept layers, with 95 % intervals where there are any.
 
     Args: points: such as `plan(...).frontier`, of bits, kl, kl_low, kl_high, other_kl and kept; knee: one to name.
@@ -41,7 +40,7 @@ def frontier(points: Sequence, knee: int | None = None, title: str = "", *, ax: 
     return ax
 
 
-def drift_map(db: np.ndarray, layers: Sequence[str], title: str = "", *, ax: Axes | None = None) -> Axes:
+def drift_map(db: np.ndarray, layers: Sequence[str], title: str = "", *, ax=None):
     """SQNR by layer and token, the first layer on top; dark is where the error is large.
 
     Args: db: float [L, T], such as `drift(...).sqnr()`; what is not finite stays white. layers: their names.
@@ -65,8 +64,8 @@ def drift_map(db: np.ndarray, layers: Sequence[str], title: str = "", *, ax: Axe
 
 def drift_by_layer(
     cumulative: Sequence[float], layers: Sequence[str], *, local: Sequence[float] = (), floor: Sequence[float] = (),
-    leaves: str | None = None, title: str = "", ax: Axes | None = None,
-) -> Axes:  # fmt: skip
+    leaves: str | None = None, title: str = "", ax=None,
+):  # fmt: skip
     """SQNR along the depth: what each layer adds, what has gathered, and the floor of bf16.
 
     Args: each float [L] in dB, or empty where it was not measured; leaves: the first layer that is out of the floor.
