@@ -27,7 +27,8 @@ def test_a_frontier_without_intervals_and_other_text_has_one_line():
     bare = [
         types.SimpleNamespace(**vars(p) | {"kl_low": np.nan, "kl_high": np.nan, "other_kl": np.nan}) for p in POINTS
     ]
-    assert [t.get_text() for t in planning.frontier(bare).get_legend().get_texts()] == ["KL on the text it was chosen on"]
+    ax = planning.frontier(bare)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["KL on the text it was chosen on"]
 
 
 def test_a_drift_map_leaves_what_is_not_finite_white():
