@@ -26,7 +26,11 @@ class Public(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        return self.parse_text_to_nodes(entry(self.arguments[0]))
+        try:
+            text = entry(self.arguments[0])
+        except (ModuleNotFoundError, AttributeError) as error:
+            raise self.error(f"{self.arguments[0]} is no name of the package: {error}") from error
+        return self.parse_text_to_nodes(text)
 
 
 def find(path: str):
