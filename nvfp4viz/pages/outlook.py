@@ -16,7 +16,7 @@ def outlook_rows(sweep: Sweep, verdict: Verdict | None, impact: Impact | None) -
     if verdict is None or not (verdict.outlook.predicted or verdict.outlook.measured):
         return None
     known, best = verdict.outlook, verdict.recipe
-    margin = {best: 0.0} | {c.over: -c.margin_db for c in verdict.comparisons}
+    margin = {best: 0.0} | {c.over: c.margin_db for c in verdict.comparisons}  # dB of error above the named recipe's
     measures = {e.recipe: e.measures(impact.judge)["kl"] for e in impact.whole.values()} if impact else {}
     kl_of = known.measured or known.predicted
     order = sorted(known.predicted or known.measured, key=lambda n: kl_of.get(n, float("inf")))

@@ -387,6 +387,8 @@ def test_the_head_joins_tensor_error_predicted_and_measured_kl(measured, tmp_pat
     best = recommend(measured).recipe
     kl = {n: 0.1 if n == best else 0.2 for n in measured.recipes}
     predicted = render(_with_kl(measured, kl))
+    standard = recommend(measured).over("SGLang").margin_db
+    assert standard > 0 and f"<td>{standard:+.3f}</td><td>0.4</td>" in predicted
     assert "predicted KL, nats a token" in predicted and "Output not measured" in predicted
     assert "Worst layers by predicted effect" in predicted and "measured KL (95 % interval)" not in predicted
     impact = _measured_kl(kl)
