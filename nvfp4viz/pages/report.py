@@ -40,6 +40,7 @@ COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
     **{n.name: (n.heading, n.kind) for n in (*SIZES.values(), *NUMBERS.values())},
 }
 SHORT = ("sqnr_db", "nmse", "max_error", "four_rate", "four_saturated", "element_clipped")  # without a script
+OF_ACTIVATIONS = "Errors are of activations, not of the model's output: nvfp4viz.impact measures that."
 WORST = 5  # tensors listed as the worst
 ROWS = 24  # tensors that the figure of gains has room for
 
@@ -135,7 +136,7 @@ def _unmeasured(sweep: Sweep, impact: Impact | None) -> list[str]:
         "Only the tensors listed here were measured, not every input of the model's layers."
     ]  # fmt: skip
     return [*missing, "Weights stay as they are; their own quantization adds to the error.",
-            *([] if impact else ["Errors are of activations, not of the output: nvfp4viz.impact measures that."]),
+            *([] if impact else [OF_ACTIVATIONS]),
             f"Engine {', '.join(sweep.engines)} computed this: no speed was measured."]  # fmt: skip
 
 
