@@ -54,6 +54,12 @@ class Lab(widgets.VBox):
         super().__init__([*rows, self.verdict, self.explorer])
         self._judge()
 
+    def _repr_mimebundle_(self, **kwargs):
+        return self.explorer.pictured(super()._repr_mimebundle_(**kwargs))
+
+    def __repr__(self) -> str:
+        return f"Lab({self.explorer.tensor}: A {self.explorer.recipe_a}, B {self.explorer.recipe_b})"
+
     def _make(self, _=None):
         kind, strength, features, tokens, seed = (dial.value for dial in self._dials)
         name = _name(kind, strength, features, tokens, seed)

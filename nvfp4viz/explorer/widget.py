@@ -148,9 +148,12 @@ class Explorer(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs):
         """The widget, and beside it a picture of what it shows, for where no kernel is."""
+        return self.pictured(super()._repr_mimebundle_(**kwargs))
+
+    def pictured(self, bundle):
+        """A display's bundle, of this widget or of one that holds it, with a picture of what it shows."""
         if cell := running_cell():
             self._shown_in.add(cell.name)
-        bundle = super()._repr_mimebundle_(**kwargs)
         picture = self._picture() if bundle else None
         if picture is None:
             return bundle
@@ -162,7 +165,9 @@ class Explorer(anywidget.AnyWidget):
         """The block scales of A and B as a figure; None where they are not known in time."""
         store, names, deadline = self.session.store, [self.recipe_a, self.recipe_b], time.monotonic() + PICTURE_S
         self.session.prepare(self.tensor, names)
-        while not store.has(self.tensor, names) and self.tensor not in store.skipped and time.monotonic() < deadline:
+        while store.live and not store.has(self.tensor, names) and time.monotonic() < deadline:
+            if self.tensor in store.skipped:
+                return None
             time.sleep(0.02)
         if not store.has(self.tensor, names):
             return None

@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from nvfp4viz import sweep, synthetic
-from nvfp4viz.explorer import explore, widget
+from nvfp4viz.explorer import explore, lab, widget
 from nvfp4viz.explorer.cells import Cell, Replaced
 
 X = {"a": synthetic("lognormal", 32, 64), "b": synthetic("normal", 32, 64)}
@@ -60,6 +60,14 @@ def test_outside_jupyter_nothing_is_replaced():
     assert all(w.comm is not None for w in several)
     for w in several:
         w.close()
+
+
+def test_a_lab_carries_the_picture_of_its_explorer():
+    bench = lab("standard", "4/6-mse-256", engine="reference")
+    data, _ = bench._repr_mimebundle_()
+    assert data[VIEW]["model_id"] == bench.model_id and data["image/png"].startswith("iVBORw0KGgo")
+    assert data["text/plain"] == "Lab(crowded ×1: A standard, B 4/6-mse-256)"
+    bench.explorer.close()
 
 
 def test_a_display_carries_a_picture_and_words(monkeypatch):
