@@ -4,6 +4,7 @@ nbval alone would not notice: a notebook whose outputs were stripped has nothing
 """
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -45,3 +46,21 @@ def test_outputs_are_stored_and_none_is_an_error(path):
 def test_no_output_tells_of_the_authors_machine(path):
     outputs = [output for cell in code_cells(path) for output in cell.outputs]
     assert FROM_AUTHORS_MACHINE.findall(str(outputs)) == []
+
+
+def test_the_first_notebook_has_a_map_of_all():
+    first, *others = NOTEBOOKS
+    text = "\n".join(c.source for c in nbformat.read(first, as_version=4).cells if c.cell_type == "markdown")
+    assert [p.name for p in others if f"]({p.name})" not in text] == []
+
+
+@each_notebook
+def test_exercises_check_an_answer_before_they_show_it(path):
+    """Every folded solution defines a function that the cell behind it hands to `check_answer`, with no answer yet."""
+    cells = nbformat.read(path, as_version=4).cells
+    for cell, following in pairwise(cells):
+        if "answer" in cell.metadata.get("tags", []) and path.name[:2] != "06":
+            assert cell.metadata["jupyter"]["source_hidden"] and not cell.outputs
+            name = re.match(r"def (\w+)\(", cell.source)[1]
+            assert following.source.startswith(f"check_answer(None, {name}")
+            assert following.outputs[0].text.startswith("No answer yet")
