@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..analysis import half_width
+from ..analysis import judged
 
 CHUNK = 128  # positions whose probabilities are compared at a time
-RUN = 64  # neighbouring tokens that an interval takes as one, since they are alike
-ENOUGH = 8  # sequences, or runs, that give an interval
+RUN = 64  # neighbouring tokens whose sums are kept
 COLUMNS = ("sequence", "tokens", "kl", "same", "loss_before", "loss_after")  # of a run
 
 
@@ -57,17 +56,17 @@ def runs(before: Tensor, after: Tensor, batch: dict, first: int) -> list[list[fl
 def kl_interval(rows, other=None) -> tuple[float, float, float]:
     """KL in nats a token and the ends of its 95 % interval; with `other`, by how much its KL is larger, paired.
 
-    Over sequences where there are eight, else over runs of neighbours, widened as measured for both. NaN for the ends
-    where there are fewer than eight.
+    As `impact` has them: over sequences, else over joined runs of the only one; NaN for the ends where it is too short.
     """
     table = np.asarray(rows, float)
-    tokens, kl = table[:, 1], table[:, 2]
+    sequences, tokens, kl = table[:, :3].T
     if other is not None:
         kl = np.asarray(other, float)[:, 2] - kl
-    total, value = tokens.sum(), kl.sum() / tokens.sum()
-    sequences = np.unique(table[:, 0], return_inverse=True)[1]
-    group = sequences if sequences.max() + 1 >= ENOUGH else np.arange(len(table))
-    if group.max() + 1 < ENOUGH:
-        return float(value), math.nan, math.nan
-    half = half_width(np.bincount(group, kl - value * tokens) / total)
-    return float(value), float(value - half), float(value + half)
+    total = tokens.sum()
+    value, judge = float(kl.sum() / total), judged(tokens, sequences)
+    if judge is None:
+        return value, math.nan, math.nan
+    half = judge.half((kl - value * tokens) / total)
+    if other is None and value > 0:  # symmetric in the logarithm: single sequences scatter upwards
+        return value, value / math.exp(half / value), value * math.exp(half / value)
+    return value, value - half, value + half

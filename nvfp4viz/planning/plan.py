@@ -101,7 +101,7 @@ class LayerPlan:
     def sentence(self) -> str:
         """The knee in words."""
         p, none = self.point, self.frontier[0]
-        interval = "" if math.isnan(p.kl_low) else f" ({max(0, p.kl_low):.2g} to {p.kl_high:.2g})"
+        interval = "" if math.isnan(p.kl_low) else f" ({p.kl_low:.2g} to {p.kl_high:.2g})"
         return (
             f"{self.recipe}, {len(p.kept)} of {len(self.units)} units kept in {self.keep}: KL {p.kl:.3g} nats a token"
             f"{interval} instead of {none.kl:.3g}, {p.bits:.2f} bits a weight instead of {none.bits:.2f}, "

@@ -27,6 +27,9 @@ def test_every_kl_of_the_frontier_is_what_impact_measures(planned):
         for batches, kl in ((BATCHES, point.kl), ([ids(8, 16, seed=9)], point.other_kl)):
             found = impact(model, batches, [planned.recipe], quantize="all-linear", modules=rest).table()
             assert kl == pytest.approx(found["kl"].iloc[-1], rel=1e-5)
+            if batches is BATCHES:
+                ends = found[["kl_low", "kl_high"]].iloc[-1].tolist()
+                assert [point.kl_low, point.kl_high] == pytest.approx(ends, rel=1e-4)
     assert planned.frontier[-1].kl == 0 and len(planned.frontier[-1].kept) == len(planned.units) == 8
 
 
