@@ -7,7 +7,7 @@ from html import escape
 
 from .files import printable
 
-ROWS = 12  # of a table; the rest is counted
+ROWS = 16  # of a table; the rest is counted
 LINE = "1px solid color-mix(in srgb, currentColor 25%, transparent)"  # in the page's ink: light and dark alike
 CELL = f"text-align:left;padding:2px 10px 2px 0;border:0;border-bottom:{LINE}"
 
