@@ -326,7 +326,7 @@ def test_printing(browser, measured, tmp_path):
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert tab.locator("#results tbody tr").count() == 105 and tab.locator("#results th button").count() == 0
     assert not tab.locator("#explorer").is_visible() and not tab.locator("#filter").is_visible()
-    for selector in ("figure.card", "#results tr", ".margins", "thead", "header"):
+    for selector in ("figure.card", "#results tr", ".margins", ".worst .scroll", "thead", "header"):
         assert tab.locator(selector).first.evaluate("e => getComputedStyle(e).breakInside") == "avoid"
     bottom = tab.locator("header").evaluate("e => e.getBoundingClientRect().bottom")
     assert bottom < 900  # A4 without its margins, in CSS pixels: 1010
