@@ -66,7 +66,10 @@ def report(
     if isinstance(sweep, (str, os.PathLike)) and is_saved(sweep):
         sweep = Sweep.load(sweep)
     if not isinstance(sweep, Sweep):
-        sweep = measured(sweep)
+        try:
+            sweep = measured(sweep)
+        except TypeError as error:
+            raise TypeError(f"report takes a Sweep, a Checkpoint, or activations to sweep: {error}") from error
     if not sweep.stats:
         raise ValueError("the sweep has no statistics: analyse at least one tensor before writing a report")
     return write(render(sweep, author, impact, output_section(sweep, plan, drift)), path)

@@ -153,7 +153,7 @@ def other_pythons() -> list[str]:
     """The oldest and the newest supported Python on PATH, but for the one that runs."""
     found = [shutil.which(f"python3.{minor}") for minor in range(10, 15) if minor != sys.version_info.minor]
     there = [path for path in found if path]
-    return [there[0], there[-1]][: len(there)] or [""]
+    return [there[0], there[-1]] if there else [""]
 
 
 @pytest.mark.slow

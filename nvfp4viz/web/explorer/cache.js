@@ -29,7 +29,7 @@ export class Cache {
     for (const timer of this.waiting.values()) clearTimeout(timer);
     this.waiting.clear();
     for (const [id, why] of this.refused) if (why === NO_KERNEL) this.refused.delete(id);
-    this.changed({ kind: "nothing" });
+    this.changed({});
   };
 
   // Take what the traits hold.
