@@ -43,13 +43,15 @@ def ways(settings: Settings) -> list[Way]:
     open_ = {n: v for n, v in settings.unsettled.items() if meant(n) or n in VARIABLES}
     choices = [[(n, c) for c in _candidates(v)] for n, v in open_.items()]
     texts = [_candidates(v) for v in open_.values()]
-    told = [_named(v) for v in open_.values()]
+    named_ones = [_named(v) for v in open_.values()]
     found = []
     for combination in itertools.islice(itertools.product(*choices), WAYS):
         given = ", ".join(f"{short(n)}={c}" if c is not None else f"{short(n)} not set" for n, c in combination)
         variables = settings.variables | {n: c for n, c in combination if c is not None}
         first = all(c == options[0] for (_, c), options in zip(combination, texts, strict=True))
-        likely = all(c in (options[0], *named) for (_, c), options, named in zip(combination, texts, told, strict=True))
+        likely = all(
+            c in (options[0], *named) for (_, c), options, named in zip(combination, texts, named_ones, strict=True)
+        )
         found.append(Way(given, variables, first or likely))
     return found
 

@@ -95,8 +95,10 @@ def _value(m: re.Match, line: int, exported: bool) -> tuple[Value, Remark | None
         return Value(None, line, written, "it refers to another variable", possible(m["rest"])), None
     if len(texts) == 1 and len(taken) == len(found):
         return Value(texts[0], line, written), None
-    told = "; ".join(f"{', '.join(rs)}: {'no such line' if v is REFUSED else repr(v)}" for v, rs in _groups(found))
-    remark = Remark("warning", m["name"], written, f"it depends on who reads this file: {told}", line)
+    by_program = "; ".join(
+        f"{', '.join(rs)}: {'no such line' if v is REFUSED else repr(v)}" for v, rs in _groups(found)
+    )
+    remark = Remark("warning", m["name"], written, f"it depends on who reads this file: {by_program}", line)
     if len(texts) == 1:
         return Value(texts[0], line, written), remark
     return Value(None, line, written, "it depends on who reads this file", tuple(texts)), remark

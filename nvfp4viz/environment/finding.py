@@ -51,7 +51,7 @@ def change(name: str, value: str | None) -> dict[str, str | None]:
     return {name: value}
 
 
-def said(changes: Mapping[str, str | None]) -> str:
+def as_text(changes: Mapping[str, str | None]) -> str:
     """Changes as one writes them."""
     return " ".join(f"{n}={v}" if v is not None else f"(remove {n})" for n, v in changes.items())
 

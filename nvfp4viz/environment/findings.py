@@ -19,11 +19,11 @@ from .finding import (
     U256,
     Context,
     Finding,
+    as_text,
     change,
     is_on,
     prose,
     readings_of,
-    said,
 )
 from .names import ELSEWHERE, near_miss
 from .recipes import environment_of, flashinfer_config, recipe_from_environment
@@ -87,7 +87,7 @@ def _values(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
         if verdict:
             severity, message = verdict
             changes = change(name, intent.intended(name, env[name]))
-            shown, fix = prose(readings_of(name, env, context)), said(changes)
+            shown, fix = prose(readings_of(name, env, context)), as_text(changes)
             fix += ", or activations, or weights" if changes[name] == "all" and intent.scoped(name) else ""
             yield Finding(severity, name, env[name], shown, message, fix, changes=changes)
 
@@ -147,7 +147,7 @@ def _ineffective(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
         anyway = "; nvfp4_online and MiniMax-M3 are per token without it" if unknown else ""
         message = f"without it SGLang takes the checkpoint's scale per tensor, made for 448{ceiling}{anyway}"
         shown, changes = prose(readings_of(PER_TOKEN, env, context)), change(PER_TOKEN, "1")
-        yield Finding("warning", PER_TOKEN, env.get(PER_TOKEN), shown, message, said(changes), changes=changes)
+        yield Finding("warning", PER_TOKEN, env.get(PER_TOKEN), shown, message, as_text(changes), changes=changes)
     name = f"{TE}_E4M3_USE_256"
     if name in env and env.get(TE, "none") == "none":
         message = "a ceiling without 4over6 is ignored: the recipe is standard, with 448"
@@ -215,7 +215,7 @@ def _trainer(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
         }
         changes = _reconciled(attribute, env, theirs, ours, trainer, rollout)
         message = f"trainer and rollout differ in {attribute}{defaults}"
-        yield Finding(severity, ours, env.get(ours), readings, message, said(changes), changes=changes)
+        yield Finding(severity, ours, env.get(ours), readings, message, as_text(changes), changes=changes)
 
 
 def _reconciled(attribute: str, env, theirs: str, ours: str, trainer, rollout) -> dict[str, str | None]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .finding import SEVERITIES, Context, Finding, said
+from .finding import SEVERITIES, Context, Finding, as_text
 from .findings import of_use, of_values
 from .programs import PROGRAMS, SITES, guess, sites
 from .site_findings import of_sites
@@ -57,24 +57,24 @@ def agreed(env: dict[str, str], context: Context) -> list[Finding]:
     """Findings whose fixes are taken from one repaired environment, so that no two undo each other."""
     found, end = found_in(env, context), None
     result: list[Finding] = []
-    told: set[str] = set()
+    fixed: set[str] = set()
     for finding in found:
         if finding.severity == "note" or not finding.changes:
             result.append(finding)
             continue
         end = repaired(env, context) if end is None else end
         changes = {n: end.get(n) for n in finding.changes if end.get(n) != env.get(n)}
-        told |= set(changes)
-        words = finding.fix if changes == finding.changes else said(changes)
+        fixed |= set(changes)
+        words = finding.fix if changes == finding.changes else as_text(changes)
         result.append(replace(finding, changes=changes, fix=words))
     if end is None:
         return result
     result = [_priced(f, env, end, context) for f in result]
-    more = {n: end.get(n) for n in {**env, **end} if end.get(n) != env.get(n) and n not in told}
+    more = {n: end.get(n) for n in {**env, **end} if end.get(n) != env.get(n) and n not in fixed}
     first = next((i for i, f in enumerate(result) if f.changes and f.severity != "note"), None)
     if more and first is not None:
         changes = {**result[first].changes, **more}
-        result[first] = replace(result[first], changes=changes, fix=said(changes))
+        result[first] = replace(result[first], changes=changes, fix=as_text(changes))
     return result
 
 

@@ -75,7 +75,7 @@ def started(command: Command) -> str:
     """A command in short, without what it sets."""
     words = []
     for word in command.words:
-        if NAME.search(word.raw) and re.search("[A-Z]{4}", word.raw):
+        if NAME.search(word.raw) and re.search("[A-Z]{4}[A-Z0-9]*_", word.raw):
             words = words[:-1] if words[-1:] in (["-e"], ["--env"], ["-x"]) else words
             continue
         words.append(word.raw)

@@ -27,7 +27,7 @@ Reader = Callable[..., list[Settings]]  # (text, name, lines, given, depth) -> w
 
 
 class Launches(Flow):
-    """Commands that start programs; `found` has what each of them gets."""
+    """Commands that start programs; `environments` has what each of them gets."""
 
     def _unknown(self, written: str, word: Word) -> None:
         raise NotImplementedError
@@ -36,7 +36,7 @@ class Launches(Flow):
     lines: Lines
     reader: Reader
     depth: int
-    found: list[Settings]
+    environments: list[Settings]  # of the programs started
     used: set[tuple[str, int]]  # assignments that some program was seen to get
 
     def _launch(self, command: Command, words: list[Word], prefix: dict[str, Value]) -> None:
@@ -97,8 +97,8 @@ class Launches(Flow):
             values[name] = given[name] if taken and name in given else value
         lost = sorted(set(given) - set(own)) if why else []
         for name in lost:
-            told = f"{why}; what it starts does not get it"
-            remarks.append(Remark("warning", name, given[name].written, told, given[name].line))
+            message = f"{why}; what it starts does not get it"
+            remarks.append(Remark("warning", name, given[name].written, message, given[name].line))
         for flag, word in zip(texts, [*texts[1:], ""], strict=True):
             if flag.startswith("--env-file"):
                 path = flag.partition("=")[2] or word
@@ -192,7 +192,7 @@ class Launches(Flow):
         self.used |= {(n, line) for n, line in one.lines.items()}
         if state:
             self.used |= {(n, v.line) for n, v in state.given().items()}
-        self.found.append(replace(one, name=where + path, remarks=tuple(dict.fromkeys(more))))
+        self.environments.append(replace(one, name=where + path, remarks=tuple(dict.fromkeys(more))))
 
     def _rest(self) -> None:
         """What the text exports or assigns and no program that it starts was seen to get."""
@@ -201,7 +201,7 @@ class Launches(Flow):
             for held in state.carried.values():
                 left |= {n: v for n, v in held.items() if (n, v.line) not in self.used and n not in state.values}
                 self.used |= {(n, v.line) for n, v in held.items()}
-            if not left and not (state.remarks and not self.found):
+            if not left and not (state.remarks and not self.environments):
                 continue
             remarks = [
                 Remark("warning", n, v.written, "assigned, but not exported: what it starts does not see it", v.line)
@@ -209,4 +209,4 @@ class Launches(Flow):
             ]  # fmt: skip
             values = {n: v for n, v in state.values.items() if n in state.exported or n in left} | left
             path = state.path if len(self.states) > 1 else ""
-            self.found.append(settings(path, values, [*state.remarks, *remarks]))
+            self.environments.append(settings(path, values, [*state.remarks, *remarks]))

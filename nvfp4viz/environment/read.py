@@ -94,13 +94,13 @@ def read_text(text: str, name: str = "", kind: str | None = None) -> list[Settin
     found = _interpret(text, kind, lines, {}, 0) if scoped and (named or program_of(text)) else []
     found = _complete(_merged(found), text, lines, kind) or [Settings("")]
     if returns and kind in ("shell", "dotenv") and any(one.variables or one.unsettled for one in found):
-        told = Remark(
+        remark = Remark(
             "warning",
             "CR LF",
             "lines end with CR LF",
             "bash keeps the CR in each value, and FlashInfer reads it as off",
         )
-        found = [replace(one, remarks=(*one.remarks, told)) if one.variables else one for one in found]
+        found = [replace(one, remarks=(*one.remarks, remark)) if one.variables else one for one in found]
     return found
 
 
@@ -244,11 +244,11 @@ def _complete(found: list[Settings], text: str, lines: Lines, kind: str) -> list
     last = {n: max(line for m, line in claimed if m == n and line) for n in {n for n, line in claimed if line}}
     for place in everything_unset:
         last[place.name] = max(last.get(place.name, 0), place.value.line)
-    told: dict[tuple[str, str, str], list[Place]] = {}
+    alike: dict[tuple[str, str, str], list[Place]] = {}
     for place in everything:
         severity, why = _unclaimed(place, place.start in active, kind, last)
-        told.setdefault((severity, place.name, why), []).append(place)
-    remarks = [_told(*key, group) for key, group in told.items()]
+        alike.setdefault((severity, place.name, why), []).append(place)
+    remarks = [_remark(*key, group) for key, group in alike.items()]
     if not whole:
         why = f"more than {PLACES:,} places or {UNKNOWN} unknown names: what comes after them is not read"
         remarks.append(Remark("warning", "", "", why))
@@ -286,7 +286,7 @@ def _unclaimed(place: Place, active: bool, kind: str, last: dict[str, int]) -> t
     return "warning", "set here, but it is not understood which program gets it"
 
 
-def _told(severity: str, name: str, why: str, group: list[Place]) -> Remark:
+def _remark(severity: str, name: str, why: str, group: list[Place]) -> Remark:
     """One remark for all places of a name that are alike; the first line, and the others in words."""
     first, *others = list(dict.fromkeys(p.value.line for p in group))
     also = f" (also on line{'s' if len(others) > 1 else ''} {', '.join(map(str, others))})" if others else ""

@@ -19,12 +19,12 @@ _KEYWORDS = {"exec", "command", "time", "builtin"}
 
 
 class Shell(Launches):
-    """One text, read from top to bottom; `found` has what each program gets."""
+    """One text, read from top to bottom; `environments` has what each program gets."""
 
     def __init__(self, text: str, lines: Lines, given: dict[str, Value], reader: Reader, depth: int):
         super().__init__(commands(text), Building(dict(given), exported=set(given)))
         self.text, self.lines, self.reader, self.depth = text, lines, reader, depth
-        self.found: list[Settings] = []
+        self.environments: list[Settings] = []
         self.literals: dict[str, tuple[str, ...]] = {}  # variables of the script with the plain values that they had
         self.used: set[tuple[str, int]] = set()  # assignments that some program was seen to get
 
@@ -38,7 +38,7 @@ class Shell(Launches):
             if name not in self.called:
                 self._call(name, start, end)
         self._rest()
-        return self.found
+        return self.environments
 
     # --- one command
 
@@ -182,7 +182,7 @@ class Shell(Launches):
             inner = Shell(body, Lines(body, self.lines.at(words[0].start)), {}, self.reader, self.depth + 1)
             inner.states = [state.copy()]
             inner._block(0, len(inner.items))
-            self.found += inner.found
+            self.environments += inner.environments
             self.used |= inner.used
             state.values, state.exported = inner.states[0].values, inner.states[0].exported
 

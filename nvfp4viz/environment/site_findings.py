@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from .finding import FI, PER_TOKEN, TE, U256, Context, Finding, is_on, said
+from .finding import FI, PER_TOKEN, TE, U256, Context, Finding, as_text, is_on
 from .programs import SITES, W4A16, Site, sites
 from .rules import VARIABLES, sglang_bool
 
@@ -77,7 +77,7 @@ def _vllm(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
             )
         changes = {U256: "0"}
         yield Finding(
-            "error", U256, env.get(U256), readings, message, said(changes), changes=changes, costs=_costs(mixed[0])
+            "error", U256, env.get(U256), readings, message, as_text(changes), changes=changes, costs=_costs(mixed[0])
         )
     small = next((s for s in found if s.site == "dense-small" and s.recipe), None)
     if small and small.recipe.four_over_six:
@@ -133,7 +133,7 @@ def _sglang(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
         off = bool(sglang_bool(env.get(W4A16)).value) and "bf16" in fc1.why
         changes = {W4A16: "0"} if off else {}
         message = f"SGLang here: {fc1.why}, so no switch of 4over6 does anything for the experts"
-        yield Finding("warning", FI, env[FI], {"SGLang": "not used"}, message, said(changes), changes=changes)
+        yield Finding("warning", FI, env[FI], {"SGLang": "not used"}, message, as_text(changes), changes=changes)
     if fc1.mismatch and "whatever is set" in fc1.why:
         readings = {
             "SGLang's muse_spark, the scale": "448",

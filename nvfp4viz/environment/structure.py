@@ -26,8 +26,8 @@ def assemble(
                 texts = [t for v in (before, value) for t in ((v.text,) if v.settled else v.maybe)]
                 why = f"set on line {before.line} and again on line {value.line}"
                 if remarks is not None:
-                    told = f"set again on line {value.line}"
-                    remarks.append(Remark("note", name, before.written, told, before.line))
+                    message = f"set again on line {value.line}"
+                    remarks.append(Remark("note", name, before.written, message, before.line))
                 value = Value(None, value.line, value.written, why, tuple(dict.fromkeys(texts))[:6])
             values[name] = seen[name] = value
     return values
@@ -89,6 +89,8 @@ def read_systemd(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
 
 # --- Makefile
 
+_TARGET = re.compile(r"[^\s#][^=:\n]*:(?!=)|[\w-]+(?:[ \t]+[+*]?\w+(?:=(?:\"[^\"]*\"|'[^']*'|\w*))?)+[ \t]*:(?!=)")
+
 
 def read_justfile(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
     """A justfile: a Makefile with recipes indented by anything, and texts in quotes."""
@@ -125,8 +127,8 @@ def read_makefile(text: str, lines: Lines, reader, depth: int, value_at=value_of
                 exported |= {m["name"]} if m["export"] else set()
             elif alone:
                 exported |= set(alone[1].split())
-            elif re.match(r"[^\s#][^=]*:(?!=)", row):
-                target = row.split(":")[0].strip()
+            elif _TARGET.match(row):
+                target = re.split(r":|[ \t]\w+=", row)[0].strip()
         offset += len(row) + 1
     given = {n: v for n, v in values.items() if all_exported or n in exported}
     found = []

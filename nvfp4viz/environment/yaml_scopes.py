@@ -45,13 +45,13 @@ def read_yaml(text: str, lines: Lines, given: dict[str, Value], reader, depth: i
     walk = _Walk(text, lines, reader, depth)
     for document in documents(untemplated(text)):
         walk.visit(document, (), "", given)
-    return walk.found
+    return walk.environments
 
 
 class _Walk:
     def __init__(self, text: str, lines: Lines, reader, depth: int):
         self.text, self.lines, self.reader, self.depth = text, lines, reader, depth
-        self.found: list[Settings] = []
+        self.environments: list[Settings] = []
         self.visited = 0
 
     def line(self, node) -> int:
@@ -77,10 +77,10 @@ class _Walk:
         dialect, path = self._dialect(keys, path, dialect)
         unit = Unit(path, dialect)
         children = self._unit(unit, pairs)
-        before, values = len(self.found), given | unit.own
+        before, values = len(self.environments), given | unit.own
         for key, value in children:
             self.visit(value, (*path, key), dialect, values, nested + 1)
-        self._emit(unit, values, len(self.found) > before)
+        self._emit(unit, values, len(self.environments) > before)
 
     def _item(self, item, i: int) -> str:
         if kind_of(item) == "map":
@@ -291,11 +291,11 @@ class _Walk:
         added = [one for one in inner if one.variables != whole.variables or one.unsettled != whole.unsettled]
         for one in inner if added else ():
             joined = {**arguments, **one.arguments}
-            self.found.append(
+            self.environments.append(
                 Settings(f"{name}, {one.name}" if one.name else name, one.variables, one.lines, one.unsettled,
                          one.program or program, joined, (*unit.remarks, *one.remarks))
             )  # fmt: skip
         if not added and (unit.own or unit.remarks or program) and (unit.words or not nested or unit.remarks):
             program = program or next((o.program for o in inner if o.program), "")
             more = tuple(r for o in inner for r in o.remarks)
-            self.found.append(settings(name, values, (*unit.remarks, *more), program, arguments))
+            self.environments.append(settings(name, values, (*unit.remarks, *more), program, arguments))
