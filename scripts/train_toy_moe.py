@@ -8,6 +8,7 @@ data/alice.txt holds is left out of training, so that text is new to the model. 
 """
 
 import argparse
+import json
 import math
 from pathlib import Path
 
@@ -92,6 +93,15 @@ def main() -> None:
     train(model, training_bytes(arguments.text), arguments.steps, torch.Generator().manual_seed(0))
     model.to(torch.bfloat16).save_pretrained(arguments.folder)
     tokenizer().save_pretrained(arguments.folder)
+    for_transformers_4(arguments.folder)
+
+
+def for_transformers_4(folder: Path) -> None:
+    """Names that transformers 4 reads too: it knows neither num_local_experts nor the newer class of tokenizers."""
+    for file, change in (("config.json", {"num_experts": 8}),
+                         ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})):  # fmt: skip
+        values = json.loads((folder / file).read_text()) | change
+        (folder / file).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

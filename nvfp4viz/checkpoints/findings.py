@@ -82,7 +82,7 @@ def _one(seen: Evidence, what: str, m: Matrix, inverted: set[str]) -> Finding | 
     stored, expert = seen.stored[what][m.name], m.expert is not None and what == "input"
     title, again = _title(m, what), "calibrate again" if what == "input" else "export the weight again"
     if stored is None:
-        code, message = f"{what}-scale-missing", f"{m.name} has no scale of its {what}"
+        code, message = f"{what}-scale-missing", f"there is no scale of its {what}"
         engine = "SGLang and vLLM keep the memory that they allocated for it: another value every start, or NaN"
     elif not math.isfinite(stored):
         code, message = "scale-not-finite", f"the scale is {stored}"

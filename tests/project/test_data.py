@@ -97,3 +97,11 @@ def test_tokens_are_the_start_of_the_text(stored):
     assert metadata["text_sha256"] == sha256(DATA / "alice.txt")
     assert len(tokens) == int(metadata["tokens"]) == 256
     assert (DATA / "alice.txt").read_text(encoding="utf-8").startswith("".join(tokens))
+
+
+def test_the_toy_mixture_is_read_by_transformers_4_too():
+    config, tokenizer = (
+        json.loads((DATA / "toy-qwen3-moe" / f"{n}.json").read_text()) for n in ("config", "tokenizer_config")
+    )
+    assert config["num_experts"] == config["num_local_experts"] == 8
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
