@@ -57,6 +57,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if type(model).__name__ in ("DistributedDataParallel", "DataParallel") else model
 
 
+def check_patterns(modules) -> None:
+    """TypeError for modules that are neither names, nor a predicate, nor None: batches belong into the model's call."""
+    if modules is None or callable(modules):
+        return
+    patterns = [modules] if isinstance(modules, str) else modules
+    try:
+        wrong = next((p for p in patterns if not isinstance(p, str)), None)
+    except TypeError:
+        wrong = modules
+    if wrong is not None:
+        raise TypeError(
+            f"modules holds a {type(wrong).__name__}: give name patterns such as '*.down_proj', and call the "
+            "model with its inputs inside the with block"
+        )
+
+
 def choose(model: nn.Module, modules=None) -> Choice:
     """modules: a name pattern or several, a predicate (name, module) -> bool, or None for all that is worth quantizing.
 

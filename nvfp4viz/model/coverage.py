@@ -62,36 +62,57 @@ class Coverage:
                     said[w.label(e)] = "no token was routed to it" if w in found else "was not called"
         return said
 
-    def to_dict(self, problems: Mapping[str, str]) -> dict:
-        """For provenance. problems: label -> why it was let go of.
+    def counted(self, problems: Mapping[str, str]) -> dict[str, dict]:
+        """By weight's name: multiply-adds of its matrices, [all, observed] by label, and why not all; see `summary`.
 
-        matrices, observed_matrices: that took part in a product; multiply_adds; share: of them that was observed;
-        unobserved: name -> why, and its share (None where it cannot be known).
+        problems: label -> why it was let go of.
         """
-        found = self.multiply_adds()
-        total = sum(map(sum, found.values()))
-        seen = matrices = taken = 0
-        unobserved: dict[str, dict] = {}
+        found, rows = self.multiply_adds(), {}
         for w in self.choice.weights:
-            adds, lost = found.get(w, []), 0
-            for expert, n in enumerate(adds):
-                matrices += n > 0
-                label = w.label(expert if w.kind == "stack" else None)
-                mine = self.choice.takes(w, expert if w.kind == "stack" else None) and label not in problems
-                seen, taken, lost = seen + n * mine, taken + (n > 0 and mine), lost + n * (not mine)
-            if lost:
-                why = self.choice.why.get(w) or next(
-                    (t for n, t in problems.items() if n in w.labels()), "not asked for"
-                )
-                unobserved[w.name] = {"why": why, "share": lost / total}
-            elif (
-                not adds and w.kind not in ("embedding", "adapter") and not (w.is_called and w in self.choice.observed)
-            ):
-                unobserved[w.name] = {"why": self._why_unseen(w), "share": None}
-        return {
-            "matrices": matrices,
-            "observed_matrices": taken,
-            "multiply_adds": total,
-            "share": seen / total if total else 0.0,
-            "unobserved": unobserved,
-        }
+            adds, matrices = found.get(w), {}
+            for expert, n in enumerate(adds or ()):
+                expert = expert if w.kind == "stack" else None
+                label = w.label(expert)
+                matrices[label] = [n, n * (self.choice.takes(w, expert) and label not in problems)]
+            why = self.choice.why.get(w) or next((t for n, t in problems.items() if n in w.labels()), "not asked for")
+            known = w.kind in ("embedding", "adapter") or (w.is_called and w in self.choice.observed)
+            unseen = self._why_unseen(w) if adds is None and not known else None
+            rows[w.name] = {"matrices": matrices, "why": why, "met": adds is not None, "unseen": unseen}
+        return rows
+
+    def to_dict(self, problems: Mapping[str, str]) -> dict:
+        """`summary` of this process alone."""
+        return summary([self.counted(problems)])
+
+
+def summary(ranks: list[dict[str, dict]]) -> dict:
+    """For provenance, of what one process counted or of several together.
+
+    matrices, observed_matrices: that took part in a product; multiply_adds; share: of them that was observed;
+    unobserved: name -> why, and its share (None where it cannot be known).
+    """
+    matrices: dict[str, dict[str, list[int]]] = {}  # name -> label -> multiply-adds: all, observed
+    for rows in ranks:
+        for name, row in rows.items():
+            mine = matrices.setdefault(name, {})
+            for label, (n, seen) in row["matrices"].items():
+                before = mine.get(label, (0, 0))
+                mine[label] = [before[0] + n, before[1] + seen]
+    pairs = [pair for labels in matrices.values() for pair in labels.values()]
+    total, seen = (sum(pair[i] for pair in pairs) for i in (0, 1))
+    unobserved = {}
+    for name, labels in matrices.items():
+        rows = [r[name] for r in ranks if name in r]
+        lost = sum(n - taken for n, taken in labels.values())
+        if lost:
+            why = next(r["why"] for r in rows if any(n > taken for n, taken in r["matrices"].values()))
+            unobserved[name] = {"why": why, "share": lost / total}
+        elif not any(r["met"] for r in rows) and rows[0]["unseen"]:
+            unobserved[name] = {"why": rows[0]["unseen"], "share": None}
+    return {
+        "matrices": sum(n > 0 for n, _ in pairs),
+        "observed_matrices": sum(taken > 0 for _, taken in pairs),
+        "multiply_adds": total,
+        "share": seen / total if total else 0.0,
+        "unobserved": unobserved,
+    }

@@ -183,8 +183,10 @@ class Recorder(Observer):
         from .ranks import all_reduce
 
         stats = self._stats()
-        stats, remarks = all_reduce(stats, self.recipes, self.remarks(), group)
-        return self._sweep(stats, remarks)
+        mine = None if self.coverage is None else self.coverage.counted(self.problems)
+        stats, remarks, coverage = all_reduce(stats, self.recipes, self.remarks(), mine, group)
+        sweep = self._sweep(stats, remarks)
+        return sweep if coverage is None else replace(sweep, provenance=sweep.provenance | {"coverage": coverage})
 
 
 def _rank_offset() -> int:

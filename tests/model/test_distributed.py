@@ -111,6 +111,7 @@ def check_data_parallel(sweeps, device="cpu"):
         for name in single.tensors:
             for recipe in RECIPES:
                 assert_same(merged.stats[name][recipe], single.stats[name][recipe])
+        assert merged.provenance["coverage"] == single.provenance["coverage"]  # of all ranks: experts that one lacked
     assert not sweeps[0].skipped
 
 

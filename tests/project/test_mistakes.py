@@ -23,6 +23,7 @@ MISTAKES = {
     "mapping for one": (lambda: nvfp4viz.analyze({"q": X}, "standard"), TypeError, r"sweep takes a mapping.*x\['q'\]"),
     "no such path": (lambda: nvfp4viz.quantize("x.npy", "standard"), FileNotFoundError, "x.npy"),
     "name for a model": (lambda: nvfp4viz.record("m").__enter__(), TypeError, "model is a str.*give the loaded model"),
+    "batches for names": (lambda: nvfp4viz.record(MODEL, [IDS]), TypeError, "modules holds a Tensor.*name patterns"),
     "one-word texts": (lambda: nvfp4viz.impact(MODEL, [IDS[:, :1]]), ValueError, "no token is predicted.*T at"),
     "texts for tokens": (lambda: nvfp4viz.impact(MODEL, ["one"]), TypeError, "batch is a str.*token ids"),
     "fp8 to explore": (lambda: nvfp4viz.sweep(X.to(torch.float8_e4m3fn)), ValueError, "FP8 is quantized already"),
