@@ -40,7 +40,7 @@ test("without an answer a question is refused, and after the kernel's return it 
   ask();
   mock.timers.tick(4000);
   assert.equal(cache.refused.get("picks"), NO_KERNEL);
-  assert.deepEqual(changes, ["refused", "nothing", "nothing", "refused"]);
+  assert.deepEqual(changes, ["refused", undefined, undefined, "refused"]);
   cache.stop();
   assert.equal(kernel.listeners.size, 0);
   mock.timers.reset();
