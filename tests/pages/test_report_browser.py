@@ -479,4 +479,5 @@ def test_what_is_no_notebook_or_does_not_run_is_named(tmp_path):
         list(export.export([tmp_path / "y.ipynb"], tmp_path))
     with pytest.raises(ValueError, match="no notebook: name one"):
         list(export.export([], tmp_path))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.ipynb", "y.ipynb"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.ipynb", "y.html", "y.ipynb"]
+    assert "division by zero" in (tmp_path / "y.html").read_text()  # its page says why
