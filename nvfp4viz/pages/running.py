@@ -57,24 +57,29 @@ def run(path: Path) -> tuple:
 
     Raises ValueError for what is no notebook, RuntimeError where a cell fails or takes more than TIMEOUT.
     """
-    import nbformat
 
     notebook = read(path)
     with tempfile.TemporaryDirectory() as folder:
         collected = Path(folder) / "explorers.json"
-        code = f"from nvfp4viz.pages.running import collect\ncollect({str(collected)!r})"
-        notebook.cells.append(nbformat.v4.new_code_cell(code))
-        execute(notebook, path, first="from nvfp4viz.pages.running import draw_vectors; draw_vectors()")
-        notebook.cells.pop()
+        before = "from nvfp4viz.pages.running import draw_vectors\ndraw_vectors()"
+        behind = f"from nvfp4viz.pages.running import collect\ncollect({str(collected)!r})"
+        notebook.cells[:] = [_cell(before), *notebook.cells, _cell(behind)]
+        try:
+            execute(notebook, path)
+        finally:
+            notebook.cells[:] = notebook.cells[1:-1]
         held = json.loads(collected.read_text())
         return notebook, held["explorers"], held["outputs"]
 
 
-def execute(notebook, path: Path, first: str = "") -> None:
-    """Run all cells in place, in the current Python where the notebook names a kernel that is not here.
+def _cell(code: str):
+    import nbformat
 
-    `first` is a line of code that an IPython kernel runs before them.
-    """
+    return nbformat.v4.new_code_cell(code)
+
+
+def execute(notebook, path: Path) -> None:
+    """Run all cells in place, in the current Python where the notebook names a kernel that is not here."""
     from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -90,9 +95,7 @@ def execute(notebook, path: Path, first: str = "") -> None:
         )
         wanted = "python3"
     resources = {"metadata": {"path": str(path.parent)}}
-    ours = first and any("ipykernel" in argument for argument in manager.get_kernel_spec(wanted).argv)
-    more = {"extra_arguments": [f"--IPKernelApp.exec_lines={first}"]} if ours else {}
-    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name=wanted, resources=resources, **more)
+    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name=wanted, resources=resources)
     try:
         client.execute()
     except CellExecutionError as error:
