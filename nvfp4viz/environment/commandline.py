@@ -46,10 +46,6 @@ def program_of(text: str) -> str:
     return next((key for key, pattern in _PROGRAMS if pattern.search(text)), "")
 
 
-def programs_of(text: str) -> list[str]:
-    return [key for key, pattern in _PROGRAMS if pattern.search(text)]
-
-
 def arguments_of(text: str) -> dict[str, str]:
     """The flags that matter.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -57,20 +58,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if type(model).__name__ in ("DistributedDataParallel", "DataParallel") else model
 
 
-def check_patterns(modules) -> None:
-    """TypeError for modules that are neither names, nor a predicate, nor None: batches belong into the model's call."""
-    if modules is None or callable(modules):
-        return
-    patterns = [modules] if isinstance(modules, str) else modules
-    try:
-        wrong = next((p for p in patterns if not isinstance(p, str)), None)
-    except TypeError:
-        wrong = modules
+def patterns_of(modules):
+    """modules as given, but that patterns which can be walked once only are a list.
+
+    TypeError for what is neither None, a predicate nor name patterns: batches belong into the model's call.
+    """
+    if modules is None or callable(modules) or isinstance(modules, str):
+        return modules
+    patterns = modules if isinstance(modules, Sized) or not isinstance(modules, Iterable) else list(modules)
+    wrong = next((p for p in patterns if not isinstance(p, str)), None) if isinstance(patterns, Iterable) else patterns
     if wrong is not None:
         raise TypeError(
             f"modules holds a {type(wrong).__name__}: give name patterns such as '*.down_proj', and call the "
             "model with its inputs inside the with block"
         )
+    return patterns
 
 
 def choose(model: nn.Module, modules=None) -> Choice:
@@ -79,14 +81,14 @@ def choose(model: nn.Module, modules=None) -> Choice:
     A pattern means the weights whose name fits; where none does, modules of any class, by their own input. By default
     routers, gates and matrices of fewer than 16 outputs are left alone. Raises ValueError where nothing fits.
     """
-    model = unwrapped(model)
+    model, modules = unwrapped(model), patterns_of(modules)
     choice = Choice(weights_of(model), modules is None)
     if modules is None:
         _by_default(choice)
     elif callable(modules):
         _fitting(model, choice, modules)
     else:
-        for pattern in [modules] if isinstance(modules, str) else list(modules):
+        for pattern in [modules] if isinstance(modules, str) else modules:
             _fitting(model, choice, lambda name, module, p=pattern: fnmatch.fnmatchcase(name, p))
     if not choice.observed and not choice.modules:
         raise ValueError(_nothing(model, modules, choice))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nvfp4 import as_tokens
-from .choose import Choice, check_patterns, choose, describe, unwrapped
+from .choose import Choice, choose, describe, patterns_of, unwrapped
 from .coverage import Coverage
 from .inputs import computed, eager, local_part, module_input, routing
 from .products import Product, Watch
@@ -35,8 +35,7 @@ class Observer:
     """Sees inputs as a model runs and hands them to `take`; an input where that fails is let go of."""
 
     def __init__(self, model: nn.Module | None = None, modules=None, tokens=None):
-        check_patterns(modules)
-        self._model, self._modules = model, modules
+        self._model, self._modules = model, patterns_of(modules)
         self.problems: dict[str, str] = {}  # name -> why it was let go of
         self.empty = Counter()  # name -> calls that had no token
         self.calls = Counter()  # name -> calls

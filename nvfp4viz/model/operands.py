@@ -35,25 +35,28 @@ def _matmul(watch, args, kwargs, first=0):
     return None
 
 
+def _batched(x: Tensor, w: Tensor) -> tuple[bool, tuple[int, ...] | None]:
+    """Whether a product of x with one matrix, or a batch of them, can be read; the shape x spreads to if another."""
+    if w.ndim <= 2:
+        return True, None
+    batch = torch.broadcast_shapes(x.shape[:-2], w.shape[:-2])
+    spread = (*batch, *x.shape[-2:]) if tuple(x.shape[:-2]) != batch else None
+    return w.ndim == 3 and x.ndim >= 2 and len(batch) == 1, spread
+
+
 def _right(watch, x: Tensor, w: Tensor):
     """x @ w: [..., K] @ [K, N], or a batch of them."""
-    spread = None
-    if w.ndim > 2:
-        batch = torch.broadcast_shapes(x.shape[:-2], w.shape[:-2])
-        spread = (*batch, *x.shape[-2:]) if tuple(x.shape[:-2]) != batch else None
-        if w.ndim > 3 or x.ndim < 2 or len(batch) != 1:
-            return None
+    readable, spread = _batched(x, w)
+    if not readable:
+        return None
     return watch.product(x, w, -1, w.shape[-2], w.shape[-1], -2, w.ndim > 2, spread)
 
 
 def _left(watch, w: Tensor, x: Tensor):
     """w @ x: [N, K] @ [..., K, M] or [K], or a batch of them."""
-    spread = None
-    if w.ndim > 2:
-        batch = torch.broadcast_shapes(x.shape[:-2], w.shape[:-2])
-        spread = (*batch, *x.shape[-2:]) if tuple(x.shape[:-2]) != batch else None
-        if w.ndim > 3 or x.ndim < 2 or len(batch) != 1:
-            return None
+    readable, spread = _batched(x, w)
+    if not readable:
+        return None
     return watch.product(x, w, max(-2, -x.ndim), w.shape[-1], w.shape[-2], -1, w.ndim > 2, spread)
 
 

@@ -57,7 +57,6 @@ def run(path: Path) -> tuple:
 
     Raises ValueError for what is no notebook, RuntimeError where a cell fails or takes more than TIMEOUT.
     """
-
     notebook = read(path)
     with tempfile.TemporaryDirectory() as folder:
         collected = Path(folder) / "explorers.json"

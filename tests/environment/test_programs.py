@@ -6,11 +6,11 @@ import ast
 import os
 import re
 import types
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from wheels import wheel_file
 
 from nvfp4viz.cli.main import main
 from nvfp4viz.environment import (
@@ -33,18 +33,6 @@ BOTH = {FI: "1", U256: "1"}
 LAYERS = "vllm/model_executor/layers"
 
 
-def source(distribution: str, version: str, member: str) -> str:
-    """One file of a wheel, from the wheel or from what scripts/wheel_files.py fetched of it."""
-    wheels = ROOT / ".cache" / "wheels"
-    single = wheels / f"{distribution}-{version}" / member
-    if single.exists():
-        return single.read_text(encoding="utf-8")
-    found = sorted(wheels.glob(f"{distribution}-{version}-*.whl"))
-    if not found:
-        pytest.skip(f"{distribution} {version} is not in .cache/wheels: make wheels fetches it")
-    return zipfile.ZipFile(found[0]).read(member).decode()
-
-
 def _recipe(program: str, site: str, env: dict, version: str | None = None, **arguments) -> Recipe | None:
     return {s.site: s for s in sites(env, program, arguments, version)}[site].recipe
 
@@ -62,7 +50,7 @@ VLLM = {"0.26.0": (f"{LAYERS}/fused_moe/experts/trtllm_nvfp4_moe.py", "_quantize
 @pytest.mark.parametrize("version", VLLM)
 def test_vllm_passes_the_scale_of_448_and_no_recipe(version):
     member, name = VLLM[version]
-    text = source("vllm", version, member)
+    text = wheel_file("vllm", version, member)
     function, seen = _function(text, name), {}
     constant = re.search(r"^(\w*PER_TOKEN_BASE_GLOBAL_SCALE) = (.+)$", text, re.M)
     body = [n for n in function.body if not isinstance(n, (ast.ImportFrom, ast.Expr))]
@@ -82,29 +70,29 @@ def test_vllm_passes_the_scale_of_448_and_no_recipe(version):
 
 def test_vllm_reads_no_variable_of_flashinfers_recipe():
     for version in VLLM:
-        text = source("vllm", version, "vllm/envs.py")
+        text = wheel_file("vllm", version, "vllm/envs.py")
         assert "FLASHINFER_NVFP4" not in text and "4OVER6" not in text
 
 
 def test_vllm_since():
-    registry = source("vllm", "0.26.0", f"{LAYERS}/quantization/__init__.py")
-    assert '"nvfp4_per_token"' in registry and "nvfp4_4over6" not in source("vllm", "0.26.0", "vllm/config/cache.py")
-    assert '"nvfp4_4over6"' in source("vllm", "0.33.0", "vllm/config/cache.py")
+    registry = wheel_file("vllm", "0.26.0", f"{LAYERS}/quantization/__init__.py")
+    assert '"nvfp4_per_token"' in registry and "nvfp4_4over6" not in wheel_file("vllm", "0.26.0", "vllm/config/cache.py")
+    assert '"nvfp4_4over6"' in wheel_file("vllm", "0.33.0", "vllm/config/cache.py")
     assert "kv" not in {s.site for s in sites({}, "vllm", {"kv": "nvfp4_4over6"}, "0.26.0")}
     assert _recipe("vllm", "kv", {}, kv="nvfp4_4over6") == Recipe.parse("4/6-mse-448-tensor")
-    cutedsl = source("vllm", "0.33.0", f"{LAYERS}/fused_moe/experts/flashinfer_cutedsl_moe.py")
+    cutedsl = wheel_file("vllm", "0.33.0", f"{LAYERS}/fused_moe/experts/flashinfer_cutedsl_moe.py")
     assert re.search(r"new_full\(\s*\(1,\),\s*NVFP4_PER_TOKEN_BASE_GLOBAL_SCALE", cutedsl)
     moe = {"quantization": "nvfp4_per_token", "moe": "flashinfer_cutedsl"}
     assert _recipe("vllm", "fc2", BOTH, **moe).scored_as == 256
     assert _recipe("vllm", "fc2", BOTH, **moe | {"moe": "flashinfer_trtllm"}) == Recipe.parse("4/6-mae-256-fast")
-    assert "nvfp4_per_token" in source("vllm", "0.33.0", f"{LAYERS}/quantization/modelopt.py")
+    assert "nvfp4_per_token" in wheel_file("vllm", "0.33.0", f"{LAYERS}/quantization/modelopt.py")
 
 
 def test_vllm_quantizes_small_batches_by_flashinfer():
-    text = source("vllm", "0.33.0", "vllm/_custom_ops.py")
+    text = wheel_file("vllm", "0.33.0", "vllm/_custom_ops.py")
     body = ast.unparse(_function(text, "scaled_fp4_quant"))
     assert "'trtllm' in backend and m <= 32" in body and "flashinfer_quant_nvfp4_8x4_sf_layout" in body
-    assert 'backend="flashinfer-trtllm"' in source(
+    assert 'backend="flashinfer-trtllm"' in wheel_file(
         "vllm", "0.33.0", "vllm/model_executor/kernels/linear/nvfp4/flashinfer.py"
     )
     found = {s.site: s.recipe for s in sites({FI: "1"}, "vllm", {"linear": "flashinfer_trtllm"})}
@@ -113,7 +101,7 @@ def test_vllm_quantizes_small_batches_by_flashinfer():
 
 
 def test_vllm_ray_workers_get_what_its_prefixes_name(monkeypatch):
-    text = source("vllm", "0.33.0", "vllm/ray/ray_env.py")
+    text = wheel_file("vllm", "0.33.0", "vllm/ray/ray_env.py")
     for name in ("VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY", "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(FI, "1")
@@ -153,7 +141,7 @@ RUNNERS = "sglang/srt/layers/moe/moe_runner"
 
 
 def test_sglang_cutedsl_takes_flashinfers_rule():
-    text = source("sglang", "0.5.23", f"{RUNNERS}/flashinfer_cutedsl.py")
+    text = wheel_file("sglang", "0.5.23", f"{RUNNERS}/flashinfer_cutedsl.py")
     body = ast.unparse(_function(text, "_make_per_token_global_scale"))
     assert "current_nvfp4_4over6_config()" in body and "make_nvfp4_global_scale" in body and "envs." not in body
     env, moe = {FI: "1", U256: "true", TOKEN: "1"}, {"moe": "flashinfer_cutedsl"}
@@ -162,7 +150,7 @@ def test_sglang_cutedsl_takes_flashinfers_rule():
 
 
 def test_sglang_muse_spark_has_448_fixed():
-    text = source("sglang", "0.5.23", "sglang/srt/layers/muse_spark/muse_spark_fp4_moe.py")
+    text = wheel_file("sglang", "0.5.23", "sglang/srt/layers/muse_spark/muse_spark_fp4_moe.py")
     assert (
         eval(re.search(r"_NVFP4_PER_TOKEN_SCALE_INV = (.+)", text)[1]) == 1 / (448 * 6) and "nvfp4_4over6=" not in text
     )
@@ -174,11 +162,11 @@ def test_sglang_muse_spark_has_448_fixed():
 
 
 def test_sglang_online_and_minimax_are_per_token_whatever_the_variable_says():
-    online = source("sglang", "0.5.23", "sglang/srt/layers/quantization/nvfp4_online.py")
+    online = wheel_file("sglang", "0.5.23", "sglang/srt/layers/quantization/nvfp4_online.py")
     assert "_use_per_token_activation = True" in online
     assert 'e4m3_max=448, err_mode="MSE", err_use_fast_math=True' in online
     assert 'FLASHINFER_DISABLE_FP4_QUANT_FAST_MATH="1"' in online  # strict
-    assert "use_per_token_activation=True" in source(
+    assert "use_per_token_activation=True" in wheel_file(
         "sglang", "0.5.23", "sglang/srt/layers/quantization/minimax_m3_nvfp4.py"
     )
     for quantization in ("nvfp4_online", "minimax_m3_nvfp4"):
@@ -189,9 +177,9 @@ def test_sglang_online_and_minimax_are_per_token_whatever_the_variable_says():
 
 
 def test_sglang_w4a16_keeps_activations():
-    runner = source("sglang", "0.5.23", f"{RUNNERS}/flashinfer_cutedsl.py")
+    runner = wheel_file("sglang", "0.5.23", f"{RUNNERS}/flashinfer_cutedsl.py")
     assert f"envs.{W4A16}.get()" in runner and '"w4a16"' in runner
-    assert 'use_per_token_activation=(False if quant_method == "W4A16_NVFP4"' in source(
+    assert 'use_per_token_activation=(False if quant_method == "W4A16_NVFP4"' in wheel_file(
         "sglang", "0.5.23", "sglang/srt/layers/quantization/modelopt_quant.py"
     )
     env = BOTH | {TOKEN: "1", W4A16: "1"}
@@ -201,7 +189,7 @@ def test_sglang_w4a16_keeps_activations():
 
 
 def test_sglang_flags_are_in_its_lists():
-    choices = source("sglang", "0.5.23", "sglang/srt/arg_groups/choices.py")
+    choices = wheel_file("sglang", "0.5.23", "sglang/srt/arg_groups/choices.py")
     for word in (
         "nvfp4_online",
         "modelopt_fp4",

@@ -133,6 +133,8 @@ def test_modules_by_pattern_patterns_predicate_and_all(model):
         "layers.0.gate_proj", "layers.0.up_proj", "layers.0.down_proj", "layers.1.up_proj"]  # fmt: skip
     assert list(choose_modules(model, lambda name, m: isinstance(m, MLP))) == ["layers.0", "layers.1"]
     assert len(choose_modules(model)) == 6
+    with nvfp4viz.record(model, iter(["*.down_proj"]), recipes="standard") as recorder:  # walked once only
+        assert [w.name for w in recorder._choice.observed] == ["layers.0.down_proj", "layers.1.down_proj"]
 
 
 def test_a_pattern_that_fits_nothing_names_the_near_ones(model):

@@ -6,12 +6,12 @@ import json
 import re
 import types
 import typing
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from wheels import wheel_file
 
 from nvfp4viz.planning import EXPORTS, LayerPlan, Point
 
@@ -78,17 +78,6 @@ def tree(names):
     return model
 
 
-def _wheel_file(distribution, member):
-    wheels = ROOT / ".cache" / "wheels"
-    single = wheels / distribution / member
-    if single.exists():
-        return single.read_text(encoding="utf-8")
-    found = sorted(wheels.glob(f"{distribution}-*.whl"))
-    if not found:
-        pytest.skip(f"{distribution} is not in .cache/wheels: make wheels fetches it")
-    return zipfile.ZipFile(found[0]).read(member).decode()
-
-
 def _function(source, name, **names):
     """One function or method of a source that cannot be imported here, as a function."""
     nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name]
@@ -100,12 +89,12 @@ def _function(source, name, **names):
 @pytest.fixture
 def sglang():
     """SGLang 0.5.23: (skipped(prefix, names), excluded(prefix, names))."""
-    utils = _wheel_file("sglang-0.5.23", "sglang/srt/layers/quantization/utils.py")
+    utils = wheel_file("sglang", "0.5.23", "sglang/srt/layers/quantization/utils.py")
     match = _function(utils, "_module_path_match")
     fallback = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
     skipped = _function(utils, "is_layer_skipped", _module_path_match=match, _FALLBACK_FUSED_SHARDS=fallback,
                         MappingProxyType=types.MappingProxyType)  # fmt: skip
-    source = _wheel_file("sglang-0.5.23", "sglang/srt/layers/quantization/modelopt_quant.py")
+    source = wheel_file("sglang", "0.5.23", "sglang/srt/layers/quantization/modelopt_quant.py")
     compiled = _function(source, "_compile_exclusion_pattern")
     method = _function(source, "is_layer_excluded", _compile_exclusion_pattern=compiled)
     return skipped, lambda prefix, names: method(types.SimpleNamespace(exclude_modules=names), prefix)
@@ -121,7 +110,7 @@ def test_sglang_reads_modelopts_list(sglang):
 
 def test_sglang_reads_its_variable(sglang):
     value = a_plan(quantize="sglang-nvfp4-online").export("sglang")["SGLANG_FP4_IGNORED_LAYERS"]
-    source = _wheel_file("sglang-0.5.23", "sglang/srt/layers/quantization/nvfp4_online.py")
+    source = wheel_file("sglang", "0.5.23", "sglang/srt/layers/quantization/nvfp4_online.py")
     assert "SGLANG_FP4_IGNORED_LAYERS.get()" in source and 'ignored_layers_str.split(",")' in source
     normalize = _function(source, "_normalize_ignored_layers")
     names = normalize([part.strip() for part in value.split(",")])
@@ -131,7 +120,7 @@ def test_sglang_reads_its_variable(sglang):
 
 
 def test_vllm_reads_modelopts_list(sglang):
-    source = _wheel_file("vllm-0.33.0", "vllm/model_executor/layers/quantization/modelopt.py")
+    source = wheel_file("vllm", "0.33.0", "vllm/model_executor/layers/quantization/modelopt.py")
     skipped = lambda prefix, names, mapping: sglang[0](prefix, names)  # noqa: E731  its own is not in the file
     method = _function(source, "is_layer_excluded", fnmatch=fnmatch.fnmatch, is_layer_skipped=skipped)
     names = a_plan().export("modelopt")["quantization"]["exclude_modules"]
