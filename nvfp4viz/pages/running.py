@@ -80,8 +80,9 @@ def _cell(code: str):
 def execute(notebook, path: Path) -> None:
     """Run all cells in place, in the current Python where the notebook names a kernel that is not here."""
     from jupyter_client.kernelspec import KernelSpecManager
-    from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    from .kernel import Runner
 
     wanted = notebook.metadata.get("kernelspec", {}).get("name", "python3")
     language = notebook.metadata.get("kernelspec", {}).get("language", "python")
@@ -94,7 +95,7 @@ def execute(notebook, path: Path) -> None:
         )
         wanted = "python3"
     resources = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name=wanted, resources=resources)
+    client = Runner(notebook, timeout=TIMEOUT, kernel_name=wanted, resources=resources)
     try:
         client.execute()
     except CellExecutionError as error:
