@@ -97,19 +97,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def write_csv(table, path: Path) -> None:
-    """A pandas DataFrame as .csv that no spreadsheet computes: a cell that starts a formula gets an apostrophe."""
-
-    def harmless(cell):
-        return "'" + cell if isinstance(cell, str) and cell[:1] in FORMULA else cell
-
-    safe = table.rename(columns=harmless).map(harmless)
-    safe.to_csv(path, index=False)
-
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
 def sha256(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()

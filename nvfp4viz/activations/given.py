@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..nvfp4 import as_tensor
@@ -39,6 +40,19 @@ def as_activations(source) -> Mapping[str, Tensor]:
 def _all_tensors(source: Mapping) -> bool:
     """Whether the values of a dict are tensors; other mappings may read a file for each."""
     return not isinstance(source, dict) or all(isinstance(x, Tensor) for x in source.values())
+
+
+@as_tensor.register
+def of_array(x: np.ndarray) -> Tensor:
+    """A NumPy array as a tensor, ml_dtypes' bfloat16 too; TypeError where torch has no such numbers."""
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(x).view(np.int16)).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(x if x.dtype.isnative and x.flags.writeable else x.astype(x.dtype.newbyteorder("=")))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"an array of {x.dtype} is no tensor that torch has: give float32, float16 or ml_dtypes.bfloat16"
+        ) from error
 
 
 @as_tensor.register(str)

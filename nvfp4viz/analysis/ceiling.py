@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..engine import analyze, analyze_all
-from ..nvfp4 import E2M1_MAX, E4M3_MAX, E4M3_VALUES, Recipe, Tokens, as_recipe, as_recipes, block_amax
+from ..nvfp4 import E2M1_MAX, E4M3_MAX, E4M3_VALUES, Recipe, Tokens, as_recipe, as_recipes, blocks
 from ..stats import Additive, rate, summed, summed_array
 from .attribution import PARTS, attribute_all
 
@@ -140,7 +140,7 @@ def amax_ratios(x: Tensor, *, tensor_amax: float | None = None) -> tuple[np.ndar
     if tensor_amax is None:
         tensor_amax = tokens.tensor_amax.item()
     for part in tokens.chunks(1 << 22):
-        block, top = block_amax(part.x).double(), part.amax.double()
+        block, top = blocks(part.x).abs().amax(-1).double(), part.amax.double()
         there = block > 0
         token += _ratio_counts((top / block)[there])
         tensor += _ratio_counts((tensor_amax / block)[there])

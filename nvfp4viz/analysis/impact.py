@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from ..files import replacing, said, write_csv
 from ..nvfp4 import Recipe
 from ..shown import table as html_table
 from .coverage import coverage_sentence
 from .defaults import default_among, roles
 from .effects import Effect, cell, ends, output_error
 from .paired import Difference, Judge, difference, judged
+from .saved import check_skipped, check_version, read, write
 
 FORMAT = "nvfp4viz-impact-1"
 
@@ -195,37 +193,24 @@ class Impact:
     @classmethod
     def from_dict(cls, values: dict) -> Impact:
         """Raises ValueError, KeyError or TypeError where its parts do not fit."""
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            seen = values.get("format") if isinstance(values, dict) else type(values).__name__
-            raise ValueError(f"not an impact of this version: format is {seen!r}, expected {FORMAT!r}")
+        check_version(values, FORMAT, "an impact")
         recipes = {n: r if r is None else Recipe.from_dict(r) for n, r in values["recipes"].items()}
         sequences = np.array(values["sequences"], np.int64)
         effects = [Effect.from_dict(e, len(sequences)) for e in values["effects"]]
         controls, skipped, provenance = tuple(values["controls"]), values["skipped"], values["provenance"]
         if not effects or not set(controls) <= set(recipes) or not isinstance(provenance, dict):
             raise ValueError("it has no effects, controls that are no recipes of it, or no provenance")
-        if not isinstance(skipped, dict) or not all(isinstance(why, str) for why in skipped.values()):
-            raise ValueError("its skipped layers are no map of names and reasons")
+        check_skipped(skipped, "layers")
         return cls(effects, sequences, recipes, str(values["quantize"]), controls, skipped, provenance)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything as .json, or the table as .csv."""
-        suffix = Path(path).suffix.lower()
-        if suffix not in (".json", ".csv"):
-            raise ValueError(f"cannot save as {str(path)!r}: use .json (everything) or .csv (the table)")
-        with replacing(path) as temporary:
-            if suffix == ".csv":
-                write_csv(self.table(), temporary)
-            else:
-                temporary.write_text(json.dumps(self.to_dict(), allow_nan=False))
+        write(self, path, (".csv",))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Impact:
         """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
-        try:
-            return cls.from_dict(json.loads(Path(path).expanduser().read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"cannot read the impact {str(path)!r}: {said(error)}") from error
+        return read(path, cls.from_dict, "impact")
 
 
 def _twins(a: Recipe, b: Recipe) -> bool:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from pathlib import Path
 
 from torch import Tensor
 
-from ..activations import INDEX, as_activations
+from ..activations import as_activations
 from ..catalog import COLUMNS
 from ..engine import usable_engine
-from ..files import replacing, said, write_csv
 from ..nvfp4 import RECIPES, Recipe, some_recipes, study_only
 from ..stats import Stats
 from .attribution import Attribution, attribute_all
 from .cards import sweep_html
 from .coverage import coverage_sentence
 from .felt import predicted
-from .picks import keep
-from .provenance import check_blocks, check_provenance, token_texts, versions
+from .picks import keep, token_texts
+from .provenance import versions
+from .saved import check_sweep, check_version, read, write
 from .sequences import analyze_sequences, with_sequences
 
 FORMAT = "nvfp4viz-sweep-1"
@@ -147,9 +145,8 @@ class Sweep:
 
     @classmethod
     def from_dict(cls, values: dict) -> Sweep:
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            seen = values.get("format") if isinstance(values, dict) else type(values).__name__
-            raise ValueError(f"not a sweep of this version: format is {seen!r}, expected {FORMAT!r}")
+        """The inverse of `to_dict`; ValueError, KeyError or TypeError where its parts do not fit."""
+        check_version(values, FORMAT, "a sweep")
         return cls.checked(
             {t: {n: Stats.from_dict(s) for n, s in row.items()} for t, row in values["stats"].items()},
             {name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
@@ -162,53 +159,21 @@ class Sweep:
     @classmethod
     def checked(cls, stats, recipes, provenance, skipped, *, attributions, blocks) -> Sweep:
         """`of`, for a file of a stranger; ValueError, KeyError or TypeError where its parts do not fit."""
-        for tensor, row in (*stats.items(), *attributions.items()):
-            if list(row) != list(recipes):
-                raise ValueError(f"{tensor!r} has statistics of {list(row)}, expected {list(recipes)}")
-        if not set(attributions) | set(blocks) <= set(stats):
-            raise ValueError("it splits errors, or keeps blocks, of tensors without statistics")
-        if not isinstance(skipped, dict) or not all(isinstance(why, str) for why in skipped.values()):
-            raise ValueError("its skipped tensors are no map of names and reasons")
-        check_provenance(provenance)
-        for kept in blocks.values():
-            check_blocks(kept)
+        check_sweep(stats, recipes, provenance, skipped, attributions, blocks)
         return cls.of(stats, recipes, provenance, skipped, attributions=attributions, blocks=blocks)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything as .json, or the table as .csv or .parquet."""
-        suffix = check_format(path)
-        with replacing(path) as temporary:
-            if suffix == ".json":
-                temporary.write_text(json.dumps(self.to_dict(), allow_nan=False))
-            elif suffix == ".csv":
-                write_csv(self.table(), temporary)
-            else:
-                self.table().to_parquet(temporary, index=False)
+        write(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Sweep:
         """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
-        try:
-            return cls.from_dict(json.loads(Path(path).expanduser().read_text()))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"cannot read the sweep {str(path)!r}: {said(error)}") from error
+        return read(path, cls.from_dict, "sweep")
 
 
 def _nested(values: dict, function) -> dict:
     return {tensor: {name: function(value) for name, value in row.items()} for tensor, row in values.items()}
-
-
-def check_format(path: str | os.PathLike) -> str:
-    """The suffix of a path that `Sweep.save` can write; ValueError for another."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".json", ".csv", ".parquet"):
-        raise ValueError(f"cannot save as {str(path)!r}: use .json (everything), .csv or .parquet (the table)")
-    return suffix
-
-
-def is_saved(path: str | os.PathLike) -> bool:
-    """Whether a path is a saved sweep's by its name: a .json that is not Hugging Face's list of shards."""
-    return str(path).endswith(".json") and not str(path).endswith(INDEX)
 
 
 def sweep(

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, field
 from ..nvfp4 import study_only
 from .cards import verdict_html
 from .coverage import coverage_sentence
-from .defaults import STUDY, defaults_at, is_default, roles
+from .defaults import defaults_at, is_default, roles
 from .impact import Impact
 from .interval import decibels, judged_by, margin_interval
-from .outlook import Outlook, outlook, shortened
+from .outlook import Outlook, outlook
 from .sweep import Sweep
 from .voices import Voices, voices
+from .wording import RUNS_MISSING, comparison_numbers, comparison_sentence, data_of, verdict_sentence
 
 WORTH_DB = 0.05  # a smaller difference is none for practical purposes
-RUNS_MISSING = "saved by a release that did not measure it: sweep again for intervals"
 Interval = tuple[float, float] | None  # dB, 95 %; None where tokens are too few
 
 
@@ -55,24 +55,11 @@ class Comparison:
 
     def numbers(self) -> str:
         """Such as: 0.12 dB, 95 % interval 0.11 to 0.13, surely better on 20 of 21 inputs."""
-        sure = "too few tokens for an interval"
-        if self.interval_db is not None:
-            sure = "95 % interval {} to {}".format(*map(_db, self.interval_db))
-        inputs = len(self.by_tensor_db)
-        on = f", surely better on {self.wins} of {inputs} inputs" if inputs > 1 and self.interval_db else ""
-        return f"{_db(self.margin_db)} dB, {sure}{on}"
+        return comparison_numbers(self)
 
     def sentence(self) -> str:
         """Such as: 2.7 % less error of a typical token than SGLang's default, standard (0.12 dB, ...)."""
-        other = self.role + (" " if self.role.endswith(" as") else ", ") + self.over
-        if self.equal:
-            within = f"within {self.worth_db:g} dB"
-            return f"no difference for practical purposes ({within}) from {other} ({self.numbers()})"
-        if self.interval_db is not None and not self.decided:
-            return f"no difference that these tokens can tell from {other} ({self.numbers()})"
-        percent = 100 * (1 - 10 ** (-abs(self.margin_db) / 10))
-        less = "less" if self.margin_db > 0 else "more"
-        return f"{percent:.2g} % {less} error of a typical token than {other} ({self.numbers()})"
+        return comparison_sentence(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,14 +81,13 @@ class Verdict:
     left_out: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no vote
     towers: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor -> token of a fifth of its signal
     coverage: str = ""  # of a recorded model: "192 of 288 matrices, 97 % of multiply-adds"
-
     outlook: Outlook = Outlook()  # what is predicted and measured of the model's output
     study: str = ""  # why no engine runs the named recipe; only where none runs any that was measured
 
     def __repr__(self) -> str:
         compared = ", ".join(f"{c.over} {c.margin_db:+.3f} dB" for c in self.comparisons[:4])
-        data = f"{_count(self.inputs, 'input')} of {_count(self.tokens, 'token')}"
-        return f"Verdict({self.recipe} on {data}{'; over ' if compared else ''}{compared}; .sentence() says it all)"
+        over = f"; over {compared}" if compared else ""
+        return f"Verdict({self.recipe} on {data_of(self)}{over}; .sentence() says it all)"
 
     def _repr_html_(self) -> str:
         return verdict_html(self)
@@ -119,72 +105,9 @@ class Verdict:
     def defaults(self) -> list[Comparison]:
         return [c for c in self.comparisons if is_default(c.role)]
 
-    @property
-    def _to_study(self) -> list[Comparison]:
-        """Over recipes that no engine runs, which no headline names."""
-        return [c for c in self.comparisons if c.role == STUDY]
-
     def sentence(self) -> str:
         """The verdict in plain English."""
-        data = f"{_count(self.inputs, 'input')} of {_count(self.tokens, 'token')}"
-        if not self.comparisons:
-            return (
-                f"Only {self.recipe} was measured: a typical token has an SQNR of {self.sqnr_db:.2f} dB on {data}; "
-                "nothing to compare it with."
-            )
-        said = self.defaults or [c for c in self.comparisons if c.role == "the runner-up"] or list(self.comparisons[:1])
-        parts = [f"{self._start(said)}: on {data}, {' and '.join(c.sentence() for c in said)}."]
-        known = self.outlook.sentence(self.recipe)
-        parts += [self._others(said), *map(_better_on, said), self._ahead(), known, self._remarks()]
-        return " ".join(p for p in parts if p)
-
-    def _start(self, said: list[Comparison]) -> str:
-        if self.study:
-            return f"No engine runs a recipe measured here; of those to study, {self.recipe} has the least error"
-        if all(c.role == STUDY for c in said):
-            return f"Only {self.recipe} was measured of the recipes that an engine runs"
-        if self.contradicted and self.outlook.measured_against(self.recipe):
-            return f"Tensor error favours {self.recipe}, the measured output {self.contradicted}"
-        if self.contradicted:
-            favours = f"tensor error favours {self.recipe}, the predicted KL {self.contradicted}"
-            return f"Measure before you choose; {favours}"
-        if all(c.interval_db is None for c in said):
-            return f"Too few tokens to decide; {self.recipe} is ahead on these"
-        if any(c.decided for c in said):
-            return f"Use {self.recipe}"
-        names = " and ".join([self.recipe, *(c.over for c in said)])
-        if all(c.equal for c in said):
-            return f"Keep what you have; {names} are equal for practical purposes (within {said[0].worth_db:g} dB)"
-        return f"Keep what you have; these tokens cannot tell {names} apart"
-
-    def _others(self, said: list[Comparison]) -> str:
-        """The family of the named recipe: those that do as well, and those that might."""
-        told = {s.over for s in [*said, *self._to_study]}
-        rest = [c for c in self.comparisons if c.over not in told and c.interval_db is not None]
-        equal, open_ = [c.over for c in rest if c.equal], [c.over for c in rest if not c.equal and not c.decided]
-        worth = self.comparisons[0].worth_db
-        text = [f"{_listed(equal)} {_do(equal)} as well for practical purposes (within {worth:g} dB)."] if equal else []
-        text += [f"Whether {_listed(open_)} {_do(open_)} as well, these tokens cannot tell."] if open_ else []
-        return " ".join(text)
-
-    def _ahead(self) -> str:
-        """Recipes that no engine runs, where they have less error."""
-        ahead = [f"{c.over} ({_db(-c.margin_db)} dB)" for c in self._to_study if c.margin_db < 0 and not self.study]
-        return f"Less error, but no engine runs it: {shortened(ahead)}." if ahead else ""
-
-    def _remarks(self) -> str:
-        text = [f"{self.recipe}: {self.study}."] if self.study else []
-        if self.judged_by == RUNS_MISSING:
-            text.append("Errors are of whole tensors, that of a typical token was " + RUNS_MISSING + ".")
-        few = [t for t, why in self.left_out.items() if "too few" in why]
-        if few:
-            text.append(f"Without a vote for too few tokens: {shortened(few)}.")
-        if self.towers:
-            shown = [f"{t} (token {at}, {100 * s:.0f} %)" for t, (at, s) in self.towers.items()]
-            text.append(f"One token holds over a fifth of the signal of {shortened(shown)}.")
-        if self.coverage:
-            text.append(f"Of the model, {self.coverage} were seen.")
-        return " ".join(text)
+        return verdict_sentence(self)
 
     def to_dict(self) -> dict:
         return asdict(self) | {"sentence": self.sentence()}
@@ -244,24 +167,3 @@ def _compare(sweep: Sweep, found: Voices, best: str, other: str, role: str, wort
 
 def _mean(found: Voices, values: dict[str, float]) -> float:
     return sum(w * values[t] for t, w in found.weights.items())
-
-
-def _better_on(c: Comparison) -> str:
-    shown = [f"{t} ({_db(-c.by_tensor_db[t])} dB)" for t in c.disagree]
-    return f"{c.over} is surely better on {shortened(shown)}." if shown else ""
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _do(names: list[str]) -> str:
-    return "do" if len(names) > 1 else "does"
-
-
-def _db(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 0.1 else f"{value:.2f}"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")

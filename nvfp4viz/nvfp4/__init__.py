@@ -26,7 +26,6 @@ from .tokens import (
     Tokens,
     as_tensor,
     as_tokens,
-    block_amax,
     blocks,
     check_finite,
     tensor_amax,

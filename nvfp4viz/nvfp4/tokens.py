@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,23 +55,8 @@ def as_tokens(x: Tensor) -> Tensor:
 
 @singledispatch
 def as_tensor(x):
-    """A NumPy array as a tensor, ml_dtypes' bfloat16 too; anything else as it is. TypeError where torch lacks it.
-
-    Who knows another kind of activations registers it here, as `activations` does with paths.
-    """
+    """Anything as it is: who knows another kind of activations registers it, as `activations` does arrays and paths."""
     return x
-
-
-@as_tensor.register
-def _array(x: np.ndarray) -> Tensor:
-    if x.dtype.name == "bfloat16":
-        return torch.from_numpy(np.array(x).view(np.int16)).view(torch.bfloat16)
-    try:
-        return torch.from_numpy(x if x.dtype.isnative and x.flags.writeable else x.astype(x.dtype.newbyteorder("=")))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"an array of {x.dtype} is no tensor that torch has: give float32, float16 or ml_dtypes.bfloat16"
-        ) from error
 
 
 def _way_out(x) -> str:
@@ -160,18 +144,6 @@ class Tokens:
         step = max(1, elements // self.x.shape[1])
         for i in range(0, self.x.shape[0], step):
             yield self.rows(i, i + step)
-
-
-def block_amax(x: Tensor) -> Tensor:
-    """Largest magnitude in each block of 16 features.
-
-    Args:    x: [..., K], K a multiple of 16, finite.
-    Returns: [..., K/16] float32, in the unit of x; 0 for an all-zero block.
-
-    >>> block_amax(torch.arange(-16., 16.)[None]).tolist()
-    [[16.0, 15.0]]
-    """
-    return blocks(x).float().abs().amax(-1)  # [..., K/16]
 
 
 def token_amax(x: Tensor) -> Tensor:

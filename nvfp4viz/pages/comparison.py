@@ -12,7 +12,7 @@ from markupsafe import Markup
 from ..analysis import Pair, Sweep, db, finite, obstacles, pairs, sentence
 from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SUMMARY
-from ..plots import GAINS_CAPTION, gains
+from ..plots import ROWS, gains
 from . import packing
 from .document import document, fill, picture, write, written
 
@@ -22,6 +22,10 @@ COLUMNS = {  # of the table and its CSV: heading, and how report.js shows it
     **{f"{side}_{name}": (f"{side.upper()} {NUMBERS[name].heading}", NUMBERS[name].kind)
        for name in SUMMARY for side in "ab"},
 }  # fmt: skip
+CAPTION = (
+    "Each row is a tensor, each mark a recipe; left of zero B is worse. Lines are 95 % intervals over tokens, where "
+    f"both saw the same activations. Of more than {ROWS} tensors those with the largest differences are drawn."
+)
 LISTED = 8  # pairs under what got worse, and under what got better
 
 
@@ -47,7 +51,7 @@ def render(a: Sweep, b: Sweep, names: tuple[str, str] = ("A", "B"), author: str 
         sentence=sentence(found).partition(": "), sides={key: [s[key] for s in sides] for key in sides[0]},
         obstacles=obstacles(a, b, found),
         ends=ends, written=written(author), by_recipe=_by_recipe(found),
-        picture=picture(gains(found), GAINS_CAPTION), columns=COLUMNS,
+        picture=picture(gains(found), CAPTION), columns=COLUMNS,
         data=Markup(packing.script(finite([_row(p) for p in found]), "rows")),
     )  # fmt: skip
     title = f"NVFP4 comparison: {names[0][-40:]} and {names[1][-40:]}"

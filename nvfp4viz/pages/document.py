@@ -95,6 +95,6 @@ _VISIBLE |= {i: f"[U+{i:04X}]" for i in (0x61C, 0x200E, 0x200F, *range(0x202A, 0
 
 def picture(ax, caption: str, name: str = "figure") -> dict:
     """A matplotlib figure as a template shows it: SVG in the page's ink with ids of its own, and a caption."""
-    from ..plots import svg
+    from ..shown import svg
 
     return {"svg": Markup(svg(ax, name)), "caption": caption}

@@ -16,7 +16,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from ..files import said
-from ..plots import formula
+from ..shown import formula
 from ..web import asset
 from .document import document, fill, write
 from .packing import script

@@ -108,7 +108,7 @@ def draw_vectors() -> None:
     """Runs in a notebook's kernel, before its cells: our figures come as SVG in the page's ink beside their PNG."""
     from itertools import count
 
-    from ..plots import Picture, svg
+    from ..shown import Picture, svg
 
     number = count(1)
     formatter = sys.modules["IPython"].get_ipython().display_formatter.formatters["text/html"]

@@ -10,7 +10,8 @@ from matplotlib.patches import Patch
 
 from ..analysis import PARTS, PLACES, POSITIONS, Attribution, Choice
 from ..catalog import style
-from .style import FAINT, INK, dress, expect, legend, legend_above, named, new_axes, percent, shorten, tint
+from ..shown import FAINT, INK, expect
+from .style import dress, legend, legend_above, named, new_axes, percent, shorten, tint
 
 # Okabe-Ito, with hatches so that neighbours differ without colour too
 LOOKS = dict(zip(PARTS, [

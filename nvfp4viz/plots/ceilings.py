@@ -8,10 +8,8 @@ from matplotlib.axes import Axes
 from ..analysis import CeilingDial, StaticCurve, ratio_edges, window
 from ..catalog import looks, style
 from ..nvfp4 import Recipe
-from .style import FAINT, INK, dress, expect, legend, legend_above, mark, named, new_axes, percent
-
-# isort: split
-from .style import log2_axis, plain_log_ticks
+from ..shown import FAINT, INK, expect
+from .style import dress, legend, legend_above, log2_axis, mark, named, new_axes, percent, plain_log_ticks
 
 
 def _families(names) -> list[tuple[dict, str]]:

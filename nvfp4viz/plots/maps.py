@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
-from .style import FAINT, INK, dress, new_axes, shorten
+from ..shown import FAINT, INK
+from .style import dress, new_axes, shorten
 
 
 def layer_map(

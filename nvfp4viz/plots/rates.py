@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 
 from ..analysis import Pair, Sweep
 from ..catalog import RATES, looks
+from ..shown import INK, expect
 from ..stats import Stats, nmse_bins
-from .style import BY_RECIPE, INK, dress, expect, legend, legend_above, mark, named, new_axes, shorten
+from .style import BY_RECIPE, dress, legend, legend_above, mark, named, new_axes, shorten
 
 
 def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -> Axes:
@@ -114,10 +115,6 @@ def nmse_distribution(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None
 
 
 ROWS = 30  # tensors that there is room for
-GAINS_CAPTION = (
-    "Each row is a tensor, each mark a recipe; left of zero B is worse. Lines are 95 % intervals over tokens, where "
-    f"both saw the same activations. Of more than {ROWS} tensors those with the largest differences are drawn."
-)
 
 
 def gains(found: list[Pair], ax: Axes | None = None) -> Axes:

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 
 from ..catalog import looks, style
 from ..nvfp4 import E2M1_MAGNITUDES, E4M3_VALUES, FOUR_LIMIT, Recipe
+from ..shown import FAINT, INK, expect
 from ..stats import Stats
-from .style import FAINT, INK, STATS, dress, expect, legend, named, new_axes, percent, tint
+from .style import STATS, dress, legend, named, new_axes, percent, tint
 
 ZERO_BAR = (-11.0, -10.2)  # where byte 0 stands on the log2 axis
 

@@ -19,12 +19,12 @@ FLOORS = (  # a wing imports from floors below its own
     {"analysis"},
     {"model", "plots"}, {"planning"}, {"web", "integrations"}, {"explorer"}, {"pages"}, {"cli"},
 )  # fmt: skip
-FLAT = {"", "files", "shown", "catalog"}  # modules that belong to no wing
+FLAT = {"", "files", "catalog"}  # modules that belong to no wing
 FACE_LINES = 40
 
 # package -> modules that may import it, at the top or inside a function
 HOMES = {
-    "matplotlib": {m for m in MODULES if m.startswith("plots")},
+    "matplotlib": {m for m in MODULES if m.startswith("plots")} | {"shown.pictures"},
     "ipywidgets": {"explorer.widget", "explorer.laboratory", "pages.running"},  # collects a notebook's widgets
     "anywidget": {"explorer.widget", "explorer.laboratory"},
     "numba": {m for m in MODULES if m.startswith("engine.cpu")},

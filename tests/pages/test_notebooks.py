@@ -17,7 +17,7 @@ from nvfp4viz.cli import main  # noqa: E402
 from nvfp4viz.pages import check_notebooks, export, kernel, running  # noqa: E402
 from nvfp4viz.pages.notebooks import VIEW  # noqa: E402
 from nvfp4viz.pages.running import targets  # noqa: E402
-from nvfp4viz.plots import formula  # noqa: E402
+from nvfp4viz.shown import formula  # noqa: E402
 
 
 def _notebook(path: Path, *cells, kernel="python3", language="python") -> Path:

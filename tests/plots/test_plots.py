@@ -14,7 +14,7 @@ from hostile import NAMES
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 
-from nvfp4viz import RECIPES, Recipe, Stats, analyze, plots, sweep, synthetic
+from nvfp4viz import RECIPES, Recipe, Stats, analyze, plots, shown, sweep, synthetic
 from nvfp4viz.analysis import pairs
 from nvfp4viz.catalog import RATES, STYLES, looks, style
 from nvfp4viz.nvfp4 import E4M3_VALUES
@@ -334,7 +334,7 @@ def test_what_cannot_be_drawn_is_said(draw, message):
 def test_hatched_bars_keep_their_colour_in_pages():
     """A pattern's colour is an attribute that begins as a reference does: with a quote and a #."""
     pair = [analyze(X, n, engine="reference") for n in ("4/6-mae-448", "4/6-mae-448-tensor")]
-    text = plots.svg(plots.block_scale_histogram(*pair), "one")
+    text = shown.svg(plots.block_scale_histogram(*pair), "one")
     fills = re.findall(r'fill="(.*?)"', text)
     assert fills and all(re.fullmatch(r"#[0-9a-f]{6}|none|var\(--\w+\)", fill) for fill in fills)
     used, made = set(re.findall(r"url\(#(.*?)\)", text)), set(re.findall(r'id="(.*?)"', text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from .files import printable
+from ..files import printable
 
 ROWS = 16  # of a table; the rest is counted
 LINE = "1px solid color-mix(in srgb, currentColor 25%, transparent)"  # in the page's ink: light and dark alike

@@ -1,0 +1,13 @@
+"""How results show themselves: a line in a console, a small table or a picture in a notebook, a figure on a page."""
+
+import importlib
+
+from .text import ROWS, Card, number, table
+
+_PICTURES = ("FAINT", "INK", "RULE", "Picture", "expect", "formula", "svg")  # these come with matplotlib, at first use
+
+
+def __getattr__(name):
+    if name not in _PICTURES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(".pictures", __name__), name)
