@@ -24,10 +24,11 @@ from ..nvfp4 import as_recipe
 from ..stats import Stats
 from ..web import asset, explorer_module
 from .cells import Replaced, running_cell
+from .output import outputs
 from .session import Session
 from .store import Store
 
-VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope")
+VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope", "output")
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")
 
 PICTURE_S = 10.0  # seconds that a display waits for statistics to picture; without them it has no picture
@@ -36,7 +37,7 @@ _LOCK = threading.RLock()  # round every change of any widget's state
 _REPLACED = Replaced()
 
 
-def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
+def explore(source, recipes=None, engine: str = "auto", *, impact=None, plan=None, drift=None, **shown) -> Explorer:
     """A widget that shows what recipes do to activations.
 
     Args:
@@ -44,6 +45,7 @@ def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
                  Sweep; the path of either; or a Checkpoint, whose weights are shown as they are stored.
         recipes: recipes or their short names; where it is None those of the Sweep, or RECIPES.
         engine:  "auto", or one that `engines()` lists.
+        impact, plan, drift: of the same model, as `report` takes them, for the view "output".
         shown:   what to show first: tensor, recipe_a, recipe_b, view, scale, span, sort, rule, under, block.
     Returns: Explorer, which Jupyter shows. Statistics are computed in the background; nothing waits for them. Without
     Jupyter, `report(sweep(activations), "report.html")` writes a page that holds the same explorer.
@@ -62,7 +64,8 @@ def explore(source, recipes=None, engine: str = "auto", **shown) -> Explorer:
     unknown = set(shown) - set(SHOWN)
     if unknown:
         raise TypeError(f"explore has no argument {', '.join(sorted(unknown))}; shown first may be {', '.join(SHOWN)}")
-    return Explorer(Store(source, recipes, engine), **shown)
+    store = Store(source, recipes, engine)
+    return Explorer(store, outputs(store.stats, impact, plan, drift), **shown)
 
 
 class RecipeName(Unicode):
@@ -94,14 +97,16 @@ class Explorer(anywidget.AnyWidget):
     summary = Dict(help="tensor -> recipe -> `messages.summary`").tag(sync=True)
     statistics = Dict(help="tensor -> recipe -> `messages.compact`").tag(sync=True)
     progress = Dict(help="tensors done, total").tag(sync=True)
+    output = Dict(help="what the model's output feels: `output.outputs`").tag(sync=True)
     live = Bool(help="there are activations to compute with").tag(sync=True)
 
-    def __init__(self, store: Store, **shown):
+    def __init__(self, store: Store, output: dict | None = None, **shown):
         self.session = Session(store, self._send_locked, self._publish)
         names, pair = list(store.recipes), ["4/6-mae-448", "4/6-mae-256"]
         a, b = pair if set(pair) <= set(names) else (names[0], names[-1])
         start = {"tensor": next(iter(store.stats)), "recipe_a": a, "recipe_b": b, **shown}
-        super().__init__(catalog=store.catalog(), live=store.live, **start)
+        output = outputs(store.stats) if output is None else output
+        super().__init__(catalog=store.catalog(), live=store.live, output=output, **start)
         self.on_msg(lambda _, message, buffers: self.session.handle(message))
         cell = running_cell()
         self._shown_in = {cell.name} if cell else set()  # cells that display it, and the one that made it

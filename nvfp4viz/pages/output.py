@@ -7,18 +7,15 @@ import math
 from markupsafe import Markup
 
 from ..analysis import Sweep
+from ..explorer import TOKENS, measured, prompts, ranking
 from ..planning import Drift, LayerPlan, drift_by_layer, drift_map, frontier
 from .document import fill, picture
 
-UNITS, FLIPS, PROMPTS = 12, 10, 5  # rows that a page lists
-TOKENS = 512  # of a drift map: more would be narrower than a pixel
+UNITS, FLIPS = 12, 10  # rows that a page lists
 
 
 def output_section(sweep: Sweep, plan: LayerPlan | None, drift: Drift | None) -> Markup:
-    """HTML of the section, empty where neither is given; TypeError where they are something else."""
-    for value, kind, made in ((plan, LayerPlan, "plan"), (drift, Drift, "drift")):
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{made}= is a {type(value).__name__}: give what nvfp4viz.{made}(...) returns")
+    """HTML of the section, empty where neither is given."""
     if plan is None and drift is None:
         return Markup()
     return fill("output.html", plan=plan and _plan(sweep, plan), drift=drift and _drift(drift))
@@ -28,14 +25,11 @@ def _plan(sweep: Sweep, plan: LayerPlan) -> dict:
     title = f"Keeping layers in {plan.keep}, the rest by {plan.recipe}"
     ax = frontier(plan.frontier, plan.knee, title)
     caption = "Each mark is a set of kept layers, its KL measured. The knee is farthest below a line between the ends."
-    about = plan.provenance
     return {
         "sentence": plan.sentence() + ".", "figure": picture(ax, caption, "frontier"),
         "points": [_point(plan, i) for i in range(len(plan.frontier))],
         "recipes": [_recipe(sweep, r) for r in plan.recipes],
-        "units": _units(sweep, plan), "families": _families(plan), "kept": plan.point.kept,
-        "measured": f"{about['quantized']}; {about['passes']} forward passes over {about['tokens']:,} tokens; "
-                    f"nvfp4viz {about['versions']['nvfp4viz']}, torch {about['versions']['torch']}",
+        "units": _units(sweep, plan), "families": _families(plan), "kept": plan.point.kept, "measured": measured(plan),
     }  # fmt: skip
 
 
@@ -67,14 +61,12 @@ def _interval(low: float, high: float) -> str:
 def _units(sweep: Sweep, plan: LayerPlan) -> list[dict]:
     """Tensor error beside output error, the largest effect on the output first."""
     rows = []
-    for unit in sorted(plan.units, key=lambda u: -u["predicted_kl"])[:UNITS]:
-        seen = [sweep.stats[m][plan.recipe].sqnr_db for m in (*unit["matrices"], unit["name"])
-                if plan.recipe in sweep.stats.get(m, {})]  # fmt: skip
-        spared = unit["spared_kl"]
+    for row in ranking(sweep.stats, plan)["rows"][:UNITS]:
+        seen = [sweep.stats[t][plan.recipe].sqnr_db for t in row["tensors"] if plan.recipe in sweep.stats[t]]
+        spared = row["measured"]
         rows.append({
-            "unit": unit["name"], "sqnr": f"{min(seen):.2f}" if seen else "",
-            "predicted": f"{unit['predicted_kl']:.4g}",
-            "spared": "" if math.isnan(spared) else f"{spared:.4g}", "kept": unit["name"] in plan.point.kept,
+            "unit": row["name"], "sqnr": f"{min(seen):.2f}" if seen else "", "predicted": f"{row['predicted']:.4g}",
+            "spared": "" if math.isnan(spared) else f"{spared:.4g}", "kept": row["kept"],
         })  # fmt: skip
     return rows
 
@@ -103,6 +95,7 @@ def _drift(drift: Drift) -> dict:
     )  # fmt: skip
     heat = drift_map(drift.sqnr()[:, :TOKENS], drift.layers, f"Error by layer and token, {recipe}")
     output = drift.output
+    changed = prompts(drift) if output else {"percentiles": [], "rows": [], "agreement": ""}
     return {
         "figures": [
             picture(lines, "SQNR of what layers return. Where it leaves the floor, quantizing says more than bf16.",
@@ -110,12 +103,11 @@ def _drift(drift: Drift) -> dict:
             picture(heat, f"The first {min(TOKENS, drift.signal.shape[1])} tokens; a dark column is a hard token.",
                     "drift-map"),
         ],
-        "percentiles": [("largest" if p == 100 else f"{p:g} %", f"{v:.3g}") for p, v in output.percentiles().items()]
-        if output else [],
+        "percentiles": [(name, f"{v:.3g}") for name, v in changed["percentiles"]],
         "positions": [(f"{a} to {b}" if b > a else f"{a}", f"{kl:.3g}") for a, b, kl in output.by_position()]
         if output else [],
-        "prompts": [(s, f"{kl:.3g}", text) for s, kl, text in output.by_sequence()[:PROMPTS]] if output else [],
+        "prompts": [(s, f"{kl:.3g}", text) for s, kl, text in changed["rows"]],
         "flips": output.flips[:FLIPS] if output else [],
-        "agreement": f"{output.same.mean():.2%} of {output.same.size:,} top tokens are the same" if output else "",
+        "agreement": changed["agreement"],
         "skipped": drift.skipped,
     }  # fmt: skip

@@ -16,7 +16,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from ..analysis import Attribution, Sweep, block_inspections
-from ..explorer import COUNTS, compact, page_catalog, recipe_entry, summary
+from ..explorer import COUNTS, compact, outputs, page_catalog, recipe_entry, summary
 from ..nvfp4 import Recipe
 from ..stats import Stats, plain
 
@@ -26,8 +26,8 @@ HISTOGRAMS = {"code_histogram": "codes", "token_histogram": "token_nmse", "block
 RUN_SUMS = "run_nmse"  # by its bytes
 
 
-def pack(sweep: Sweep) -> dict:
-    """The sweep as a report holds it, JSON-ready."""
+def pack(sweep: Sweep, output: dict | None = None) -> dict:
+    """The sweep as a report holds it, JSON-ready; output: what its page shows of the model's output, not read back."""
     about = {"skipped": sweep.skipped, "versions": sweep.provenance.get("versions"), "predicted": sweep.predicted}
     catalog = page_catalog(sweep.stats, (), **about)
     catalog["recipes"] = [{**recipe_entry(r), "name": name} for name, r in sweep.recipes.items()]
@@ -44,6 +44,7 @@ def pack(sweep: Sweep) -> dict:
         "skipped": sweep.skipped,
         "attributions": {t: {n: a.to_dict() for n, a in row.items()} for t, row in sweep.attributions.items()},
         "blocks": sweep.blocks,
+        "output": outputs(sweep.stats) if output is None else output,
         "inspections": {t: block_inspections(kept["blocks"], sweep.recipes) for t, kept in sweep.blocks.items()},
     }  # fmt: skip
 

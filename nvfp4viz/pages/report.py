@@ -26,6 +26,7 @@ from ..analysis import sweep as measured
 from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SIZES, style
 from ..checkpoints import Checkpoint
+from ..explorer import outputs
 from ..files import said
 from ..nvfp4 import FOUR_LIMIT, study_only
 from . import packing
@@ -72,7 +73,8 @@ def report(
             raise TypeError(f"report takes a Sweep, a Checkpoint, or activations to sweep: {error}") from error
     if not sweep.stats:
         raise ValueError("the sweep has no statistics: analyse at least one tensor before writing a report")
-    return write(render(sweep, author, impact, output_section(sweep, plan, drift)), path)
+    output = outputs(sweep.stats, impact, plan, drift)
+    return write(render(sweep, author, impact, output_section(sweep, plan, drift), output), path)
 
 
 def load_report(path: str | os.PathLike) -> Sweep:
@@ -84,9 +86,10 @@ def load_report(path: str | os.PathLike) -> Sweep:
 
 
 def render(
-    sweep: Sweep, author: str | None = None, impact: Impact | None = None, planned: Markup | None = None
-) -> str:
-    """The page as a string; planned: the section on plan and drift."""
+    sweep: Sweep, author: str | None = None, impact: Impact | None = None, planned: Markup | None = None,
+    output: dict | None = None,
+) -> str:  # fmt: skip
+    """The page as a string; planned: the section on plan and drift; output: what the explorer has of them."""
     stored, sweep = sweep, packing.in_order(sweep)
     try:
         verdict = recommend(sweep, impact=impact)
@@ -105,7 +108,8 @@ def render(
         output=outlook_rows(sweep, verdict, impact), not_measured="" if impact else NOT_MEASURED,
         settings=_settings(sweep, verdict) if verdict else None,
         figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=_columns(sweep),
-        provenance=_provenance(sweep), recipes=_recipes(sweep), data=Markup(packing.script(packing.pack(stored))),
+        provenance=_provenance(sweep), recipes=_recipes(sweep),
+        data=Markup(packing.script(packing.pack(stored, output))),
     )  # fmt: skip
     return document(f"NVFP4 report: {_subject(sweep)}: {sentence[0]}", body, printed=written(author))
 

@@ -124,7 +124,7 @@ def collect(path: str) -> None:
     living = list(widget._instances.items())
     found = {
         "explorers": {
-            i: {"shown": {s: getattr(w, s) for s in SHOWN}, "data": pack(_sweep(w))}
+            i: {"shown": {s: getattr(w, s) for s in SHOWN}, "data": pack(_sweep(w), w.output)}
             for i, w in living
             if isinstance(w, Explorer)
         },

@@ -7,7 +7,7 @@ import pytest
 import nvfp4viz
 from nvfp4viz import report, sweep
 
-VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope")
+VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope", "output")
 WIDTHS = (414, 464, 620, 850, 1200)  # what JupyterLab's side bar leaves of 1280 px at 150 %, and of 900 px; and more
 
 # Texts of each picture that stick out of it by more than 1 px, or share more than 2 px both ways.

@@ -30,7 +30,7 @@ def test_a_report_in_firefox(page, width, scheme):
         fox.open(path.as_uri())
         fox.until(f"Boolean({NV4}?.dataset.drawn)")
         assert fox.evaluate(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
-        for view in ("scales", "clipping", "error", "tensors", "microscope", "overview"):
+        for view in ("scales", "clipping", "error", "tensors", "microscope", "output", "overview"):
             fox.evaluate(f"document.querySelector('button[data-view={view}]').click()")
             fox.until(f"{NV4}.dataset.view === '{view}'")
             assert fox.evaluate("document.documentElement.scrollWidth") <= width, view

@@ -197,7 +197,7 @@ def test_what_needs_a_kernel_says_so(opened, measured, tmp_path):
 def test_keys_reach_every_view(opened, measured, tmp_path):
     tab = opened(report(measured, tmp_path / "r.html"))
     tab.get_by_role("tab", name="Overview").focus()
-    for view in ("scales", "clipping", "error", "tensors", "microscope"):
+    for view in ("scales", "clipping", "error", "tensors", "microscope", "output"):
         tab.keyboard.press("ArrowRight")
         settle(tab, view=view)
         assert tab.locator("figure:visible svg:visible").count() >= 1
@@ -351,7 +351,7 @@ def test_no_serious_barrier(browser, measured, tmp_path, which, scheme):
     tab = context.new_page()
     tab.goto(path.as_uri())
     tab.locator("#results td" if which == "comparison" else "[data-drawn]").first.wait_for()
-    for view in () if which == "comparison" else ("microscope", "tensors", "overview"):
+    for view in () if which == "comparison" else ("microscope", "tensors", "output", "overview"):
         tab.locator(f'[data-view="{view}"]').first.click()
         settle(tab, view=view)
         violations = axe.run(tab).response["violations"]

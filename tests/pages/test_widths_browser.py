@@ -50,7 +50,7 @@ def opened(browser, page):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_window(opened, width, scheme):
     tab = opened(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for view in ("overview", "scales", "clipping", "error", "tensors", "microscope"):
+    for view in ("overview", "scales", "clipping", "error", "tensors", "microscope", "output"):
         tab.locator(f'button[data-view="{view}"]').click()
         tab.wait_for_function("v => document.querySelector('.nv4').dataset.view === v", arg=view)
         assert tab.evaluate(WIDER) == [], view

@@ -11,10 +11,12 @@ import { blockSteps, STAGES, whyWon } from "../../nvfp4viz/web/views/steps.js";
 import { drawScales } from "../../nvfp4viz/web/views/scales.js";
 import { drawClipping } from "../../nvfp4viz/web/views/clipping.js";
 import { drawError } from "../../nvfp4viz/web/views/error.js";
+import { drawDepth, drawDriftMap } from "../../nvfp4viz/web/views/drift.js";
+import { drawFrontier, drawRanking } from "../../nvfp4viz/web/views/output.js";
 import { drawTensors, lanesOf } from "../../nvfp4viz/web/views/tensors.js";
 import { BLOCK_NARROWEST, drawBlock } from "../../nvfp4viz/web/views/block.js";
 
-const { contexts, look } = JSON.parse(fs.readFileSync(process.env.NVFP4VIZ_CONTEXT, "utf8"));
+const { contexts, look, outputs } = JSON.parse(fs.readFileSync(process.env.NVFP4VIZ_CONTEXT, "utf8"));
 const WIDTHS = [360, 400, 640, 1200];
 
 // What lists and maps need that JSON has not
@@ -250,4 +252,51 @@ test("names of strangers stay text", () => {
   assert.equal(esc(`<a b="c">'&'\u202e\u0007`), "&lt;a b=&quot;c&quot;&gt;&#39;&amp;&#39;\ufffd\ufffd");
   assert.equal(tag("g", { "data-x": `"><script>` }), `<g data-x="&quot;&gt;&lt;script&gt;"></g>`);
   assert.equal(text(1, 2, "<b>"), '<text x="1" y="2" class="">&lt;b&gt;</text>');
+});
+
+const pointed = (picture) => picture.stops.map((stop) => picture.point(stop));
+
+for (const W of WIDTHS)
+  test(`the output is drawn at ${W}`, () => {
+    const { ranking, frontier, drift } = outputs.all;
+    const pictures = [drawRanking(context("real"), W, ranking), drawFrontier(W, frontier), drawDepth(W, drift), drawDriftMap(W, drift)];
+    pictures.push(drawDepth(W, outputs.recordings.drift), drawDriftMap(W, outputs.recordings.drift));
+    for (const picture of pictures) {
+      wellFormed(picture);
+      for (const { label, svg } of pointed(picture).slice(0, 50)) wellFormed({ out: svg, H: 1, label });
+    }
+  });
+
+test("units are ranked by predicted KL beside the SQNR of their worst input and what keeping them takes off", () => {
+  const c = context("real");
+  const { rows, out, at, point } = drawRanking(c, 900, outputs.all.ranking);
+  const predicted = marks(out, "predicted").map((m) => Number(m.predicted));
+  assert.deepEqual(predicted, [...predicted].sort((p, q) => q - p));
+  assert.equal(predicted.length, c.order.length + 1);
+  const [first] = rows;
+  for (const { unit, side, value } of marks(out, "side").filter((m) => m.unit === first.name))
+    assert.equal(Number(value), c.summary[unit][c.sides["ab".indexOf(side)].name][0]);
+  assert.equal(rows[at(5, 30)].tensor, first.tensor);
+  const nowhere = rows.findIndex((r) => r.name === "nowhere");
+  assert.equal(rows[nowhere].tensor, undefined);
+  assert.match(point(nowhere).label, /no input of it was recorded.*−0.01/);
+});
+
+test("the frontier has a mark for each set and names the knee", () => {
+  const { points } = outputs.all.frontier;
+  const { out, point } = drawFrontier(800, outputs.all.frontier);
+  assert.deepEqual(marks(out, "kl").map((m) => Number(m.kl)), points.map((p) => p.kl));
+  assert.ok(out.includes("knee: 1 kept, 7.00 bits"));
+  assert.match(point(1).label, /KL 0.1 \(0.05 to 0.2\), on other text 0.2/);
+  assert.doesNotMatch(point(2).label, /to/);
+});
+
+test("the drift map is stronger where the error is larger, and says where", () => {
+  const { drift } = outputs.all;
+  const { out, stops, point } = drawDriftMap(900, drift);
+  assert.equal(stops.length, drift.map.flat().length);
+  const shades = marks(out, "shade").map((m) => Number(m.shade));
+  assert.equal(Math.max(...shades), 11);
+  assert.match(point(stops.at(-1)).label, /^c, tokens? .*511, 1[0-9]\.\d dB$/);
+  assert.match(drawDriftMap(900, outputs.recordings.drift).point(2).label, /b, token 0, nothing came out/);
 });

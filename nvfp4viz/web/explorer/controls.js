@@ -3,6 +3,7 @@
 import { VIEWS } from "./skeleton.js";
 import { FROM_PAGE } from "./traits.js";
 
+const GIVEN = { impact: "impact", frontier: "plan", drift: "drift" }; // what the page shows of the output, and who gave it
 const BLOCK_FOLLOWS = ["tensor", "rule", "under"]; // with another of these the block is picked anew
 
 export function listenToControls(page, dials, microscope) {
@@ -63,6 +64,8 @@ function pressed(button, page, microscope) {
 function copy(page) {
   const shown = FROM_PAGE.filter((name) => page.get(name)?.length);
   const words = shown.map((name) => `${name}=${JSON.stringify(page.get(name))}`);
+  const given = Object.entries(GIVEN).filter(([part]) => part in page.get("output"));
+  words.push(...given.map(([, name]) => `${name}=${name}`));
   const call = `nvfp4viz.explore(activations, ${words.join(", ")})`;
   const written = navigator.clipboard?.writeText(call) || Promise.reject(new Error("no clipboard"));
   written.then(

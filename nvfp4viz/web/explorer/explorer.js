@@ -8,6 +8,7 @@ import { listenToControls } from "./controls.js";
 import { Dials } from "./dials.js";
 import { TensorList } from "./list.js";
 import { Microscope } from "./microscope.js";
+import { Output } from "./output.js";
 import { Page } from "./page.js";
 import { Pictures } from "./pictures.js";
 import { FROM_KERNEL, FROM_PAGE } from "./traits.js";
@@ -40,7 +41,9 @@ class Explorer {
     this.microscope = new Microscope(this.page, this.cache);
     const tensors = this.choiceOfTensors();
     const microscope = this.microscope.choiceOfValues();
-    this.pictures = new Pictures(this.page, { strip: tensors, tensors, microscope, heat: this.choiceOfCells() });
+    const [heat, ranking] = [this.choiceOf("heat", "cells", "name"), this.choiceOf("ranking", "rows", "tensor")];
+    this.pictures = new Pictures(this.page, { strip: tensors, tensors, microscope, heat, ranking });
+    this.output = new Output(this.page, this.pictures);
     listenToControls(this.page, this.dials, this.microscope);
   }
 
@@ -85,12 +88,13 @@ class Explorer {
     };
   }
 
-  choiceOfCells() {
-    const cells = () => this.pictures.drawn.heat.cells;
+  // In a picture whose parts each stand for a tensor, too.
+  choiceOf(picture, parts, name) {
+    const all = () => this.pictures.drawn[picture][parts];
     return {
-      position: () => cells().findIndex((cell) => cell.name === this.page.get("tensor")),
-      size: () => cells().length,
-      choose: (i) => this.page.set({ tensor: cells()[i].name, block: [] }),
+      position: () => all().findIndex((one) => one[name] === this.page.get("tensor")),
+      size: () => all().length,
+      choose: (i) => all()[i][name] !== undefined && this.page.set({ tensor: all()[i][name], block: [] }),
     };
   }
 
@@ -158,6 +162,7 @@ class Explorer {
       const on = button.dataset.view === view;
       button.setAttribute("aria-selected", on);
       button.tabIndex = on ? 0 : -1;
+      if (button.dataset.view === "output") this.output.dim(button);
     }
     for (const part of page.all("[data-in]")) part.hidden = !part.dataset.in.split(" ").includes(view);
     for (const select of page.all("select[data-trait]"))
@@ -192,6 +197,7 @@ class Explorer {
     if (view === "scales") pictures.put("scales", drawScales(c, W, 460), W);
     if (view === "clipping") pictures.put("clipping", drawClipping(c, W), W);
     if (view === "error") this.drawWholeError(W);
+    if (view === "output") this.output.draw(c, W);
     if (view === "microscope") this.drawMicroscope(Math.max(W, BLOCK_NARROWEST));
   }
 

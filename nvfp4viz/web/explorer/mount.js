@@ -15,6 +15,7 @@ const FIRST_SHOWN = {
   summary: {},
   statistics: {},
   progress: {},
+  output: { missing: {} },
   live: false,
 };
 

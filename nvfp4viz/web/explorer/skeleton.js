@@ -10,6 +10,7 @@ export const VIEWS = {
   error: "Error",
   tensors: "All tensors",
   microscope: "Microscope",
+  output: "Output",
 };
 // caption, setting, [value, label]...
 const DIALS = [
@@ -60,6 +61,22 @@ const marked = (name) => `<i class="here"></i>${canvas(name)}`; // with a band b
 const caption = (title, legend, extra = "") =>
   `<figcaption><b>${title}</b> <span class="soft">${legend}</span>${extra}</figcaption>`;
 
+const key = (line, words) => `<span><i class="key ${line}"></i> ${words}</span>`;
+const FRONTIER_KEYS =
+  key("one", "on the text it was chosen on") + key("two", "on other text") + key("within", "95 % interval");
+const DRIFT_KEYS =
+  key("one", "all before it, too") + key("local", "this layer alone") + key("floor", "floor: bf16 against fp32");
+// A part of the view "Output"; where it was not given, why it is empty
+const part = (name, title, legend, inner) =>
+  `<figure data-in="output" data-part="${name}">${caption(title, legend)}<p class="why soft"></p>${inner}</figure>`;
+const said = (name) => `<span class="${name}"></span>`;
+const OUTPUT =
+  `<p class="effects" data-in="output"></p>` +
+  part("ranking", "Tensor error beside output error", said("ranking-words"), canvas("ranking")) +
+  part("frontier", "Keeping layers", FRONTIER_KEYS, `<p class="frontier-words"></p>` + canvas("frontier") + `<p class="frontier-about soft"></p>`) +
+  part("drift", "Where the error goes", DRIFT_KEYS, canvas("depth") + canvas("drift")) +
+  part("prompts", "The prompts that change most", "", `<div class="prompt-table"></div>`);
+
 export function skeleton(uid, catalog) {
   const heads = DIALS.map(([name]) => `<th scope="col">${name}</th>`).join("");
   const tabs = Object.entries(VIEWS).map(([view, shown]) => `<button role="tab" data-view="${view}">${shown}</button>`);
@@ -83,7 +100,7 @@ export function skeleton(uid, catalog) {
 </table>
 <p class="notice" role="alert"></p>
 <p class="verdict" aria-live="polite"></p>
-<figure data-in="overview scales clipping error microscope">${marked("strip")}</figure>
+<figure data-in="overview scales clipping error microscope output">${marked("strip")}</figure>
 <div class="tabs" role="tablist" aria-label="view">${tabs.join("")}</div>
 <figure data-in="overview scales">
   ${caption("Block scales", legend, `<span class="aside">${axis} ${span}</span>`)}${canvas("scales")}
@@ -116,6 +133,7 @@ export function skeleton(uid, catalog) {
   </div>
   <div class="stages"></div>
 </figure>
+${OUTPUT}
 <div class="said" aria-live="polite"></div>
 <footer></footer>
 <div class="after"><button class="copy">copy as Python</button><span class="copied soft" role="status"></span></div>`;

@@ -11,11 +11,11 @@ import { fill } from "./table.js";
 
 function explore(place, data) {
   place.textContent = "";
-  const { catalog, summary } = data;
+  const { catalog, summary, output } = data;
   const shown = JSON.parse(place.dataset.shown);
   const own = place.id === "explorer"; // the page's one; a notebook's page may have several
   const state = own ? stateInHash(location.hash, data) : {};
-  const { model } = mount(place, { catalog, summary, tensor: catalog.tensors[0].name, ...shown, ...state }, answers(data));
+  const { model } = mount(place, { catalog, summary, output, tensor: catalog.tensors[0].name, ...shown, ...state }, answers(data));
   if (!own) return;
   follow(model);
   const study = new Map(catalog.recipes.map(({ name, settings }) => [name, studyOnly(settings)]));

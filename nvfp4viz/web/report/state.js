@@ -4,7 +4,7 @@ import { FROM_PAGE } from "../explorer/traits.js";
 import { own } from "../lib/own.js";
 
 const CHOICES = {
-  view: ["overview", "scales", "clipping", "error", "tensors", "microscope"],
+  view: ["overview", "scales", "clipping", "error", "tensors", "microscope", "output"],
   scale: ["linear", "log"],
   span: ["data", "full"],
   sort: ["layer", "error", "gain", "effect"],
