@@ -3,17 +3,7 @@
 import importlib
 
 from .activations import load, synthetic
-from .analysis import (
-    Impact,
-    Sweep,
-    agreement,
-    attribute,
-    ceiling_dial,
-    choice,
-    recommend,
-    static_scale_curve,
-    sweep,
-)
+from .analysis import Impact, Sweep, agreement, attribute, ceiling_dial, choice, recommend, static_scale_curve, sweep
 from .checkpoints import Checkpoint, checkpoint
 from .engine import analyze, engines, quantize
 from .model import capture, impact, record, sensitivity

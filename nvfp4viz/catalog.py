@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 
 from .nvfp4 import FOUR_LIMIT, Recipe
@@ -21,33 +21,22 @@ class Number:
 
 @dataclass(frozen=True)
 class Rate(Number):
-    """A share of blocks or elements; `Stats` holds its count and that of which it is a share."""
+    """A share of blocks or elements, as `Stats` defines and counts it."""
 
     label: str  # in figures
     definition: str  # in one line
     of: str  # what it is a share of, in words
-
-    @property
-    def count(self) -> str:
-        """The field of `Stats` that counts it."""
-        return getattr(Stats, self.name).count
-
-    @property
-    def whole(self) -> str:
-        """The field of `Stats` that counts what it is a share of."""
-        return getattr(Stats, self.name).whole
-
-    def to_dict(self) -> dict:
-        """JSON-ready, for the page's script."""
-        return asdict(self) | {"count": self.count, "whole": self.whole}
+    count: str  # the field of `Stats` that counts it
+    whole: str  # the field of `Stats` that counts what it is a share of
 
 
 def _by_name(*numbers):
     return {n.name: n for n in numbers}
 
 
-def _rate(name: str, heading: str, label: str, definition: str, of: str = "blocks") -> Rate:
-    return Rate(name, heading, "share", label, definition, of)
+def _rate(name: str, heading: str, label: str, of: str = "blocks") -> Rate:
+    share = getattr(Stats, name)
+    return Rate(name, heading, "share", label, share.definition, of, share.count, share.whole)
 
 
 SIZES = _by_name(Number("tokens", "tokens", "count"), Number("features", "features", "count"))
@@ -56,18 +45,15 @@ ERRORS = _by_name(
     Number("mae", "MAE", "short"), Number("max_error", "max error", "short"), Number("cosine", "cosine", "unit"),
 )  # fmt: skip
 RATES = _by_name(
-    _rate("four_rate", "chose 4", "chose 4", "blocks that map their amax to 4"),
-    _rate("four_saturated", "4 saturates", "4 would saturate", "blocks whose candidate for 4 exceeds 448"),
-    _rate("scale_saturated", "scale saturated", "scale above 448", "blocks whose own scale exceeds 448"),
-    _rate("element_clipped", "clipped at 6", "clipped at 6", "elements scaled above 6, the largest E2M1", "elements"),
-    _rate("scale_subnormal", "scale subnormal", "scale subnormal",
-          "blocks with a scale below 2⁻⁶, of fewer than 4 bits"),
-    _rate("scale_zero", "scale 0", "scale rounds to 0", "blocks whose scale rounds to 0: 16 values lost"),
-    _rate("element_flushed", "decoded to 0", "decoded to 0", "non-zero elements that decode to 0",
-          "non-zero elements"),
-    _rate("four_saturated_chosen", "4 saturated, chosen", "chose 4, saturated",
-          "blocks that chose 4 although its scale saturates"),
-)  # fmt: skip
+    _rate("four_rate", "chose 4", "chose 4"),
+    _rate("four_saturated", "4 saturates", "4 would saturate"),
+    _rate("scale_saturated", "scale saturated", "scale above 448"),
+    _rate("element_clipped", "clipped at 6", "clipped at 6", "elements"),
+    _rate("scale_subnormal", "scale subnormal", "scale subnormal"),
+    _rate("scale_zero", "scale 0", "scale rounds to 0"),
+    _rate("element_flushed", "decoded to 0", "decoded to 0", "non-zero elements"),
+    _rate("four_saturated_chosen", "4 saturated, chosen", "chose 4, saturated"),
+)
 COLUMNS = {**ERRORS, **RATES}  # of tables, in order
 SUMMARY = ("sqnr_db", "four_rate", "four_saturated", "scale_subnormal", "element_clipped", "element_flushed")
 

@@ -5,4 +5,5 @@ from .folders import INDEX, natural
 from .given import as_activations
 from .guards import QuantizedCheckpointError
 from .load import load
+from .metadata import token_texts
 from .synthetic import SYNTHETIC, synthetic

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from ..files import sha256
@@ -15,25 +14,19 @@ from .dumps import Steps
 from .felt import Felt, take_squares
 from .folders import files_of, natural
 from .guards import QuantizedCheckpointError, reason
+from .metadata import sequence_lengths
 from .readers import FORMATS, Contents, free
 
 
+@dataclass(repr=False, eq=False)
 class Activations(Mapping):
     """Tensor name -> activations [..., K], each read from its file when it is asked for."""
 
-    def __init__(
-        self,
-        readers: dict[str, Callable[[], Tensor]],
-        sources: list[dict],
-        left_out: dict[str, str],
-        lengths: tuple[int, ...] | None = None,
-        felt: dict[str, Felt] | None = None,
-    ):
-        self._readers = readers
-        self.felt = felt or {}  # tensor -> squares of its gradients, of those that have some
-        self.lengths = lengths  # tokens of each sequence, one after another; None: not known
-        self.sources = sources  # one dict a file: path, sha256, bytes, metadata
-        self.left_out = left_out  # tensor, or file, that is not taken -> its dtype and why
+    _readers: dict[str, Callable[[], Tensor]]
+    sources: list[dict]  # one dict a file: path, sha256, bytes, metadata
+    left_out: dict[str, str]  # tensor, or file, that is not taken -> its dtype and why
+    lengths: tuple[int, ...] | None  # tokens of each sequence, one after another; None: not known
+    felt: dict[str, Felt]  # tensor -> squares of its gradients, of those that have some
 
     def __getitem__(self, name: str) -> Tensor:
         return self._readers[name]()
@@ -93,24 +86,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
     if not readers:
         why = "".join(f"; {name}: {why}" for name, why in list(left_out.items())[:3])
         raise ValueError(f"no floating-point tensor in {', '.join(map(str, paths))}: nothing to analyse{why}")
-    return Activations(readers, sources, left_out, _lengths(lengths, sources), felt)
-
-
-def _lengths(told: Iterable[int] | None, sources: list[dict]) -> tuple[int, ...] | None:
-    """Tokens of each sequence; ValueError where what was told are no lengths. A stranger's metadata is not trusted."""
-    if told is not None:
-        lengths = tuple(told)
-        if not lengths or not all(isinstance(n, (int, np.integer)) and n > 0 for n in lengths):
-            raise ValueError(f"lengths={lengths[:5]}: expected the tokens of each sequence, whole numbers above 0")
-        return tuple(map(int, lengths))
-    found = {str(source["metadata"].get("sequence_lengths")) for source in sources}
-    try:
-        (text,) = found  # files of one capture say the same
-        lengths = json.loads(text)
-    except ValueError:
-        return None
-    known = isinstance(lengths, list) and lengths and all(type(n) is int and n > 0 for n in lengths)
-    return tuple(lengths) if known else None
+    return Activations(readers, sources, left_out, sequence_lengths(lengths, sources), felt)
 
 
 def _read(path: Path) -> Contents:

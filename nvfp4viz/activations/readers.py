@@ -45,7 +45,7 @@ def safetensors(path: Path) -> Contents:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as f:
-        metadata = dict(f.metadata() or {})
+        metadata = dict(sorted((f.metadata() or {}).items()))  # safetensors has them in another order each time
         slices = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
         types = {name: (str(s.get_dtype()), len(s.get_shape())) for name, s in slices.items()}
         layers = hidden_layers({name: tuple(s.get_shape()) for name, s in slices.items()})

@@ -21,9 +21,9 @@ from .impact import Impact
 from .interval import WIDENING, half_width, judged_by, margin_interval, t_quantile
 from .microscope import block_at, block_inspections, finite, inspect_block
 from .paired import Difference, Judge, judged
-from .picks import RULES, keep, pick, token_texts
+from .picks import RULES, keep, pick
 from .provenance import versions
-from .saved import check_format, is_saved
+from .saved import check_format, fitting, is_saved
 from .sweep import Record, Sweep, sweep
 from .verdict import WORTH_DB, Comparison, Verdict, recommend
 from .voices import EXPERT, HEADS, Voices, voices

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,17 +14,19 @@ from .coverage import coverage_sentence
 from .defaults import default_among, roles
 from .effects import Effect, cell, ends, output_error
 from .paired import Difference, Judge, difference, judged
-from .saved import check_skipped, check_version, read, write
+from .saved import Saved, check_skipped, check_version
 
 FORMAT = "nvfp4viz-impact-1"
 
 
 @dataclass(frozen=True, eq=False)
-class Impact:
+class Impact(Saved):
     """Effects by recipe and layer, against the model as it is, in the same tokens.
 
     Intervals hold with 95 % over sequences, or over long runs where one sequence is all there is: `.judged_by` says it.
     """
+
+    _what, _tables = "impact", (".csv",)
 
     effects: list[Effect]
     sequences: np.ndarray  # int64 [n]: the sequence of each run
@@ -202,15 +203,6 @@ class Impact:
             raise ValueError("it has no effects, controls that are no recipes of it, or no provenance")
         check_skipped(skipped, "layers")
         return cls(effects, sequences, recipes, str(values["quantize"]), controls, skipped, provenance)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write everything as .json, or the table as .csv."""
-        write(self, path, (".csv",))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Impact:
-        """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
-        return read(path, cls.from_dict, "impact")
 
 
 def _twins(a: Recipe, b: Recipe) -> bool:

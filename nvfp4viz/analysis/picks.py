@@ -5,7 +5,6 @@ One ranker looks at every block, so a notebook, the explorer and a report show t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,7 +43,7 @@ def pick(x: Tensor | Tokens, recipe: Recipe | str, rule: str = "worst", n: int =
 def keep(x: Tensor | Tokens, recipes: dict[str, Recipe], texts: Sequence[str] = (), seed: int = 0) -> dict:
     """The first blocks of each rule under each recipe, JSON-ready; a small amount of work and of bytes.
 
-    Args: x: [..., K]; recipes: by name; texts: the tokens' strings, where `token_texts` knows them.
+    Args: x: [..., K]; recipes: by name; texts: the tokens' strings, where they are known.
     Returns: {"picks": {"recipe|rule": {"blocks": [{"token", "block", "value"}], "note"}}, as `pick` gives,
         "blocks": {"token,block": {"values", "token_amax", "tensor_amax", "token_text"}}}.
     """
@@ -61,15 +60,6 @@ def keep(x: Tensor | Tokens, recipes: dict[str, Recipe], texts: Sequence[str] = 
                 kept[found[nth][:2]] = None
     picks = {f"{n}|{rule}": _entry(rule, [f for f in found if f[:2] in kept]) for (n, rule), found in ranked.items()}
     return {"picks": picks, "blocks": {f"{t},{b}": _values(tokens, t, b, texts) for t, b in kept}}
-
-
-def token_texts(sources: list[dict]) -> list[str]:
-    """The tokens' strings, where the only file of activations tells them."""
-    try:
-        texts = json.loads(sources[0]["metadata"].get("token_strings", "[]")) if len(sources) == 1 else []
-    except ValueError:  # metadata of strangers
-        return []
-    return [str(t) for t in texts] if isinstance(texts, list) else []
 
 
 def _ranked(tokens: Tokens, recipes: list[Recipe], n: int) -> list[dict]:

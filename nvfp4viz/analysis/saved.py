@@ -9,9 +9,12 @@ from pathlib import Path
 
 from ..activations import INDEX
 from ..files import replacing, said
-from ..nvfp4 import BLOCK
+from ..nvfp4 import BLOCK, Recipe
+from ..stats import Stats
+from .attribution import Attribution
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell starts that a spreadsheet computes
+SWEEP = "nvfp4viz-sweep-1"
 TABLES = (".csv", ".parquet")
 
 
@@ -21,7 +24,7 @@ def is_saved(path: str | os.PathLike) -> bool:
 
 
 def check_format(path: str | os.PathLike, tables: tuple[str, ...] = TABLES) -> str:
-    """The suffix of a path that `write` can write; ValueError for another."""
+    """The suffix of a path that `save` can write; ValueError for another."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".json", *tables):
         *most, last = ".json (everything)", *tables
@@ -29,16 +32,29 @@ def check_format(path: str | os.PathLike, tables: tuple[str, ...] = TABLES) -> s
     return suffix
 
 
-def write(result, path: str | os.PathLike, tables: tuple[str, ...] = TABLES) -> None:
-    """Write `result.to_dict()` as .json, or `result.table()` in one of the formats of tables."""
-    suffix = check_format(path, tables)
-    with replacing(path) as temporary:
-        if suffix == ".json":
-            temporary.write_text(json.dumps(result.to_dict(), allow_nan=False))
-        elif suffix == ".csv":
-            result.table().rename(columns=_harmless).map(_harmless).to_csv(temporary, index=False)
-        else:
-            result.table().to_parquet(temporary, index=False)
+class Saved:
+    """A result with `to_dict`, `from_dict` and `table`, as a file."""
+
+    _what, _tables = "sweep", TABLES  # what messages call it, and formats of its table
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write everything as .json, or the table as .csv, a sweep's as .parquet too."""
+        suffix = check_format(path, self._tables)
+        with replacing(path) as temporary:
+            if suffix == ".json":
+                temporary.write_text(json.dumps(self.to_dict(), allow_nan=False))
+            elif suffix == ".csv":
+                self.table().rename(columns=_harmless).map(_harmless).to_csv(temporary, index=False)
+            else:
+                self.table().to_parquet(temporary, index=False)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike):
+        """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
+        try:
+            return cls.from_dict(json.loads(Path(path).expanduser().read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"cannot read the {cls._what} {str(path)!r}: {said(error)}") from error
 
 
 def _harmless(cell):
@@ -46,12 +62,34 @@ def _harmless(cell):
     return "'" + cell if isinstance(cell, str) and cell[:1] in FORMULA else cell
 
 
-def read(path: str | os.PathLike, from_dict: Callable[[dict], object], what: str):
-    """What `from_dict` makes of a .json; ValueError where it is something else, truncated or edited out of shape."""
-    try:
-        return from_dict(json.loads(Path(path).expanduser().read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"cannot read the {what} {str(path)!r}: {said(error)}") from error
+def sweep_dict(sweep) -> dict:
+    """A sweep, JSON-ready; what it has not is left out."""
+    values = {
+        "format": SWEEP,
+        "recipes": {name: r.to_dict() for name, r in sweep.recipes.items()},
+        "stats": _nested(sweep.stats, Stats.to_dict),
+        "provenance": sweep.provenance,
+        "skipped": sweep.skipped,
+    }
+    more = {"attributions": _nested(sweep.attributions, Attribution.to_dict), "blocks": sweep.blocks}
+    return values | {name: value for name, value in more.items() if value}
+
+
+def sweep_parts(values: dict) -> dict:
+    """Arguments of `Sweep.of`: the inverse of `sweep_dict`. ValueError, KeyError or TypeError where it is none."""
+    check_version(values, SWEEP, "a sweep")
+    return fitting(
+        stats=_nested(values["stats"], Stats.from_dict),
+        recipes={name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
+        provenance=values["provenance"],
+        skipped=values["skipped"],
+        attributions=_nested(values.get("attributions", {}), Attribution.from_dict),
+        blocks=values.get("blocks", {}),
+    )
+
+
+def _nested(values: dict, function: Callable) -> dict:
+    return {tensor: {name: function(value) for name, value in row.items()} for tensor, row in values.items()}
 
 
 def check_version(values, expected: str, what: str) -> None:
@@ -67,8 +105,8 @@ def check_skipped(skipped, what: str) -> None:
         raise ValueError(f"its skipped {what} are no map of names and reasons")
 
 
-def check_sweep(stats: dict, recipes: dict, provenance: dict, skipped: dict, attributions: dict, blocks: dict) -> None:
-    """ValueError, KeyError or TypeError where the parts of a sweep do not fit."""
+def fitting(*, stats: dict, recipes: dict, provenance: dict, skipped: dict, attributions: dict, blocks: dict) -> dict:
+    """Parts of a stranger's sweep, for `Sweep.of`; ValueError, KeyError or TypeError where they do not fit."""
     for tensor, row in (*stats.items(), *attributions.items()):
         if list(row) != list(recipes):
             raise ValueError(f"{tensor!r} has statistics of {list(row)}, expected {list(recipes)}")
@@ -78,6 +116,8 @@ def check_sweep(stats: dict, recipes: dict, provenance: dict, skipped: dict, att
     _check_provenance(provenance)
     for kept in blocks.values():
         _check_blocks(kept)
+    parts = {"stats": stats, "recipes": recipes, "provenance": provenance, "skipped": skipped}
+    return parts | {"attributions": attributions, "blocks": blocks}
 
 
 def _check_provenance(provenance: dict) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from operator import add
 
 from torch import Tensor
 
-from ..activations import as_activations
+from ..activations import as_activations, token_texts
 from ..catalog import COLUMNS
 from ..engine import usable_engine
 from ..nvfp4 import RECIPES, Recipe, some_recipes, study_only
@@ -20,12 +19,10 @@ from .attribution import Attribution, attribute_all
 from .cards import sweep_html
 from .coverage import coverage_sentence
 from .felt import predicted
-from .picks import keep, token_texts
+from .picks import keep
 from .provenance import versions
-from .saved import check_sweep, check_version, read, write
+from .saved import Saved, sweep_dict, sweep_parts
 from .sequences import analyze_sequences, with_sequences
-
-FORMAT = "nvfp4viz-sweep-1"
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(Saved):
     """Statistics by tensor and recipe, with what is needed to repeat them."""
 
     records: dict[str, Record]  # tensor -> what is known of it
@@ -133,47 +130,13 @@ class Sweep:
         return Sweep(merged, self.recipes, {**self.provenance, "sources": sources}, skipped)
 
     def to_dict(self) -> dict:
-        values = {
-            "format": FORMAT,
-            "recipes": {name: r.to_dict() for name, r in self.recipes.items()},
-            "stats": {t: {n: s.to_dict() for n, s in row.items()} for t, row in self.stats.items()},
-            "provenance": self.provenance,
-            "skipped": self.skipped,
-        }
-        more = {"attributions": _nested(self.attributions, Attribution.to_dict), "blocks": self.blocks}
-        return values | {name: value for name, value in more.items() if value}
+        """JSON-ready; `from_dict` gives the same back."""
+        return sweep_dict(self)
 
     @classmethod
     def from_dict(cls, values: dict) -> Sweep:
         """The inverse of `to_dict`; ValueError, KeyError or TypeError where its parts do not fit."""
-        check_version(values, FORMAT, "a sweep")
-        return cls.checked(
-            {t: {n: Stats.from_dict(s) for n, s in row.items()} for t, row in values["stats"].items()},
-            {name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
-            values["provenance"],
-            values["skipped"],
-            attributions=_nested(values.get("attributions", {}), Attribution.from_dict),
-            blocks=values.get("blocks", {}),
-        )
-
-    @classmethod
-    def checked(cls, stats, recipes, provenance, skipped, *, attributions, blocks) -> Sweep:
-        """`of`, for a file of a stranger; ValueError, KeyError or TypeError where its parts do not fit."""
-        check_sweep(stats, recipes, provenance, skipped, attributions, blocks)
-        return cls.of(stats, recipes, provenance, skipped, attributions=attributions, blocks=blocks)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write everything as .json, or the table as .csv or .parquet."""
-        write(self, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Sweep:
-        """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
-        return read(path, cls.from_dict, "sweep")
-
-
-def _nested(values: dict, function) -> dict:
-    return {tensor: {name: function(value) for name, value in row.items()} for tensor, row in values.items()}
+        return cls.of(**sweep_parts(values))
 
 
 def sweep(

@@ -136,7 +136,7 @@ def recommend(
     tensors = list(found.weights)
     if not tensors:
         raise ValueError("no tensor has a non-zero value: there is nothing to recommend a recipe for")
-    level = {n: _mean(found, {t: -decibels(sweep.stats[t][n].token_nmse) for t in tensors}) for n in names}
+    level = {n: sum(w * -decibels(sweep.stats[t][n].token_nmse) for t, w in found.weights.items()) for n in names}
     shortest = min((sweep.stats[t][names[0]] for t in tensors), key=lambda s: s.tokens)
     runs = [n for n in names if not study_only(sweep.recipes[n])]
     order = sorted(names, key=lambda n: (n not in runs, -level[n]))  # best first of what an engine runs, then the rest
@@ -163,7 +163,3 @@ def _compare(sweep: Sweep, found: Voices, best: str, other: str, role: str, wort
     each = {t: margin_interval([x], [y]) for t, x, y in zip(found.weights, a, b, strict=True)}
     margins, intervals = ({t: e[i] for t, e in each.items()} for i in (0, 1))
     return Comparison(other, role, margin, interval, margins, intervals, worth_db)
-
-
-def _mean(found: Voices, values: dict[str, float]) -> float:
-    return sum(w * values[t] for t, w in found.weights.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import asdict
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def page_catalog(names, recipes, *, skipped=None, versions=None, predicted=False
         "summary_columns": SUMMARY,
         "predicted": predicted,
         "rates": {name: rate.definition for name, rate in RATES.items()},
-        "numbers": [rate.to_dict() for rate in RATES.values()],
+        "numbers": [asdict(rate) for rate in RATES.values()],
         "rules": BLOCK_RULES,
         "versions": versions or {},
         "e4m3": E4M3_VALUES,

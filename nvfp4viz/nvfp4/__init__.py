@@ -21,14 +21,4 @@ from .e4m3 import E4M3_MAX, E4M3_VALUES, FLT_MIN, FOUR_LIMIT, MARGIN, e4m3_encod
 from .quantized import Quantized, unswizzle
 from .recipe import RECIPES, Recipe, as_recipe, as_recipes, some_recipes, study_only
 from .reference import quantize_blocks, reference_quantize
-from .tokens import (
-    BLOCK,
-    Tokens,
-    as_tensor,
-    as_tokens,
-    blocks,
-    check_finite,
-    tensor_amax,
-    tiles,
-    token_amax,
-)
+from .tokens import BLOCK, Tokens, as_tensor, as_tokens, blocks, check_finite, tensor_amax, tiles, token_amax

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,11 +30,9 @@ class Quantized:
 
     def rows(self, start: int, stop: int) -> Quantized:
         """The tokens start..stop, without a copy."""
-        scales = [s if s is None or s.shape[0] == 1 != self.shape[0] else s[start:stop]
-                  for s in (self.decode_scale, self.encode_scale)]  # fmt: skip
-        return Quantized(
-            self.codes[start:stop], self.block_scales[start:stop], scales[0], self.recipe, self.engine, scales[1]
-        )
+        tensors = {name: getattr(self, name) for name in ("codes", "block_scales", "decode_scale", "encode_scale")}
+        parts = {n: t[start:stop] for n, t in tensors.items() if t is not None and len(t) == self.shape[0]}
+        return replace(self, **parts)
 
     def dequantize(self) -> Tensor:
         """The decoded tensor, float32 [M, K]: E2M1 value * block scale (exact) * decode scale (rounded once)."""
@@ -84,18 +82,15 @@ def unswizzle(scales: Tensor, m: int, n: int, layout: str) -> Tensor:
     >>> unswizzle(torch.arange(8 * 4), 2, 3, "8x4").tolist()
     [[0, 1, 2], [4, 5, 6]]
     """
-    rows = {"linear": 1, "128x4": 128, "8x4": 8}.get(layout)
-    if rows is None:
+    rows, columns = {"linear": (1, 1), "128x4": (128, 4), "8x4": (8, 4)}.get(layout, (0, 0))
+    if not rows:
         raise ValueError(f'layout={layout!r} is not one of "linear", "128x4", "8x4"')
-    columns = 1 if layout == "linear" else 4
     tiles_m, tiles_n = -(-m // rows), -(-n // columns)
     if scales.numel() != tiles_m * tiles_n * rows * columns:
         raise ValueError(
             f"{scales.numel()} block scales: layout {layout} of {m} tokens and {n} blocks a token"
             f" has {tiles_m * tiles_n * rows * columns}"
         )
-    if layout == "128x4":
-        tiled = scales.reshape(tiles_m, tiles_n, 32, 4, 4).permute(0, 3, 2, 1, 4)  # [tm, 4, 32, tn, 4]
-    else:
-        tiled = scales.reshape(tiles_m, tiles_n, rows, columns).permute(0, 2, 1, 3)
+    near = min(rows, 32)  # rows next to each other in memory
+    tiled = scales.reshape(tiles_m, tiles_n, near, rows // near, columns).permute(0, 3, 2, 1, 4)
     return tiled.reshape(tiles_m * rows, tiles_n * columns)[:m, :n]

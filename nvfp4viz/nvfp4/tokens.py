@@ -79,18 +79,13 @@ def check_finite(x: Tensor) -> None:
     low, high = torch.aminmax(x) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
     if torch.isfinite(low) & torch.isfinite(high):  # a NaN anywhere makes both NaN
         return
-    nan = inf = 0
-    first = None
-    for i in range(0, x.shape[0], 1024):
-        bad = ~x[i : i + 1024].isfinite()
-        nan += int(x[i : i + 1024].isnan().sum())
-        inf += int(x[i : i + 1024].isinf().sum())
-        if first is None and bad.any():
-            row, column = bad.nonzero()[0].tolist()
-            first = f"x[{row + i}, {column}]"
+    parts = x.split(1024)  # masks of all of x might not fit
+    nan, inf = (sum(int(kind(part).sum()) for part in parts) for kind in (torch.isnan, torch.isinf))
+    at = next(i for i, part in enumerate(parts) if not part.isfinite().all())
+    row, column = (~parts[at].isfinite()).nonzero()[0].tolist()
     raise ValueError(
-        f"x holds {nan} NaN and {inf} Inf, the first at {first}: FlashInfer's result for them is undefined; "
-        "find their source, or drop those tokens with x[x.isfinite().all(-1)]"
+        f"x holds {nan} NaN and {inf} Inf, the first at x[{1024 * at + row}, {column}]: FlashInfer's result for them "
+        "is undefined; find their source, or drop those tokens with x[x.isfinite().all(-1)]"
     )
 
 
@@ -119,8 +114,6 @@ class Tokens:
     @cached_property
     def amax(self) -> Tensor:
         """Largest magnitude of each token: float32 [M, 1]. ValueError where a value is NaN or infinite."""
-        if not self.x.shape[0]:
-            return self.x.new_zeros((0, 1), dtype=torch.float32)
         amax = token_amax(self.x)
         if not amax.isfinite().all():
             check_finite(self.x)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from ..analysis import finite
 from ..checkpoints import BEST, SEVERITIES, STORED, Checkpoint, Comparison, Finding, Traffic
-from ..plots import layer_map
+from ..planning import layer_map
 from . import packing
 from .document import document, fill, picture, write
 

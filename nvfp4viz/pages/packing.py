@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from ..analysis import Attribution, Sweep, block_inspections
+from ..analysis import Attribution, Sweep, block_inspections, fitting
 from ..explorer import COUNTS, compact, outputs, page_catalog, recipe_entry, summary
 from ..nvfp4 import Recipe
 from ..stats import Stats, plain
@@ -60,16 +60,17 @@ def unpack(values: dict) -> Sweep:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         seen = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"its data has format {seen!r}, expected {FORMAT!r}: written by another version of nvfp4viz?")
-    return Sweep.checked(
-        {t: {n: _stats(s, values["exact"][t], n) for n, s in row.items()} for t, row in values["stats"].items()},
-        {name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
-        values["provenance"],
-        values["skipped"],
+    parts = fitting(
+        stats={t: {n: _stats(s, values["exact"][t], n) for n, s in row.items()} for t, row in values["stats"].items()},
+        recipes={name: Recipe.from_dict(r) for name, r in values["recipes"].items()},
+        provenance=values["provenance"],
+        skipped=values["skipped"],
         attributions={
             t: {n: Attribution.from_dict(a) for n, a in row.items()} for t, row in values["attributions"].items()
         },
         blocks=values["blocks"],
     )
+    return Sweep.of(**parts)
 
 
 def _shares(sweep: Sweep, tensor: str, name: str) -> dict:

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..analysis import Sweep, keep, token_texts
+from ..activations import token_texts
+from ..analysis import Sweep, keep
 from .packing import pack
 
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")

@@ -10,7 +10,7 @@ from .exports import EXPORTS, export
 from .plan import LayerPlan, Point, plan
 from .units import Unit, units_of
 
-_FIGURES = ("drift_by_layer", "drift_map", "frontier")  # these need matplotlib, at first use
+_FIGURES = ("drift_by_layer", "drift_map", "frontier", "layer_map")  # these need matplotlib, at first use
 
 
 def __getattr__(name):

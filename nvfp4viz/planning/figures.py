@@ -1,10 +1,11 @@
-"""Figures of a plan and a drift, as matplotlib Axes: the price of keeping layers, and the error along the depth."""
+"""Figures by layer, as matplotlib Axes: any number of each kind, the price of keeping layers, error along the depth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.colors import LogNorm
 
 from ..plots import FAINT, INK, RULE, dress, legend, new_axes, shorten
 
@@ -40,6 +41,34 @@ def frontier(points: Sequence, knee: int | None = None, title: str = "", *, ax=N
     return ax
 
 
+def layer_map(values: Mapping[str, Mapping[int, float]], label: str, title: str = "", *, log: bool = False, ax=None):
+    """A cell for each kind of matrix and layer; a kind that a layer lacks stays white.
+
+    Args:
+        values: kind -> layer -> number, such as `checkpoint.by_layer(...)`; -1 is what stands in no layer.
+        label:  of the colours, with the unit.
+        log:    colours by order of magnitude; zeros stay white then.
+    """
+    kinds, layers = list(values), sorted({layer for row in values.values() for layer in row})
+    if not layers:
+        raise ValueError("there is nothing to map: give kind -> layer -> number")
+    ax = new_axes(7.2, 1.3 + 0.28 * len(kinds)) if ax is None else ax
+    grid = np.array([[values[kind].get(layer, np.nan) for layer in layers] for kind in kinds], float)
+    grid[~np.isfinite(grid) | (log & (grid <= 0))] = np.nan
+    seen = grid[np.isfinite(grid)]
+    norm = LogNorm(seen.min(), max(seen.max(), seen.min() * 1.001)) if log and seen.size else None
+    image = ax.imshow(grid, aspect="auto", cmap="cividis", norm=norm, interpolation="nearest")
+    dress(ax, title, "layer")
+    ax.set_yticks(range(len(kinds)), [shorten(kind, 32) for kind in kinds])
+    step = max(1, len(layers) // 16)
+    ax.set_xticks(range(0, len(layers), step), ["none" if n < 0 else str(n) for n in layers[::step]])
+    bar = _colour_bar(ax, image, label)
+    if log:
+        bar.ax.yaxis.set_major_formatter("{x:g}")
+        bar.ax.yaxis.set_minor_formatter("{x:g}")
+    return ax
+
+
 def drift_map(db: np.ndarray, layers: Sequence[str], title: str = "", *, ax=None):
     """SQNR by layer and token, the first layer on top; dark is where the error is large.
 
@@ -55,10 +84,7 @@ def drift_map(db: np.ndarray, layers: Sequence[str], title: str = "", *, ax=None
     image = ax.imshow(db, aspect="auto", cmap="cividis", interpolation="nearest", vmin=low, vmax=high)
     dress(ax, title, "token", "")
     _layer_ticks(ax.yaxis, layers)
-    bar = ax.figure.colorbar(image, ax=ax, pad=0.02)
-    bar.set_label("SQNR, dB", color=INK, fontsize=9.5)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(colors=FAINT, labelcolor=INK, labelsize=8.5)
+    _colour_bar(ax, image, "SQNR, dB")
     return ax
 
 
@@ -89,6 +115,14 @@ def drift_by_layer(
     ax.tick_params("x", rotation=90)
     legend(ax, loc="best")
     return ax
+
+
+def _colour_bar(ax, image, label: str):
+    bar = ax.figure.colorbar(image, ax=ax, pad=0.02)
+    bar.set_label(label, color=INK, fontsize=9.5)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=FAINT, labelcolor=INK, labelsize=8.5)
+    return bar
 
 
 def _layer_ticks(axis, layers: Sequence[str]) -> None:

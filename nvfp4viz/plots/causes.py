@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 
 from ..analysis import PARTS, PLACES, POSITIONS, Attribution, Choice
 from ..catalog import style
-from ..shown import FAINT, INK, expect
-from .style import dress, legend, legend_above, named, new_axes, percent, shorten, tint
+from ..shown import INK, expect
+from .style import ABOVE, GUIDE, TITLE, dress, legend, legend_above, named, new_axes, percent, shorten, tint
 
 # Okabe-Ito, with hatches so that neighbours differ without colour too
 LOOKS = dict(zip(PARTS, [
@@ -62,11 +62,10 @@ def attribution_bars(
 
 def _legend_of_parts(ax: Axes, shown: list[str]) -> None:
     """Parts in four columns between title and axes."""
-    ax.set_title(ax.get_title("left"), loc="left", color=INK, fontsize=11, fontweight="bold", pad=38)
+    ax.set_title(ax.get_title("left"), pad=38, **TITLE)
     shown = [*shown[::4], *shown[1::4], *shown[2::4], *shown[3::4]]  # a legend of 4 columns is filled column by column
     handles = [Patch(facecolor=LOOKS[p][0], hatch=LOOKS[p][1], edgecolor="white", label=p) for p in shown]
-    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "borderaxespad": 0.2}
-    legend(ax, handles=handles, ncols=4, columnspacing=1.2, **place)
+    legend(ax, handles=handles, ncols=4, **ABOVE)
 
 
 def gain_histogram(choice: Choice, ax: Axes | None = None) -> Axes:
@@ -134,7 +133,7 @@ def gain_by_position(choice: Choice, ax: Axes | None = None, *, of: str = "near"
     ax.plot(middle, rows.four_rate, "o", color=color, markersize=5, label="took 4", linestyle="none")
     ax.axhline(0, color=INK, linewidth=0.8)
     if of == "near":
-        ax.axvline(5 / 6, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
+        ax.axvline(5 / 6, **GUIDE)
         ax.set_xticks([2 / 3, 0.75, 5 / 6, 11 / 12, 1], ["2/3", "3/4", "5/6", "11/12", "1: amax itself"])
     labels = {"near": "value nearest to 5/6 of amax, over amax"}
     label = labels.get(of, "scale of amax/6 over the power of two below it")

@@ -9,7 +9,7 @@ from ..analysis import CeilingDial, StaticCurve, ratio_edges, window
 from ..catalog import looks, style
 from ..nvfp4 import Recipe
 from ..shown import FAINT, INK, expect
-from .style import dress, legend, legend_above, log2_axis, mark, named, new_axes, percent, plain_log_ticks
+from .style import GUIDE, dress, legend, legend_above, log2_axis, mark, named, new_axes, percent, plain_log_ticks
 
 
 def _families(names) -> list[tuple[dict, str]]:
@@ -71,7 +71,7 @@ def ceiling_rates(dial: CeilingDial, ax: Axes | None = None) -> Axes:
         if right.any():
             ax.plot(x, np.where(right > 0, right, np.nan), linewidth=2.5, **look)
     for ceiling in (256, 448):
-        ax.axvline(ceiling, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
+        ax.axvline(ceiling, **GUIDE)
     there = [x[one > 0.999].max(initial=x.min()) for one in under]
     log2_axis(ax, x[x >= min(there, default=0.0) / 1.5])
     ax.text(0.14, 0.6, "scale underflows", transform=ax.transAxes, fontsize=8.5, color=FAINT)
@@ -139,8 +139,7 @@ def static_scale(curve: StaticCurve, ax: Axes | None = None) -> Axes:
     x, y, color = np.array(curve.factors), 100 * curve.nmse, style(curve.recipe)["color"]
     order = np.argsort(x)
     x, y, regimes = x[order], y[order], [curve.regimes[i] for i in order]
-    edges = np.sqrt(x[1:] * x[:-1])
-    edges = np.array([x[0] / 1.05, *edges, x[-1] * 1.05])
+    edges = np.array([x[0] / 1.05, *np.sqrt(x[1:] * x[:-1]), x[-1] * 1.05])
     _shade_regimes(ax, edges, regimes)
     look = {"linewidth": 1.6, "marker": style(curve.recipe)["marker"], "markersize": 3.5}
     ax.plot(x, y, color=color, **look, label=named(curve.recipe.name, curve.recipe))

@@ -9,7 +9,7 @@ from ..catalog import looks, style
 from ..nvfp4 import E2M1_MAGNITUDES, E4M3_VALUES, FOUR_LIMIT, Recipe
 from ..shown import FAINT, INK, expect
 from ..stats import Stats
-from .style import STATS, dress, legend, named, new_axes, percent, tint
+from .style import GUIDE, STATS, TITLE, dress, legend, named, new_axes, percent, tint
 
 ZERO_BAR = (-11.0, -10.2)  # where byte 0 stands on the log2 axis
 
@@ -84,17 +84,15 @@ def _mark_scales(ax: Axes, both: list[Stats]) -> None:
     """Title, subnormal range, the scale for 6 whose 4 saturates, each recipe's ceiling, and ticks at powers of two."""
     names = " above, ".join(s.recipe.name for s in both) + " below" * (len(both) > 1)
     names += " · " if len(names) < 44 else "\n"
-    look = {"color": INK, "fontsize": 11, "fontweight": "bold", "loc": "left"}
     choosing = [s for s in both if s.recipe.four_over_six]
-    ax.set_title(f"Block scales · {names}engine {both[0].engine}", pad=30 if choosing else 18, **look)
+    ax.set_title(f"Block scales · {names}engine {both[0].engine}", pad=30 if choosing else 18, **TITLE)
     place = ax.get_xaxis_transform()
     ax.axvspan(-9.6, -6, color="#F2F2F2", zorder=-2, linewidth=0)
     ax.text(-7.8, 0.98, "subnormal", transform=place, ha="center", va="top", fontsize=8, color=FAINT, clip_on=True)
     if choosing:
-        limit, most = np.log2(FOUR_LIMIT), max(choosing, key=lambda s: s.four_saturated)
-        ax.axvline(limit, color=FAINT, linewidth=0.8, linestyle=(0, (3, 2)), zorder=-1)
-        look = {"ha": "right", "fontsize": 8, "color": FAINT}
-        ax.annotate(_saturating(most), (limit, 1.0), (0, 12), place, "offset points", **look)
+        limit, words = np.log2(FOUR_LIMIT), _saturating(max(choosing, key=lambda s: s.four_saturated))
+        ax.axvline(limit, **GUIDE)
+        ax.annotate(words, (limit, 1.0), (0, 12), place, "offset points", ha="right", fontsize=8, color=FAINT)
     for one, (low, high, y) in zip(both, [(0.5 if len(both) > 1 else 0, 1, 1.0), (0, 0.5, 0.01)], strict=False):
         ceiling, color = np.log2(one.recipe.e4m3_max), style(one.recipe)["color"]
         ax.axvline(ceiling, low, high, color=color, linewidth=1.2, zorder=-1)

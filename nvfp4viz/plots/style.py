@@ -12,6 +12,9 @@ from ..nvfp4 import Recipe, study_only
 from ..shown import FAINT, INK, RULE
 
 STATS = "Stats, as nvfp4viz.analyze(x, recipe) returns"
+TITLE = {"loc": "left", "color": INK, "fontsize": 11, "fontweight": "bold"}
+ABOVE = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "borderaxespad": 0.2, "columnspacing": 1.2}
+GUIDE = {"color": FAINT, "linewidth": 0.8, "linestyle": (0, (3, 2)), "zorder": -1}  # a line that marks a place
 BY_RECIPE = "recipe -> Stats, such as sweep.stats[tensor]"
 
 
@@ -25,16 +28,13 @@ def new_axes(width: float = 7.2, height: float = 3.6) -> Axes:
 def dress(ax: Axes, title: str = "", xlabel: str = "", ylabel: str = "", grid: str = "") -> Axes:
     """The look that all figures share: few lines, a title at the left, a grid only along the axis that is read."""
     ax.set_facecolor("white")
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        ax.spines[side].set_color(FAINT)
-        ax.spines[side].set_linewidth(0.8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set(color=FAINT, linewidth=0.8)
     ax.tick_params(colors=FAINT, labelcolor=INK, labelsize=9, width=0.8)
     ax.set_xlabel(xlabel, color=INK, fontsize=9.5)
     ax.set_ylabel(ylabel, color=INK, fontsize=9.5)
     if title:
-        ax.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
+        ax.set_title(title, **TITLE)
     if grid:
         ax.grid(axis=grid, color=RULE, linewidth=0.6)
         ax.set_axisbelow(True)
@@ -54,11 +54,8 @@ def legend_above(ax: Axes) -> None:
     columns = max(1, min(5, int(room / (0.35 + 0.06 * longest))))
     handles = [h for column in range(columns) for h in handles[column::columns]]  # it is filled column by column
     rows = -(-len(labels) // columns)
-    ax.set_title(
-        ax.get_title("left"), loc="left", color=INK, fontsize=11, fontweight="bold", pad=13 + 13 * max(rows, 1)
-    )
-    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "borderaxespad": 0.2}
-    legend(ax, handles=handles, ncols=columns, handletextpad=0.3, columnspacing=1.2, **place)
+    ax.set_title(ax.get_title("left"), pad=13 + 13 * max(rows, 1), **TITLE)
+    legend(ax, handles=handles, ncols=columns, handletextpad=0.3, **ABOVE)
 
 
 def mark(look: dict[str, str]) -> dict:

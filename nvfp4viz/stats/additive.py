@@ -38,6 +38,8 @@ def of_largest(leader: str):
 class Additive(Card):
     """`a + b` is what was counted over both; fields that are neither `summed` nor `largest` must be equal."""
 
+    _noun = ""  # what messages call it; its class's name where empty
+
     def __add__(self, other):
         if type(other) is not type(self):
             return NotImplemented
@@ -71,12 +73,9 @@ class Additive(Card):
         """The inverse of `to_dict`; ValueError where a field is missing, unknown or of the wrong shape."""
         wanted = {f.name for f in fields(cls)}
         if not isinstance(values, dict) or set(values) != wanted:
-            raise ValueError(f"not the {cls._noun()} of this version: fields {sorted(set(values) ^ wanted)} differ")
+            differ = sorted(set(values) ^ wanted)
+            raise ValueError(f"not the {cls._noun or cls.__name__} of this version: fields {differ} differ")
         return cls(**{f.name: _parse(f, values[f.name]) for f in fields(cls)})
-
-    @classmethod
-    def _noun(cls) -> str:
-        return cls.__name__
 
 
 def _merged(how: str, name: str, one, other):
@@ -94,8 +93,9 @@ def _merged(how: str, name: str, one, other):
 class Share:
     """A rate as an attribute: the count in one field over the count in another, 0 over nothing."""
 
-    def __init__(self, count: str, whole: str, meaning: str):
-        self.count, self.whole, self.__doc__ = count, whole, meaning
+    def __init__(self, count: str, definition: str, whole: str = "nonzero_blocks"):
+        self.count, self.whole, self.definition = count, whole, definition
+        self.__doc__ = f"{count} / {whole}: {definition}"
 
     def __get__(self, instance, owner=None):
         return self if instance is None else rate(getattr(instance, self.count), getattr(instance, self.whole))
@@ -126,28 +126,20 @@ def plain(value):
 
 def _parse(f, value):
     try:
-        return _parsed(f, value)
+        if "shape" not in f.metadata:
+            return _PARSERS[f.type](value)
+        array = np.array(value, dtype=f.metadata["dtype"])
     except OverflowError as error:
         raise ValueError(f"{f.name} holds what is no count: {error}") from error
-
-
-def _parsed(f, value):
-    if "shape" in f.metadata:
-        array = np.array(value, dtype=f.metadata["dtype"])
-        if f.metadata["shape"] and array.shape != f.metadata["shape"]:
-            raise ValueError(f"{f.name} has shape {array.shape}, expected {f.metadata['shape']}")
-        return array
-    return _PARSERS[f.type](value)
-
-
-def _count(value) -> int:
-    return int(np.int64(int(value)))  # OverflowError beyond
+    if f.metadata["shape"] and array.shape != f.metadata["shape"]:
+        raise ValueError(f"{f.name} has shape {array.shape}, expected {f.metadata['shape']}")
+    return array
 
 
 _PARSERS = {  # by a field's annotation
     "Recipe": Recipe.from_dict,
     "str": str,
-    "int": _count,
+    "int": lambda value: int(np.int64(int(value))),  # OverflowError beyond
     "float": float,
     "tuple[float, ...]": lambda value: tuple(map(float, value)),
     "tuple[str, ...]": lambda value: tuple(map(str, value)),

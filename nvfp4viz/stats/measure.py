@@ -37,6 +37,7 @@ MANTISSA_SHIFT = 49  # leaves exponent and three bits of a float64's mantissa
 class Stats(Additive):
     """What quantizing one tensor by one recipe did. `a + b` is the statistics of both tokens together."""
 
+    _noun = "statistics"
     recipe: Recipe
     engine: str  # the engine that quantized
     features: int  # K; 0 where tensors of different K were added
@@ -71,29 +72,15 @@ class Stats(Additive):
     top_token_x_sq: float = largest()  # x^2 summed over the token that has most, to 32 bits
     top_token: int = of_largest("top_token_x_sq")  # its index in the stream
 
-    four_rate = Share("n_four", "nonzero_blocks", "share of non-zero blocks that map their amax to 4")
-    four_saturated = Share(
-        "n_four_saturated", "nonzero_blocks", "share of non-zero blocks whose candidate for 4 exceeds E4M3's 448"
-    )
-    scale_saturated = Share(
-        "n_scale_saturated", "nonzero_blocks",
-        "share of non-zero blocks whose own scale would exceed 448: a static scale met a larger activation, or 4 was "
-        "chosen although it saturates",
-    )  # fmt: skip
-    scale_subnormal = Share(
-        "n_scale_subnormal", "nonzero_blocks",
-        "share of non-zero blocks whose scale is an E4M3 subnormal, with fewer than 4 significant bits",
-    )  # fmt: skip
-    scale_zero = Share(
-        "n_scale_zero", "nonzero_blocks", "share of non-zero blocks whose scale rounds to 0: all 16 values are lost"
-    )
-    element_clipped = Share(
-        "n_element_clipped", "elements", "share of elements whose scaled magnitude exceeds 6, E2M1's largest"
-    )
-    four_saturated_chosen = Share(
-        "n_four_saturated_chosen", "nonzero_blocks", "share of non-zero blocks that chose 4 although it saturates"
-    )
-    element_flushed = Share("n_element_flushed", "nonzero_elements", "share of non-zero elements that decode to 0")
+    four_rate = Share("n_four", "blocks that map their amax to 4")
+    four_saturated = Share("n_four_saturated", "blocks whose candidate for 4 exceeds 448")
+    four_saturated_chosen = Share("n_four_saturated_chosen", "blocks that chose 4 although its scale saturates")
+    # their own scale does where a static one met a larger activation, or 4 was chosen although it saturates
+    scale_saturated = Share("n_scale_saturated", "blocks whose own scale exceeds 448")
+    scale_subnormal = Share("n_scale_subnormal", "blocks with a scale below 2⁻⁶, of fewer than 4 bits")
+    scale_zero = Share("n_scale_zero", "blocks whose scale rounds to 0: 16 values lost")
+    element_clipped = Share("n_element_clipped", "elements scaled above 6, the largest E2M1", "elements")
+    element_flushed = Share("n_element_flushed", "non-zero elements that decode to 0", "nonzero_elements")
 
     def _card(self):
         rates = ("four_rate", "four_saturated", "scale_saturated", "element_clipped", "scale_subnormal", "scale_zero")
@@ -168,10 +155,6 @@ class Stats(Additive):
             values = {f.name: plain(getattr(cls(None, "", 0), f.name)) for f in fields(cls) if f.name in _NEW} | values
         return super().from_dict(values)
 
-    @classmethod
-    def _noun(cls) -> str:
-        return "statistics"
-
 
 _FORMER = {"bootstrap_err_sq", "bootstrap_x_sq"}  # fields of the first release, which the runs replace
 _NEW = {"run_tokens", "run_nmse", "top_token_x_sq", "top_token", "n_four_saturated_chosen", "kl", "kl_tokens"}
@@ -212,8 +195,7 @@ def measure(
             f"x is {tokens.shape}, quantized was {quantized.shape}: measure a tensor against its own codes"
         )
     _ = tokens.amax  # refuses what is not finite
-    bad = int((quantized.block_scales.view(torch.uint8) > 126).sum())
-    if bad:
+    if bad := int((quantized.block_scales.view(torch.uint8) > 126).sum()):
         raise ValueError(
             f"{bad} block scales are NaN or negative: these bytes are no NVFP4 scales, is the layout right?"
         )

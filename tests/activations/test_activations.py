@@ -504,3 +504,11 @@ def test_what_calibration_measured_is_left_out_with_the_way_out():
     found = load("calibrated.safetensors")
     assert list(found) == ["x"] and set(found.left_out) == set(names)
     assert all("nvfp4viz checkpoint" in why for why in found.left_out.values())
+
+
+def test_metadata_has_one_order(tmp_path):
+    """safetensors hands it on in another order each time, which a report would show."""
+    about = {letter: letter for letter in "hgfedcba"}
+    save_file({"x": torch.zeros(2, 16)}, tmp_path / "x.safetensors", metadata=about)
+    (source,) = load(tmp_path / "x.safetensors").sources
+    assert list(source["metadata"]) == sorted(about)

@@ -24,7 +24,7 @@ FACE_LINES = 40
 
 # package -> modules that may import it, at the top or inside a function
 HOMES = {
-    "matplotlib": {m for m in MODULES if m.startswith("plots")} | {"shown.pictures"},
+    "matplotlib": {m for m in MODULES if m.startswith("plots")} | {"shown.pictures", "planning.figures"},
     "ipywidgets": {"explorer.widget", "explorer.laboratory", "pages.running"},  # collects a notebook's widgets
     "anywidget": {"explorer.widget", "explorer.laboratory"},
     "numba": {m for m in MODULES if m.startswith("engine.cpu")},

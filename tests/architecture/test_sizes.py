@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "nvfp4viz"
-CORE = ("nvfp4", "stats", "plots", "catalog.py", "files.py", "__init__.py", "engine/__init__.py", "engine/base.py",
-        "engine/dispatch.py", "engine/reference.py", "activations/load.py", "analysis/sweep.py", "analysis/verdict.py",
+CORE = ("nvfp4", "stats", "plots", "catalog.py", "files.py", "__init__.py", "engine/base.py", "engine/dispatch.py",
+        "engine/reference.py", "activations/load.py", "analysis/sweep.py", "analysis/verdict.py",
         "analysis/provenance.py")  # fmt: skip
-CORE_LINES = 3550  # the aim is 3,000
+CORE_LINES = 3000
 MODULE_LINES, FUNCTION_LINES = 330, 45
 LONG = {"engine/cpu/errors.py:attribute"}  # longer, at most three: this is one compiled loop over all quantizers
 

@@ -11,7 +11,7 @@ from nvfp4viz.analysis import weights_sweep
 from nvfp4viz.checkpoints import against, fit
 from nvfp4viz.cli import main
 from nvfp4viz.pages import report_checkpoint
-from nvfp4viz.plots import layer_map
+from nvfp4viz.planning import layer_map
 
 DATA = Path(__file__).parents[1] / "checkpoints" / "data"
 DOWN = "model.layers.1.mlp.down_proj"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import nvfp4viz
-from nvfp4viz import environment, plots
+from nvfp4viz import environment, planning, plots
 from nvfp4viz.integrations import huggingface, sglang, vllm
 
 PAGES = Path(__file__).parents[2] / "docs/reference"
@@ -25,6 +25,7 @@ def public_names() -> list[str]:
     return [
         *(f"nvfp4viz.{name}" for name in nvfp4viz.__all__),
         *(f"nvfp4viz.plots.{name}" for name in figures),
+        *(f"nvfp4viz.planning.{name}" for name in planning._FIGURES),
         *(f"nvfp4viz.environment.{name}" for name in environment.__all__),
         *(f"{module.__name__}.{name}" for module, names in INTEGRATIONS.items() for name in names),
     ]
