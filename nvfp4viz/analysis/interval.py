@@ -1,7 +1,8 @@
 """95 % intervals of what is a mean over tokens, from sums over runs of neighbours: Student's t, widened as measured.
 
 They take the recorded sequences where there are eight, else the longest runs of which there are eight, and are twice
-as wide as those alone would say: passages of a text differ by more than their runs show, docs/verdict.md measures it.
+as wide as those alone would say: passages of a text differ by more than their runs show. Where runs say that passages
+are about as long as they are, or there are few tokens, intervals are wider still; docs/verdict.md measures both.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from ..stats import LEVELS, RUNS, SHORTEST, Stats
 
 ENOUGH = 8  # runs or sequences that give an interval
 WIDENING = 2.0  # honest over claimed width on five texts, from 32 to 4,096 tokens
+STEADY = 3.0  # runs that scatter by this times what shorter ones say may well be parts of one passage
+PLENTY, SCARCE = 512, 3.0  # tokens below which passages of 128 are too few to be told apart, and the widening then
 CAP_DB = 120.0  # what is stored exactly has this SQNR, not infinity: FP32 itself ends near 140
 DB = 10 / math.log(10)
+FINER = 3  # levels of shorter runs that a level is compared with
 
 
 def chosen_row(tokens: np.ndarray, sequences: bool = True) -> int | None:
@@ -66,10 +70,14 @@ def margin_interval(
     if groups is None:
         return margin, None
     moves = np.zeros(max(g.max() for _, g in groups) + 1)  # what each group of tokens adds to the margin's error
+    shorter = np.zeros((FINER, RUNS))  # and what each run of a half, a quarter, an eighth adds
     for w, a, b, (row, group) in zip(share, named, other, groups, strict=True):
         there = group >= 0
         moves += w * np.bincount(group[there], (_part(b, row) - _part(a, row))[there], minlength=len(moves))
-    half = half_width(moves, comparisons)
+        if row < LEVELS:  # sequences are draws of their own
+            finer = slice(max(0, row - FINER), row)
+            shorter[: finer.stop - finer.start] += w * (_part(b, finer) - _part(a, finer))
+    half = half_width(moves, comparisons, WIDENING * _passages(moves, shorter) * _scarcity(named, groups))
     return margin, (margin - half, margin + half)
 
 
@@ -90,10 +98,30 @@ def half_width(
     return widening * t_quantile(1 - 0.025 / comparisons, degrees or n - 1) * spread
 
 
-def _part(stats: Stats, row: int) -> np.ndarray:
-    """Each slot's share of a mean's logarithm, in dB."""
-    total = stats.run_nmse[row].sum()
-    return DB * stats.run_nmse[row] / total if total else np.zeros(RUNS)
+def _passages(moves: np.ndarray, shorter: np.ndarray) -> float:
+    """How much wider an interval is where neighbouring runs go together: passages may be longer than runs, and few.
+
+    Neighbours that are draws of their own scatter by as much over short runs as over long ones; halves of a passage
+    scatter by less. moves: float64 [n], one a run; shorter: [FINER, RUNS], of shorter runs, zeros where there are none.
+    """
+    scatter = np.square(shorter[:, 0::2] - shorter[:, 1::2]).sum(1)  # each estimates the variance of all moves' sum
+    known = scatter[shorter.any(1)]
+    if not known.any():
+        return 1.0
+    n = len(moves)
+    return max(1.0, n / (n - 1) * float(np.square(moves - moves.mean()).sum() / known.mean()) / STEADY)
+
+
+def _scarcity(named: Sequence[Stats], groups: list[tuple[int, np.ndarray]]) -> float:
+    """How much wider an interval of few tokens is: two or three passages may look alike by chance."""
+    tokens = min(int(s.run_tokens[row].sum()) for s, (row, _) in zip(named, groups, strict=True))
+    return 1.0 if groups[0][0] == LEVELS else min(SCARCE, max(1.0, (PLENTY / tokens) ** 1.5))
+
+
+def _part(stats: Stats, row: int | slice) -> np.ndarray:
+    """Each slot's share of a mean's logarithm, in dB; [RUNS], or [rows, RUNS] of several rows."""
+    total = stats.run_nmse[0].sum()
+    return DB * stats.run_nmse[row] / total if total else np.zeros_like(stats.run_nmse[row])
 
 
 def _groups(tokens: list[np.ndarray]) -> list[tuple[int, np.ndarray]] | None:
@@ -102,15 +130,15 @@ def _groups(tokens: list[np.ndarray]) -> list[tuple[int, np.ndarray]] | None:
     Tensors of the same tokens have the same groups; those of fewer or more, such as experts, are divided into as many,
     in the order of the stream.
     """
-    rows = [chosen_row(t) for t in tokens]
-    if any(row is None for row in rows):
+    kinds = {t.tobytes(): t for t in tokens}  # inputs of a model have the same tokens, but for experts'
+    rows = {key: chosen_row(t) for key, t in kinds.items()}
+    if len(set(rows.values())) > 1:  # sequences are known of some only
+        rows = {key: chosen_row(t, sequences=False) for key, t in kinds.items()}
+    if None in rows.values():
         return None
-    if len(set(rows)) > 1:  # sequences are known of some only
-        rows = [chosen_row(t, sequences=False) for t in tokens]
-    if any(row is None for row in rows):
-        return None
-    n = min(np.count_nonzero(t[row]) for t, row in zip(tokens, rows, strict=True))
-    return [(row, _in_order(t[row], n)) for t, row in zip(tokens, rows, strict=True)]
+    n = min(np.count_nonzero(t[rows[key]]) for key, t in kinds.items())
+    groups = {key: (rows[key], _in_order(t[rows[key]], n)) for key, t in kinds.items()}
+    return [groups[t.tobytes()] for t in tokens]
 
 
 def _in_order(tokens: np.ndarray, n: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from simulated import Text
 
 from nvfp4viz import RECIPES, Sweep, sweep, synthetic
 from nvfp4viz.analysis import Effect, Impact, margin_interval, recommend, t_quantile
@@ -39,11 +40,11 @@ def _of(rows: dict[str, dict[str, Stats]]) -> Sweep:
 @pytest.mark.parametrize("kind, ceiling", [("spread", 448), ("crowded", 256)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_names_the_ceiling_that_the_data_were_built_for(kind, ceiling, seed):
-    verdict = recommend(_sweep(synthetic(kind, 64, 512, seed=seed)))
+    verdict = recommend(_sweep(synthetic(kind, 512, 512, seed=seed)))
     assert verdict.recipe == f"4/6-mse-{ceiling}"
     assert all(c.decided and c.margin_db > 0 for c in verdict.defaults)
     assert verdict.over("SGLang").over == "standard"
-    assert verdict.sentence().startswith(f"Use 4/6-mse-{ceiling}: on 1 input of 64 tokens, ")
+    assert verdict.sentence().startswith(f"Use 4/6-mse-{ceiling}: on 1 input of 512 tokens, ")
 
 
 @pytest.mark.parametrize("kind, better, worse", [("spread", 448, 256), ("crowded", 256, 448)])
@@ -198,18 +199,43 @@ def test_the_spread_of_sequences_shows_where_they_differ_and_runs_do_not_hide_it
     assert not recommend(_of({"a": row})).comparisons[0].decided
 
 
-@pytest.mark.parametrize("recipes, run, tokens", [(2, 1, 64), (5, 1, 512), (5, 16, 512), (5, 64, 512), (5, 64, 4096)])
-def test_use_is_rarely_said_where_recipes_are_equal(recipes, run, tokens):
-    """1,000 draws of tokens whose errors go together in runs, under recipes that are alike: at most 5 % say Use."""
-    rng, names = np.random.default_rng(run * tokens), list(RECIPES)[:recipes]
-    said = 0
-    for _ in range(1000):
-        start, count = rng.integers(run), -(-tokens // run) + 1
-        passage, *own = np.repeat(rng.normal(size=(1 + recipes, count)), run, 1)[:, start : start + tokens]
-        noise = 0.3 * np.array(own) + 0.15 * rng.normal(size=(recipes, tokens))
-        errors = dict(zip(names, 0.01 * np.exp(0.5 * passage + noise), strict=True))
-        said += recommend(_of({"a": _made(errors)})).sentence().startswith("Use")
-    assert said <= 50
+@pytest.mark.parametrize(
+    "text",
+    [Text(64, 1, recipes=2), Text(256, 64), Text(256, 128), Text(512, 1), Text(512, 128), Text(512, 128, 4),
+     Text(1024, 128, recipes=2), Text(4096, 128)],
+    ids=lambda t: f"{t.tokens} tokens in runs of {t.run}, {t.inputs} inputs, {t.recipes} recipes",
+)  # fmt: skip
+def test_use_is_rarely_said_where_recipes_are_equal(text):
+    """Draws of tokens whose errors go together in runs: at most 5 % say Use; interval_null.py draws 1,000 of each."""
+    assert sum(recommend(_all(text, rows)).sentence().startswith("Use") for rows in text.draws(300)) <= 15
+
+
+def test_a_recipe_that_is_better_is_found_among_tokens_that_go_together():
+    text = Text(4096, 16, own=0.05, token=0.05, gain_db=0.2)
+    found = [recommend(_all(text, rows)) for rows in text.draws(100)]
+    assert sum(v.sentence().startswith(f"Use {text.names[-1]}") for v in found) >= 80
+
+
+def _all(text: Text, rows) -> Sweep:
+    return _of({f"input {i}": row for i, row in enumerate(rows)})
+
+
+@pytest.mark.parametrize("run, tokens", [(1, 256), (1, 1024), (128, 1024), (64, 256)])
+def test_intervals_are_wider_where_runs_are_parts_of_passages_and_where_tokens_are_few(run, tokens):
+    rng = np.random.default_rng(1)
+    b = np.exp(np.repeat(rng.normal(size=tokens // run), run) + 0.1 * rng.normal(size=tokens))
+    row = _made({"standard": b, "4/6-mse-256": np.ones(tokens)})
+    margin, (_, high) = margin_interval([row["4/6-mse-256"]], [row["standard"]])
+    each = 10 / math.log(10) * (b / b.sum() - 1 / tokens)
+    spread_sq = 8 / 7 * np.square(each.reshape(8, -1).sum(1)).sum()
+    shorter = []
+    for runs in (16, 32, 64):  # 16 slots that the runs fill round and round, and their neighbours' differences
+        slots = each.reshape(runs // 16, 16, -1).sum((0, 2))
+        shorter.append(np.square(slots[::2] - slots[1::2]).sum())
+    passages = max(1.0, spread_sq / np.mean(shorter) / 3)
+    few = 2**1.5 if tokens == 256 else 1.0
+    assert (passages > 1) == (run > 1)
+    assert high - margin == pytest.approx(2 * 2.364624251592784 * math.sqrt(spread_sq) * passages * few, rel=1e-6)
 
 
 # what it says
@@ -248,9 +274,9 @@ def test_a_tie_goes_to_the_first_recipe():
 
 def test_inputs_that_surely_disagree_are_named_with_their_margin():
     data = {
-        "sink": synthetic("spread", 64, 512),
-        "a": synthetic("crowded", 64, 512),
-        "b": synthetic("crowded", 64, 512, seed=1),
+        "sink": synthetic("spread", 512, 512),
+        "a": synthetic("crowded", 512, 512),
+        "b": synthetic("crowded", 512, 512, seed=1),
     }
     verdict = recommend(_sweep(data, PAIR))
     assert verdict.recipe == "4/6-mae-256"

@@ -1,12 +1,12 @@
 """Does a stated 95 % hold? Verdicts of single windows of text, against the rest of the text and against other texts.
 
     make model
-    python tests/benchmarks/interval_coverage.py            about 20 minutes on two cores; the tables of docs/verdict.md
+    python tests/benchmarks/interval_coverage.py [--windows 13] [--write]       about ten minutes on one core
 
 A window of 512 tokens of a text is what a user records. Its margins between recipes are compared with those of all
 other windows of the same text together, and of the other texts: an interval covers if the truth lies in it, and is
 surely wrong if it excludes zero on the other side. Four texts of the Canterbury corpus are in brotli on PyPI, the fifth
-is source code of Python's library.
+is source code of Python's library. --write puts the table into docs/verdict.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tables import Table, put
 
 import nvfp4viz
 from nvfp4viz.analysis import margin_interval, voices
@@ -125,16 +126,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--windows", type=int, default=13, help="of each text (default 13)")
     parser.add_argument("--tokens", type=int, default=512, help="of each window (default 512)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/verdict.md")
     arguments = parser.parse_args()
     model, tokenizer = load_model(CACHE / "smollm2" / "SmolLM2-135M-Instruct.gguf", dtype=torch.float32)
-    found = measured(model, tokenizer, CACHE / "model", arguments.windows, arguments.tokens)
-    rows = study(found)
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
-        shown = [_shown(key, value) for key, value in row.items()]
-        print("| " + " | ".join(shown) + " |")
+    rows = study(measured(model, tokenizer, CACHE / "model", arguments.windows, arguments.tokens))
+    publish(rows, arguments.tokens, arguments.write)
     short = [r for r in rows if r["covers the rest of its text"] < 0.9 or r["surely wrong"] > 0.025]
     sys.exit(f"{len(short)} of {len(rows)} rows do not hold what 95 % promises" if short else 0)
+
+
+def publish(rows: list[dict], tokens: int, write: bool) -> None:
+    """Print the table; if `write`, put it into docs/verdict.md."""
+    caption = f"{rows[0].pop('windows')} windows of {tokens:,} tokens, from five texts; `{NAMED}` over:"
+    for row in rows[1:]:
+        del row["windows"]
+    columns = [key if key != f"{NAMED} over" else "the other recipe" for key in rows[0]]
+    table = Table(caption, columns, [[_shown(key, value) for key, value in row.items()] for row in rows])
+    put("verdict.md", "interval_coverage", table, write=write)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,24 @@
 """Is a plan under a budget as good as a full greedy search, and what ranks layers: Fisher, output error, or SQNR?
 
-    python tests/benchmarks/plan_against_greedy.py MODEL TEXT [--tokens 2048] [--length 128] [--budget 200] [--most 6]
+    python tests/benchmarks/plan_against_greedy.py MODEL TEXT [--tokens 4096] [--length 128] [--budgets 40 200]
+        [--most 12] [--write]
 
 MODEL is a folder of Hugging Face or a .gguf file. The first half of the tokens chooses, the second half judges: both
-searches keep units one by one in bf16, and the KL of their sets of the same size is measured on the second half.
+searches keep units one by one in bf16, and the KL of their sets of the same size is measured on both halves. --write
+puts the tables into docs/plan.md.
 """
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
+from tables import Table, put
 
 from nvfp4viz.integrations.huggingface import batches, load_model
 from nvfp4viz.nvfp4 import as_recipes
 from nvfp4viz.planning import drift, layer_effects, plan
 from nvfp4viz.planning.meter import Meter
-from nvfp4viz.planning.outputs import kl_interval
 from nvfp4viz.planning.predict import rank_correlation, share_found
 
 
@@ -31,7 +32,7 @@ def greedy(meter: Meter, recipe: str, most: int) -> list[frozenset[int]]:
     return sets
 
 
-def ranks(model, chosen, recipe: str, resume) -> None:
+def ranks(model, chosen, recipe: str, resume) -> Table:
     """How well what is cheap ranks units by the KL that they make alone, measured of all."""
     found = layer_effects(model, chosen, recipe, budget=None, resume=resume)
     followed = drift(model, chosen, recipe, floor=False)
@@ -47,43 +48,60 @@ def ranks(model, chosen, recipe: str, resume) -> None:
             sqnr.append(noise / signal)
             alone.append(row["alone_kl"])
             fisher.append(row["predicted_kl"])
-    print(f"\n{len(alone)} units; the KL of each alone was measured in {found.provenance['passes']} passes\n")
-    print("| prediction | Spearman | of the ten worst, found |\n| --- | --- | --- |")
-    for name, guess in (("Fisher-weighted input error", fisher), ("output error, its power", error),
-                        ("SQNR of the output", sqnr)):  # fmt: skip
-        print(f"| {name} | {rank_correlation(guess, alone):.2f} | {share_found(guess, alone):.0%} |")
+    guesses = (
+        ("Fisher-weighted input error", fisher),
+        ("output error, its power", error),
+        ("SQNR of the output", sqnr),
+    )
+    rows = [[name, f"{rank_correlation(g, alone):.2f}", f"{share_found(g, alone):.0%}"] for name, g in guesses]
+    caption = f"What ranks its {len(alone)} units by the KL that each makes alone:"
+    return Table(caption, ["prediction", "Spearman", "of the ten worst, found"], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("text")
-    for name, default in (("tokens", 2048), ("length", 128), ("budget", 200), ("most", 6)):
+    for name, default in (("tokens", 4096), ("length", 128), ("most", 12)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[40, 200])
     parser.add_argument("--recipe", default="4/6-mse-448")
     parser.add_argument("--resume", metavar="FILE", help="measurements, kept between runs")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/plan.md")
     given = parser.parse_args()
     model, tokenizer = load_model(given.model, dtype=torch.float32)
-    text = Path(given.text).read_text(encoding="utf-8")
-    size = max(1, min(8, given.tokens // given.length))  # so that each half has a batch of its own
+    text = Path(given.text).read_text(encoding="utf-8", errors="replace")
+    size = max(1, min(32, given.tokens // given.length))  # so that each half has a batch of its own
     found = batches(tokenizer, text, 2 * given.tokens, given.length, size=size)
     chosen, other = found[: len(found) // 2], found[len(found) // 2 :]
-    start, recipe = time.monotonic(), given.recipe
-    planned = plan(model, chosen, [recipe], price="layers", budget=given.budget, resume=given.resume)
-    sets = {len(p.kept): p.kept for p in planned.frontier}
-    print(f"plan: {planned.provenance['passes']} passes, {time.monotonic() - start:.0f} s; {len(planned.units)} units")
-    on, judge = (Meter(model, b, as_recipes([recipe]), quantize="all-linear", resume=r)
+    on, judge = (Meter(model, b, as_recipes([given.recipe]), quantize="all-linear", resume=r)
                  for b, r in ((chosen, given.resume), (other, None)))  # fmt: skip
-    full = greedy(on, recipe, min(given.most, len(on.units) - 1))
-    print(f"full greedy search: {on.passes} passes, {time.monotonic() - start:.0f} s in all\n")
+    full = greedy(on, given.recipe, min(given.most, len(on.units) - 1))
+    print(f"full greedy search: {on.passes} passes", flush=True)
+    planned = {b: plan(model, chosen, [given.recipe], price="layers", budget=b, resume=given.resume)
+               for b in given.budgets}  # fmt: skip
+    rows = _compared(on, judge, given.recipe, full, planned)
+    columns = ["kept", "full greedy"] + [f"plan, {b} passes, of that ({on_what})" for b in planned
+                                         for on_what in ("text chosen on", "other text")]  # fmt: skip
+    what = f"{len(on.units)} units, {given.tokens:,} tokens to choose on and as many others to judge by"
+    caption = f"`{given.recipe}`, {what}; full greedy search takes {on.passes} passes. KL on other text:"
+    put("plan.md", "plan_against_greedy", Table(caption, columns, rows),
+        ranks(model, chosen, given.recipe, given.resume), write=given.write)  # fmt: skip
+
+
+def _compared(on: Meter, judge: Meter, recipe: str, full: list[frozenset[int]], planned: dict) -> list[list[str]]:
+    """A row a size: KL of the full greedy search's set on other text, and each plan's over it on both texts."""
     number = {u.name: i for i, u in enumerate(judge.units)}
-    print("| kept | KL on other text, plan | full greedy | plan / greedy |\n| --- | --- | --- | --- |")
+    rows = []
     for kept in full:
-        if len(kept) in sets:
-            mine = [number[name] for name in sets[len(kept)]]
-            a, b = (kl_interval(judge.measure(judge.variant(recipe, s)))[0] for s in (mine, kept))
-            print(f"| {len(kept)} | {a:.5f} | {b:.5f} | {a / b:.3f} |", flush=True)
-    ranks(model, chosen, recipe, given.resume)
+        row = [f"{len(kept)}", f"{judge.kl(judge.variant(recipe, kept)):.5f}"]
+        for found in planned.values():
+            mine = next(({number[n] for n in p.kept} for p in found.frontier if len(p.kept) == len(kept)), None)
+            for meter in (on, judge):
+                kl = [meter.kl(meter.variant(recipe, s)) for s in (mine, kept)] if mine else None
+                row.append(f"{kl[0] / kl[1]:.2f}" if kl else "")
+        rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":

@@ -40,3 +40,17 @@ def publish(file: str, machine: str, *tables: Table) -> None:
     text = "\n".join([*lines, *(line for t in tables for line in t.lines())]).rstrip() + "\n"
     print("\n" + text)
     (DOCS / file).write_text("<!-- Written by `make bench`. -->\n" + text, encoding="utf-8")
+
+
+def put(file: str, name: str, *tables: Table, write: bool = True) -> None:
+    """Print tables; if `write`, put them into docs/`file`, between the comments <!-- name --> and <!-- /name -->."""
+    text = "\n".join(line for t in tables for line in t.lines()).rstrip()
+    print("\n" + text)
+    if not write:
+        return
+    page = (DOCS / file).read_text(encoding="utf-8")
+    before, opening, rest = page.partition(f"<!-- {name} -->")
+    _, closing, after = rest.partition(f"<!-- /{name} -->")
+    if not opening or not closing:
+        raise ValueError(f"docs/{file} has no place for {name}: write <!-- {name} --> and <!-- /{name} --> into it")
+    (DOCS / file).write_text(f"{before}{opening}\n{text}\n{closing}{after}", encoding="utf-8")

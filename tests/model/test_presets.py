@@ -1,6 +1,7 @@
 """`impact` as served: presets against module surgery on a trained mixture of experts; what it refuses and says."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -344,3 +345,18 @@ def test_recorders_sweeps_and_verdicts_say_the_coverage(toy, text):
     sweep = recorder.sweep()
     said = "% of multiply-adds"
     assert said in repr(recorder) and said in repr(sweep) and said in nvfp4viz.recommend(sweep).sentence()
+
+
+@fused
+def test_a_prediction_holds_behind_the_last_router_and_is_a_lower_end_before_it(toy, text):
+    """Errors before a router also send tokens to other experts, which no gradient sees (docs/verdict.md)."""
+    toy.set_experts_implementation("grouped_mm")
+    found = nvfp4viz.sensitivity(toy, [text], [RECIPE], draws=4)
+
+    def ratio(pattern):
+        layers = {n: readers for n, readers in found.names.items() if re.fullmatch(pattern, n) and n not in found.apart}
+        measured = nvfp4viz.impact(toy, [text], [RECIPE], modules=[m for readers in layers.values() for m in readers])
+        return sum(found.kl(n, RECIPE) for n in layers) / measured.table()["kl"].iloc[-1]
+
+    assert ratio(r".*\.3\.mlp\.experts\..*down_proj") == pytest.approx(1, abs=0.15)
+    assert ratio(r".*\.0\.self_attn\.o_proj") < 0.6
