@@ -82,7 +82,7 @@ def locked(path: Path):
         lock.release()
 
 
-def said(error: Exception, limit: int = 200) -> str:
+def error_text(error: Exception, limit: int = 200) -> str:
     """What an error says that may quote a stranger's file: its first line, bounded, nothing that a terminal obeys."""
     line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return printable(line[:limit])

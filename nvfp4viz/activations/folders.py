@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..files import said
+from ..files import error_text
 from .readers import FORMATS
 
 INDEX = ".safetensors.index.json"  # Hugging Face's list of shards
@@ -51,7 +51,7 @@ def _shards(index: Path) -> list[Path]:
         shards = [index.parent / name for name in names]
         missing = [s.name[:100] for s in shards if not s.is_file()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        why = f"{type(error).__name__}: {said(error)}"
+        why = f"{type(error).__name__}: {error_text(error)}"
         raise ValueError(f"cannot read {str(index)!r}: not a list of shards ({why})") from error
     if missing:
         names = ", ".join(missing[:5] if all(m.isprintable() for m in missing) else map(repr, missing[:5]))

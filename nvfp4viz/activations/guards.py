@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import said
+from ..files import error_text
 
 EXPANDED = 1 << 30  # bytes that a file may grow to, however little it holds
 
@@ -41,9 +41,10 @@ def refuse_checkpoint(path: Path, types: Mapping[str, str]) -> None:
     packed = [n for n in narrow if "weight" in n.lower() or n in scales]
     if scales and packed:
         raise QuantizedCheckpointError(
-            f"{str(path)!r} is a quantized checkpoint, not activations: {said(ValueError(scales[0]), 80)} goes with "
-            f"{types[packed[0]]} weights; `nvfp4viz checkpoint {str(path)!r}`, or nvfp4viz.checkpoint({str(path)!r}), "
-            "looks at its scales, and activations come from nvfp4viz.record or nvfp4viz.capture"
+            f"{str(path)!r} is a quantized checkpoint, not activations: {error_text(ValueError(scales[0]), 80)} goes "
+            f"with {types[packed[0]]} weights; `nvfp4viz checkpoint {str(path)!r}`, or "
+            f"nvfp4viz.checkpoint({str(path)!r}), looks at its scales, and activations come "
+            "from nvfp4viz.record or nvfp4viz.capture"
         )
 
 
@@ -176,7 +177,7 @@ def walk(value, name: str, left: list[int]) -> Iterable[tuple[str, Tensor]]:
 
 def reason(error: Exception) -> str:
     """What is wrong with a file, from whatever its reader raised."""
-    text = said(error)
+    text = error_text(error)
     text = text if " " in text else f"{type(error).__name__}: {text}"  # KeyError: 101
     words = ("weights_only", "pickle", "python objects", "object arrays")
     if isinstance(error, pickle.UnpicklingError) or any(w in str(error).lower() for w in words):

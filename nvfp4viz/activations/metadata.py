@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 
 
-def sequence_lengths(told: Iterable[int] | None, sources: list[dict]) -> tuple[int, ...] | None:
+def sequence_lengths(given: Iterable[int] | None, sources: list[dict]) -> tuple[int, ...] | None:
     """Tokens of each sequence; ValueError where what was told are no lengths. A stranger's metadata is not trusted."""
-    if told is not None:
-        lengths = tuple(told)
+    if given is not None:
+        lengths = tuple(given)
         if not lengths or not all(isinstance(n, (int, np.integer)) and n > 0 for n in lengths):
             raise ValueError(f"lengths={lengths[:5]}: expected the tokens of each sequence, whole numbers above 0")
         return tuple(map(int, lengths))

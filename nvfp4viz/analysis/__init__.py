@@ -21,7 +21,7 @@ from .impact import Impact
 from .interval import WIDENING, half_width, judged_by, margin_interval, t_quantile
 from .microscope import block_at, block_inspections, finite, inspect_block
 from .paired import Difference, Judge, judged
-from .picks import RULES, keep, pick
+from .picks import RULES, kept_blocks, pick
 from .provenance import versions
 from .saved import check_format, fitting, is_saved
 from .sweep import Record, Sweep, sweep

@@ -18,22 +18,22 @@ DEFAULTS = {  # what runs in an environment that says no more
 
 def changes(old: Recipe, new: Recipe) -> list[str]:
     """All that running one recipe in place of another changes, a phrase each; nothing where they are equal."""
-    said = []
+    phrases = []
     if new.per_token != old.per_token:
-        said.append(
+        phrases.append(
             "one scale a token instead of a tensor" if new.per_token else "one scale a tensor instead of a token"
         )
     if new.fast_math != old.fast_math:
-        said.append("FlashInfer's fast arithmetic" if new.fast_math else "strict arithmetic instead of the fast one")
+        phrases.append("FlashInfer's fast arithmetic" if new.fast_math else "strict arithmetic instead of the fast one")
     if new.four_over_six != old.four_over_six:
-        said.append("4over6, chosen by " + new.err_mode if new.four_over_six else "no 4over6")
+        phrases.append("4over6, chosen by " + new.err_mode if new.four_over_six else "no 4over6")
     elif new.four_over_six and new.err_mode != old.err_mode:
-        said.append(f"blocks choose by {new.err_mode} instead of {old.err_mode}")
+        phrases.append(f"blocks choose by {new.err_mode} instead of {old.err_mode}")
     if new.err_use_fast_math != old.err_use_fast_math:
-        said.append("candidates scored in fp16" if new.err_use_fast_math else "candidates scored exactly")
+        phrases.append("candidates scored in fp16" if new.err_use_fast_math else "candidates scored exactly")
     if new.e4m3_max != old.e4m3_max:
-        said.append(f"the ceiling {new.e4m3_max:g} instead of {old.e4m3_max:g}")
-    return said
+        phrases.append(f"the ceiling {new.e4m3_max:g} instead of {old.e4m3_max:g}")
+    return phrases
 
 
 def defaults_at(program: str, site: str) -> dict[str, Recipe]:

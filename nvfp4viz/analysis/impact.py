@@ -109,8 +109,8 @@ class Impact(Saved):
             return "No recipe that changes anything was measured."
         best = next(iter(kl))
         text = f"Least KL under {best}: {kl[best]:.3g} nats a token over {self.tokens:,} tokens ({self.judged_by})."
-        told = self.differences()
-        shown = [d for d in told if d.role != "another recipe"] or told[:1]
+        compared = self.differences()
+        shown = [d for d in compared if d.role != "another recipe"] or compared[:1]
         text += "".join(f" {d.sentence()[:1].upper()}{d.sentence()[1:]}." for d in shown)
         if self.spread is not None:
             text += (

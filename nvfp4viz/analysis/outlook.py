@@ -21,7 +21,7 @@ class Outlook:
     measured: dict[str, float] = field(default_factory=dict)  # recipe of the sweep -> KL of the model's output
     better: tuple[str, ...] = ()  # recipes under which the measured KL is surely less than under the named one
     worse: tuple[str, ...] = ()  # ... surely more
-    told: str = ""  # how it was measured, and what of it is resolved
+    how: str = ""  # how it was measured, and what of it is resolved
 
     def rival(self, recipe: str) -> str | None:
         """The recipe under which the output changes less than under the named one; None where there is none."""
@@ -43,9 +43,9 @@ class Outlook:
             text.append(f"Predicted KL of the output: {_by_recipe(self.predicted, recipe)}.")
             text.append(f"Worst layers by predicted effect: {shortened(list(self.worst))}.")
         if self.measured:
-            text.append(f"Measured KL of the output: {_by_recipe(self.measured, recipe)}; {self.told}.")
-        elif self.told:
-            text.append(f"{self.told}.")
+            text.append(f"Measured KL of the output: {_by_recipe(self.measured, recipe)}; {self.how}.")
+        elif self.how:
+            text.append(f"{self.how}.")
         return " ".join(text)
 
 
@@ -57,16 +57,16 @@ def outlook(sweep: Sweep, found: Voices, best: str, impact: Impact | None) -> Ou
     same = [n for n in impact.kl if sweep.recipes.get(n) == impact.recipes[n] and (n == best or _runs(sweep, n))]
     if best not in same:
         return Outlook(
-            predicted, worst, told=f"What {best} does to the output was not measured: impact has no such recipe"
+            predicted, worst, how=f"What {best} does to the output was not measured: impact has no such recipe"
         )
     against = {n: impact.difference(best, n, "") for n in same if n != best}
     better = tuple(n for n, d in against.items() if d.finding and d.kl > 0)
     worse = tuple(n for n, d in against.items() if d.finding and d.kl < 0)
-    told = [f"{impact.tokens:,} tokens ({impact.judged_by})"]
+    parts = [f"{impact.tokens:,} tokens ({impact.judged_by})"]
     nearest = min(against, key=lambda n: abs(against[n].kl), default=None)
     shown = [n for n in dict.fromkeys((impact.default, nearest)) if n in against]
-    told += [f"{best} against {n} {against[n].percent()}: {against[n].enough()}" for n in shown]
-    return Outlook(predicted, worst, {n: impact.kl[n] for n in same}, better, worse, "; ".join(told))
+    parts += [f"{best} against {n} {against[n].percent()}: {against[n].enough()}" for n in shown]
+    return Outlook(predicted, worst, {n: impact.kl[n] for n in same}, better, worse, "; ".join(parts))
 
 
 def _predicted(sweep: Sweep, found: Voices, best: str) -> tuple[dict[str, float], tuple[str, ...]]:

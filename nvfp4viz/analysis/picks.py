@@ -40,7 +40,7 @@ def pick(x: Tensor | Tokens, recipe: Recipe | str, rule: str = "worst", n: int =
     return _entry(rule, found)
 
 
-def keep(x: Tensor | Tokens, recipes: dict[str, Recipe], texts: Sequence[str] = (), seed: int = 0) -> dict:
+def kept_blocks(x: Tensor | Tokens, recipes: dict[str, Recipe], texts: Sequence[str] = (), seed: int = 0) -> dict:
     """The first blocks of each rule under each recipe, JSON-ready; a small amount of work and of bytes.
 
     Args: x: [..., K]; recipes: by name; texts: the tokens' strings, where they are known.

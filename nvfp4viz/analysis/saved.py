@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..activations import INDEX
-from ..files import replacing, said
+from ..files import error_text, replacing
 from ..nvfp4 import BLOCK, Recipe
 from ..stats import Stats
 from .attribution import Attribution
@@ -54,7 +54,7 @@ class Saved:
         try:
             return cls.from_dict(json.loads(Path(path).expanduser().read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise ValueError(f"cannot read the {cls._what} {str(path)!r}: {said(error)}") from error
+            raise ValueError(f"cannot read the {cls._what} {str(path)!r}: {error_text(error)}") from error
 
 
 def _harmless(cell):
@@ -131,7 +131,7 @@ def _check_provenance(provenance: dict) -> None:
 
 
 def _check_blocks(kept: dict) -> None:
-    """Whether blocks for the microscope are what `picks.keep` gives."""
+    """Whether blocks for the microscope are what `picks.kept_blocks` gives."""
     dict(kept["picks"])
     for block in kept["blocks"].values():
         if len([float(v) for v in (*block["values"], block["token_amax"], block["tensor_amax"])]) != BLOCK + 2:

@@ -19,7 +19,7 @@ from .attribution import Attribution, attribute_all
 from .cards import sweep_html
 from .coverage import coverage_sentence
 from .felt import predicted
-from .picks import keep
+from .picks import kept_blocks
 from .provenance import versions
 from .saved import Saved, sweep_dict, sweep_parts
 from .sequences import analyze_sequences, with_sequences
@@ -31,7 +31,7 @@ class Record:
 
     stats: dict[str, Stats]
     attribution: dict[str, Attribution] = field(default_factory=dict)  # the error split; empty where not asked for
-    blocks: dict = field(default_factory=dict)  # blocks for the microscope, from `picks.keep`
+    blocks: dict = field(default_factory=dict)  # blocks for the microscope, from `picks.kept_blocks`
 
     def __add__(self, other: Record) -> Record:
         """Of both tokens together: a split only where both have one, the blocks of the first."""
@@ -198,4 +198,4 @@ def _record(activations: Mapping, name: str, recipes: dict, engine: str, attribu
     if felt is not None:
         stats = predicted(stats, tokens, felt, engine)
     split = dict(zip(recipes, attribute_all(tokens, named), strict=True)) if attribution else {}
-    return Record(stats, split, keep(tokens, recipes, texts) if texts is not None else {})
+    return Record(stats, split, kept_blocks(tokens, recipes, texts) if texts is not None else {})

@@ -74,8 +74,8 @@ def _start(verdict, named: list) -> str:
 
 def _others(verdict, named: list) -> str:
     """The family of the named recipe: those that do as well, and those that might."""
-    told = {c.over for c in named}
-    rest = [c for c in verdict.comparisons if c.over not in told and c.role != STUDY and c.interval_db is not None]
+    headlined = {c.over for c in named}
+    rest = [c for c in verdict.comparisons if c.over not in headlined and c.role != STUDY and c.interval_db is not None]
     equal, open_ = [c.over for c in rest if c.equal], [c.over for c in rest if not c.equal and not c.decided]
     worth = verdict.comparisons[0].worth_db
     text = [f"{_listed(equal)} {_do(equal)} as well for practical purposes (within {worth:g} dB)."] if equal else []

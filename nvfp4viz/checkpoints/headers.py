@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..files import said
+from ..files import error_text
 
 HEADER = 64 << 20  # bytes of a header; 187,000 tensors of a 256-expert model in one file take 37 MB
 CONFIG = 16 << 20  # bytes of a config or an index
@@ -96,7 +96,7 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             for name, at in header.items()
         }
     except Exception as error:  # the parser's own kinds, RecursionError, a folder
-        raise ValueError(f"cannot read {str(path)!r}: truncated or damaged ({said(error)})") from error
+        raise ValueError(f"cannot read {str(path)!r}: truncated or damaged ({error_text(error)})") from error
     return found, metadata
 
 
@@ -113,7 +113,7 @@ def read_json(path: Path) -> dict:
         if not isinstance(values, dict):
             raise ValueError(f"holds a {type(values).__name__}, not an object")
     except (ValueError, RecursionError, OSError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else said(error)
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error_text(error)
         raise ValueError(f"cannot read {str(path)!r}: {why}") from error
     return values
 

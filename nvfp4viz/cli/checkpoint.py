@@ -295,5 +295,5 @@ def findings(found: list[Finding], screen: Screen) -> Iterator[str]:
             yield from screen.wrap(words, 17 if label else 11, " " * 11 + label)
         yield ""
     counts = [sum(f.severity == s for f in found) for s in SEVERITIES]
-    said = [f"{n:,} {s}{'s' * (n > 1)}" for n, s in zip(counts, SEVERITIES, strict=True) if n]
-    yield ", ".join(said) if said else screen.paint("Nothing to mend.", "fine")
+    words = [f"{n:,} {s}{'s' * (n > 1)}" for n, s in zip(counts, SEVERITIES, strict=True) if n]
+    yield ", ".join(words) if words else screen.paint("Nothing to mend.", "fine")

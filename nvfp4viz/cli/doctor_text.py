@@ -52,10 +52,10 @@ def text(report: dict, width: int = 88, color: bool = False) -> Iterator[str]:
     if "versions" in report:
         yield from _machine(report, page)
         yield ""
-    told: set[tuple] = set()
+    printed: set[tuple] = set()
     for i, environment in enumerate(report["environments"]):
         yield from ([""] if i else [])
-        yield from _environment(environment, page, told)
+        yield from _environment(environment, page, printed)
     yield ""
     yield from _sum(report, page)
 
@@ -70,15 +70,15 @@ def _machine(report: dict, page: _Page) -> Iterator[str]:
         yield from page.wrapped(row["why_not"] or "", 29, f"  {row['name']:20}  {mark}")
 
 
-def _environment(e: dict, page: _Page, told: set[tuple]) -> Iterator[str]:
+def _environment(e: dict, page: _Page, printed: set[tuple]) -> Iterator[str]:
     yield from (page.paint(line, "bold") for line in textwrap.wrap(e["name"], page.width, break_long_words=False))
     yield from _variables(e, page)
     yield from _runs(e, page)
     for group, f in _grouped(e["findings"]):
         if f["severity"] == "note" and not any(v in f["message"] for v in ("only named", "in a comment")):
-            if (f["variable"], f["message"]) in told:
+            if (f["variable"], f["message"]) in printed:
                 continue  # said of an environment before
-            told.add((f["variable"], f["message"]))
+            printed.add((f["variable"], f["message"]))
         yield from _finding(group, f, page)
 
 

@@ -55,12 +55,12 @@ class Coverage:
 
     def unrouted(self) -> dict[str, str]:
         """Label -> that no token came, of experts that are observed."""
-        found, said = self.multiply_adds(), {}
+        found, reasons = self.multiply_adds(), {}
         for w in self.choice.observed:
             for e in range(w.experts if w.kind == "stack" else 0):
                 if self.choice.takes(w, e) and not found.get(w, [0] * w.experts)[e]:
-                    said[w.label(e)] = "no token was routed to it" if w in found else "was not called"
-        return said
+                    reasons[w.label(e)] = "no token was routed to it" if w in found else "was not called"
+        return reasons
 
     def counted(self, problems: Mapping[str, str]) -> dict[str, dict]:
         """By weight's name: multiply-adds of its matrices, [all, observed] by label, and why not all; see `summary`.

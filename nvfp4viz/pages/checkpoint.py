@@ -55,8 +55,8 @@ def render_checkpoint(checkpoint: Checkpoint, weights: Comparison | None = None,
 
 def _headline(found: list[Finding]) -> str:
     counts = Counter(f.severity for f in found)
-    said = [f"{counts[s]:,} {s}{'s' * (counts[s] > 1)}" for s in SEVERITIES if counts[s]]
-    return ", ".join(said) if said else "Nothing to mend"
+    words = [f"{counts[s]:,} {s}{'s' * (counts[s] > 1)}" for s in SEVERITIES if counts[s]]
+    return ", ".join(words) if words else "Nothing to mend"
 
 
 def _sentence(checkpoint: Checkpoint) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..files import said
+from ..files import error_text
 from ..shown import formula
 from ..web import asset
 from .document import document, fill, write
@@ -40,7 +40,7 @@ def export(notebooks: Iterable[str | os.PathLike], folder: str | os.PathLike) ->
         try:
             html = page(path)
         except RuntimeError as error:
-            failed.append(said(error, 400))
+            failed.append(error_text(error, 400))
             html = page(path, why_not=failed[-1])
         yield write(html, target)
     if failed:
@@ -54,7 +54,7 @@ def check(notebooks: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, list[s
         try:
             yield path, differences(path)
         except (RuntimeError, ValueError, OSError) as error:
-            yield path, [said(error, 400)]
+            yield path, [error_text(error, 400)]
 
 
 def page(path: Path, *, why_not: str = "") -> str:

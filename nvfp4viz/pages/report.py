@@ -27,7 +27,7 @@ from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SIZES, style
 from ..checkpoints import Checkpoint
 from ..explorer import outputs
-from ..files import said
+from ..files import error_text
 from ..nvfp4 import FOUR_LIMIT, study_only
 from . import packing
 from .checkpoint import report_checkpoint
@@ -82,7 +82,7 @@ def load_report(path: str | os.PathLike) -> Sweep:
     try:
         return packing.read(Path(path).expanduser().read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read the report {str(path)!r}: {said(error)}") from error
+        raise ValueError(f"cannot read the report {str(path)!r}: {error_text(error)}") from error
 
 
 def render(

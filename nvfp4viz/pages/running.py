@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..activations import token_texts
-from ..analysis import Sweep, keep
+from ..analysis import Sweep, kept_blocks
 from .packing import pack
 
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")
@@ -144,7 +144,7 @@ def _sweep(explorer) -> Sweep:
     texts, blocks = token_texts(getattr(store.activations, "sources", [])), dict(store.blocks)
     for tensor in tensors if store.live else []:
         store.analyze(tensor, recipes)
-        blocks[tensor] = keep(store.read(tensor), recipes, texts)
+        blocks[tensor] = kept_blocks(store.read(tensor), recipes, texts)
     stats = {t: {n: store.stats[t][n] for n in recipes} for t in tensors if store.has(t, recipes)}
     return Sweep.of(stats, recipes, {"versions": store.versions}, store.skipped, blocks=blocks)
 

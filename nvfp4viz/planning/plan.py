@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..files import replacing, said
+from ..files import error_text, replacing
 from ..model import NothingQuantizedError
 from ..nvfp4 import RECIPES, as_recipes
 from .cost import recipe_cost
@@ -130,7 +130,7 @@ class LayerPlan:
                 found[name] = [_numbers(row) for row in found[name]]
             return cls(frontier=points, **found | {"families": _numbers(found["families"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{str(path)!r} holds no plan: {said(error)}") from error
+            raise ValueError(f"{str(path)!r} holds no plan: {error_text(error)}") from error
 
 
 def plan(

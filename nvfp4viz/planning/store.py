@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..files import check_target, replacing, said
+from ..files import check_target, error_text, replacing
 
 FORMAT = "nvfp4viz measurements 1"
 SAMPLE = 64  # elements of each parameter that its fingerprint looks at
@@ -36,7 +36,7 @@ class Store:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             known = found["format"] == FORMAT and isinstance(found["rows"], dict) and isinstance(found["about"], dict)
         except (ValueError, KeyError, TypeError) as error:
-            known, found = False, said(error)
+            known, found = False, error_text(error)
         if not known:
             raise ValueError(f"{str(self.path)!r} holds no measurements of this package: give another path to resume")
         for name, value in self.about.items():

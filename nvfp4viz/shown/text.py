@@ -51,8 +51,8 @@ class Card:
 
     def __repr__(self) -> str:
         title, numbers = self._card()
-        told = ", ".join(f"{name} {number(value)}" for name, value in list(numbers.items())[:5])
-        return printable(f"{type(self).__name__}({title}: {told})")
+        shown = ", ".join(f"{name} {number(value)}" for name, value in list(numbers.items())[:5])
+        return printable(f"{type(self).__name__}({title}: {shown})")
 
     def _repr_html_(self) -> str:
         title, numbers = self._card()

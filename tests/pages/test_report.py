@@ -22,7 +22,7 @@ import torch
 from hostile import NAMES as HOSTILE
 
 from nvfp4viz import RECIPES, Recipe, load, report, sweep, synthetic
-from nvfp4viz.analysis import Effect, Impact, Sweep, block_at, inspect_block, keep, pick, recommend
+from nvfp4viz.analysis import Effect, Impact, Sweep, block_at, inspect_block, kept_blocks, pick, recommend
 from nvfp4viz.analysis import block_inspections as inspections
 from nvfp4viz.analysis.picks import KEPT
 from nvfp4viz.catalog import COLUMNS
@@ -235,7 +235,7 @@ def test_size_growth_and_time(bundled):
 
 def test_the_kept_blocks_are_what_the_microscope_finds(bundled):
     x = load(bundled)["model.layers.7.self_attn.o_proj"]
-    kept = keep(x, RECIPES)
+    kept = kept_blocks(x, RECIPES)
     for key, found in kept["picks"].items():
         name, rule = key.split("|")
         place = found["blocks"][:1]
@@ -254,7 +254,7 @@ def test_the_kept_blocks_are_what_the_microscope_finds(bundled):
 @pytest.mark.parametrize("x", [torch.zeros(4, 32), X[:0], torch.eye(16) * 1e-30, X.half()], ids=str)
 def test_blocks_are_kept_of_any_tensor(x):
     recipes = RECIPES | {n: Recipe.parse(n) for n in ("4/6-mae-448-tensor", "4/6-mse-256-fast", "standard-tensor")}
-    kept = keep(x, recipes)
+    kept = kept_blocks(x, recipes)
     seen = inspections(kept["blocks"], recipes)
     for (place, stored), row in zip(kept["blocks"].items(), seen, strict=True):
         token, block = map(int, place.split(","))
