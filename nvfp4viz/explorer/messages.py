@@ -7,6 +7,9 @@ has the same values without a session. docs/messages.md says more, for who write
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import math
 import re
 from dataclasses import asdict
@@ -134,6 +137,17 @@ def layer_order(names) -> list[str]:
 
 
 _FLOW = ("q_proj", "k_proj", "v_proj", "qkv", "o_proj", "gate", "up_proj", "down")
+
+
+def packed(value) -> str:
+    """A JSON value, compressed: what a page unpacks."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def unpacked(text: str):
+    """What was packed; for the little that this process made."""
+    return json.loads(gzip.decompress(base64.b64decode(text)))
 
 
 def _trim(counts: np.ndarray) -> list[int]:

@@ -22,8 +22,9 @@ from ..checkpoints import Checkpoint
 from ..engine import usable_engine
 from ..nvfp4 import as_recipe
 from ..stats import Stats
-from ..web import asset, explorer_module
+from ..web import asset, explorer_module, inflating
 from .cells import Replaced, running_cell
+from .messages import packed, unpacked
 from .output import outputs
 from .session import Session
 from .store import Store
@@ -81,7 +82,7 @@ class RecipeName(Unicode):
 class Explorer(anywidget.AnyWidget):
     """Made by `explore`. Its traits say what is shown and may be set: `w.tensor`, `w.recipe_a = "4/6-mse-256"`, ..."""
 
-    _esm, _css = explorer_module(), asset("explorer/explorer.css")
+    _esm, _css = inflating(explorer_module()), asset("explorer/explorer.css")
     tensor = Unicode(help="the tensor shown").tag(sync=True)
     recipe_a = RecipeName(help="short name of recipe A").tag(sync=True)
     recipe_b = RecipeName(help="short name of recipe B").tag(sync=True)
@@ -95,7 +96,9 @@ class Explorer(anywidget.AnyWidget):
 
     catalog = Dict(help="tensors in layer order, recipes, tables: `messages.page_catalog`").tag(sync=True)
     summary = Dict(help="tensor -> recipe -> `messages.summary`").tag(sync=True)
-    statistics = Dict(help="tensor -> recipe -> `messages.compact`").tag(sync=True)
+    statistics = Dict(help="tensor -> recipe -> `messages.compact`; packed on its way, and in a saved notebook").tag(
+        sync=True, to_json=lambda value, _: packed(value), from_json=lambda text, _: unpacked(text)
+    )
     progress = Dict(help="tensors done, total").tag(sync=True)
     output = Dict(help="what the model's output feels: `output.outputs`").tag(sync=True)
     live = Bool(help="there are activations to compute with").tag(sync=True)

@@ -6,7 +6,6 @@ Nothing is in it twice: `load_report` takes histograms from what is drawn, the p
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import json
 import re
@@ -16,7 +15,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from ..analysis import Attribution, Sweep, block_inspections, fitting
-from ..explorer import COUNTS, compact, outputs, page_catalog, recipe_entry, summary
+from ..explorer import COUNTS, compact, outputs, packed, page_catalog, recipe_entry, summary
 from ..nvfp4 import Recipe
 from ..stats import Stats, plain
 
@@ -125,8 +124,7 @@ _BLOCK = re.compile(r'<script type="application/gzip" id="sweep">([A-Za-z0-9+/=]
 
 def script(value, name: str = "sweep") -> str:
     """A JSON value as a compressed data block of a page."""
-    packed = gzip.compress(json.dumps(value, allow_nan=False, separators=(",", ":")).encode(), 9, mtime=0)
-    return f'<script type="application/gzip" id="{name}">{base64.b64encode(packed).decode()}</script>'
+    return f'<script type="application/gzip" id="{name}">{packed(value)}</script>'
 
 
 def sign(html: str) -> str:

@@ -15,7 +15,7 @@ from .style import ABOVE, GUIDE, TITLE, dress, legend, legend_above, named, new_
 
 # Okabe-Ito, with hatches so that neighbours differ without colour too
 LOOKS = dict(zip(PARTS, [
-    ("#BBBBBB", ""), ("#56B4E9", ""), ("#D55E00", ""), ("#0072B2", "////"), ("#CC79A7", "...."), ("#222222", ""),
+    ("#BBBBBB", ""), ("#56B4E9", ""), ("#D55E00", ""), ("#0072B2", "////"), ("#CC79A7", "----"), ("#222222", ""),
     ("#009E73", "\\\\\\\\"),
 ], strict=True))  # fmt: skip
 

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 
 from ..analysis import Pair, Sweep
 from ..catalog import RATES, looks
-from ..shown import INK, expect
+from ..shown import INK, expect, label_tensors
 from ..stats import Stats, nmse_bins
-from .style import BY_RECIPE, dress, legend, legend_above, mark, named, new_axes, shorten
+from .style import BY_RECIPE, dress, legend, legend_above, mark, named, new_axes
 
 
 def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -> Axes:
@@ -64,7 +64,7 @@ def error_by_tensor(sweep: Sweep, ax: Axes | None = None, *, baseline: str | Non
         ax.plot(values, range(len(tensors)), **look, label=named(name, recipe))
     if baseline:
         ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(range(len(tensors)), [shorten(t) for t in tensors])
+    label_tensors(ax.yaxis, range(len(tensors)), tensors)
     ax.set_ylim(-0.7, len(tensors) - 0.3)
     label = f"gain over {baseline} (dB)" if baseline else "SQNR (dB)"
     dress(ax, f"{label[0].upper()}{label[1:-5]} by tensor · engine {', '.join(sweep.engines)}", label, grid="both")
@@ -141,7 +141,7 @@ def gains(found: list[Pair], ax: Axes | None = None) -> Axes:
         ax.plot([p.gain_db for p in pairs], y, **mark(look), markersize=4.5, label=label, linestyle="none")
         sure = [(at, p.interval_db) for at, p in zip(y, pairs, strict=True) if p.interval_db]
         ax.hlines([at for at, _ in sure], *np.array([i for _, i in sure]).reshape(-1, 2).T, color=look["color"], lw=1)
-    ax.set_yticks(range(len(tensors)), [shorten(t) for t in tensors])
+    label_tensors(ax.yaxis, range(len(tensors)), tensors)
     ax.set_ylim(-0.7, len(tensors) - 0.3)
     low, high = ax.get_xlim()
     ax.set_xlim(min(low, -1e-3), max(high, 1e-3))  # where all are the same, zero in the middle

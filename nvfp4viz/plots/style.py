@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from ..nvfp4 import Recipe, study_only
-from ..shown import FAINT, INK, RULE
+from ..shown import FAINT, INK, RULE, shorten
 
 STATS = "Stats, as nvfp4viz.analyze(x, recipe) returns"
 TITLE = {"loc": "left", "color": INK, "fontsize": 11, "fontweight": "bold"}
@@ -73,13 +73,6 @@ def named(name: str, recipe: Recipe) -> str:
 def tint(color: str, share: float = 0.55) -> tuple:
     """The colour mixed with that share of white."""
     return tuple(share + (1 - share) * c for c in to_rgb(color))
-
-
-def shorten(name: str, limit: int = 40) -> str:
-    """A name as matplotlib draws it in full: no mathematics, no control characters, bounded, in legends too."""
-    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-    name = name if len(name) <= limit else name[: limit // 2 - 1] + "…" + name[-limit // 2 :]
-    return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def log2_axis(ax: Axes, x: np.ndarray, *, fractions: bool = False) -> None:

@@ -4,7 +4,9 @@ import importlib
 
 from .text import ROWS, Card, number, table
 
-_PICTURES = ("FAINT", "INK", "RULE", "Picture", "expect", "formula", "svg")  # these come with matplotlib, at first use
+_PICTURES = (  # these come with matplotlib, at first use
+    "FAINT", "INK", "RULE", "Picture", "expect", "formula", "label_tensors", "shorten", "svg",
+)  # fmt: skip
 
 
 def __getattr__(name):

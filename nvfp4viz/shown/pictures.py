@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import re
+import zlib
+from collections.abc import Sequence
 from html import escape
+from urllib.parse import quote
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -29,8 +33,22 @@ def titles(figure: Figure) -> str:
     return " · ".join(t for t in (a.get_title("left") for a in figure.axes) if t) or "figure"
 
 
+def shorten(name: str, limit: int = 40) -> str:
+    """A name as matplotlib draws it in full: no mathematics, no control characters, bounded, in legends too."""
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    name = name if len(name) <= limit else name[: limit // 2 - 1] + "…" + name[-limit // 2 :]
+    return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
+def label_tensors(axis: Axis, places: Sequence[float], names: Sequence[str], limit: int = 40, **look) -> None:
+    """Names of tensors as ticks of an axis, shortened; the whole name is in the SVG, for who clicks one."""
+    axis.set_ticks(places, [shorten(name, limit) for name in names], **look)
+    for label, name in zip(axis.get_ticklabels(), names, strict=True):
+        label.set_gid("tensor:" + quote(name, safe="", errors="replace"))
+
+
 class Picture:
-    """A figure as PNG for notebooks, on a white card, with a text that stands in for it."""
+    """A figure for notebooks: SVG that follows light and dark, and PNG on a white card where that may not be shown."""
 
     def __init__(self, ax: Axes, alt: str = ""):
         figure = expect(ax, Axes, "Axes, as the functions of nvfp4viz.plots return them").figure
@@ -42,7 +60,11 @@ class Picture:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         size = {"width": round(self.size[0] * 4 / 3), "height": round(self.size[1] * 4 / 3), "alt": self.alt}
-        return {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}, {"image/png": size}
+        png, alone = (
+            base64.b64encode(self.png).decode(),
+            standalone(self.axes, f"f{zlib.crc32(self.png):08x}", self.alt),
+        )
+        return {"image/svg+xml": alone, "image/png": png, "text/plain": self.alt}, {"image/png": size}
 
     def __repr__(self) -> str:
         return self.alt
@@ -106,3 +128,24 @@ def svg(ax: Axes, name: str, alt: str = "") -> str:
     width, height = (round(96 * v) for v in figure.get_size_inches())
     head = f'<svg role="img" aria-label="{escape(alt or titles(figure))}" width="{width}" height="{height}"'
     return re.sub(r'<svg .*?(viewBox="[^"]*").*?>', rf"{head} \1>", text, count=1, flags=re.DOTALL)
+
+
+# light and dark, as report.css has them
+SCHEME = {
+    "ink": ("#1b1b1b", "#e8e8e8"), "faint": ("#5c5c5c", "#a8a8a8"), "rule": ("#dedede", "#383838"),
+    "card": ("#f7f7f5", "#202020"), "paper": ("#ffffff", "#161616"),
+}  # fmt: skip
+
+
+def standalone(ax: Axes, name: str, alt: str = "") -> str:
+    """A figure as an SVG that brings its colours: those of the theme round it, as an image and inside a page alike.
+
+    An image has a color-scheme of its own, which browsers take from the element that shows it. Inside a page it
+    inherits; VS Code, whose pages have none, says its ink.
+    """
+    inks = "".join(f"--{variable}:light-dark({light},{dark});" for variable, (light, dark) in SCHEME.items())
+    inks = inks.replace("--ink:", "--ink:var(--vscode-editor-foreground,").replace(");", "));", 1)
+    look = f"svg:root{{color-scheme:light dark}}#{name}{{{inks}max-width:100%;height:auto}}"
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" id="{name}" '
+    start, inner = svg(ax, name, alt).replace("<svg ", head, 1).split(">", 1)
+    return f"{start}><style>{look}</style>{inner}"

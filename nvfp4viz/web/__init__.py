@@ -1,3 +1,3 @@
 """The scripts and styles of pages, as text."""
 
-from .link import asset, explorer_module, link, page_module
+from .link import asset, explorer_module, inflating, link, page_module

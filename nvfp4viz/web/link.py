@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import posixpath
 import re
 from functools import cache
@@ -64,3 +66,17 @@ def explorer_module() -> str:
 def page_module() -> str:
     """What a page that opens offline runs."""
     return link("report/report.js")
+
+
+def inflating(module: str) -> str:
+    """A module with the default export of another, which it holds compressed: a saved notebook keeps it."""
+    packed = base64.b64encode(gzip.compress(module.encode(), 9, mtime=0)).decode()
+    return (
+        f'const packed = Uint8Array.from(atob("{packed}"), (c) => c.charCodeAt(0));\n'
+        'const source = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));\n'
+        'const blob = new Blob([await new Response(source).text()], { type: "text/javascript" });\n'
+        "const url = URL.createObjectURL(blob);\n"
+        "const whole = await import(/* webpackIgnore: true */ url);\n"
+        "URL.revokeObjectURL(url);\n"
+        "export default whole.default;\n"
+    )

@@ -247,10 +247,13 @@ def _size(widget) -> int:
     return len(json.dumps(widget.get_state()))
 
 
-def test_state_of_the_bundled_data_is_under_2_mb(bundled):
+def test_the_state_that_a_notebook_saves_is_small_and_reads_back(bundled):
     w = explore(nvfp4viz.load(bundled)).wait(120)
     print(f"state of the bundled data: {_size(w):,} bytes")
-    assert len(w.statistics) == 21 and _size(w) < 2_000_000
+    assert len(w.statistics) == 21 and _size(w) < 150_000
+    kept, saved = w.statistics, w.get_state()["statistics"]
+    w.set_state({"statistics": saved})
+    assert w.statistics == kept and len(saved) < 60_000
     w.close()
 
 

@@ -78,10 +78,12 @@ class Lab:
         settings.mkdir(parents=True)
         (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
         (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": theme}))
-        places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ipython",
-                  "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}  # fmt: skip
+        places = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_DATA_DIR": "share",
+                  "IPYTHONDIR": "ipython", "JUPYTERLAB_SETTINGS_DIR": "settings",
+                  "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}  # fmt: skip
         env = os.environ | {name: str(folder / place) for name, place in places.items()}
         env.pop("PYTHONDONTWRITEBYTECODE", None)  # or the kernel compiles what it imports, each time
+        self.env = env
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
         command = [
             sys.executable,

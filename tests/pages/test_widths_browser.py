@@ -77,6 +77,22 @@ def test_a_tensor_is_chosen_everywhere_and_stays_in_the_address(opened, page):
     assert tab.complaints == []
 
 
+def test_names_that_a_figure_shows_the_ends_of_choose_their_tensor(browser, tmp_path):
+    names = [
+        f'language_model.model.layers.{i}.block_sparse_moe.experts.{e}.<w>&"%é_proj' for i in (0, 1) for e in (3, 13)
+    ]
+    x = nvfp4viz.synthetic("lognormal", 16, 64)
+    tab = browser.new_page()
+    tab.goto(report(sweep(dict.fromkeys(names, x), ["standard", "4/6-mae-448"]), tmp_path / "r.html").as_uri())
+    tab.locator("[data-drawn]").first.wait_for()
+    labels = tab.locator("figure.card svg text.pick")
+    assert labels.count() == 4 and all("…" in text for text in labels.all_text_contents())
+    for i in range(4):
+        labels.nth(i).click()
+        tab.wait_for_function("t => document.querySelector('.nv4').dataset.tensor === t", arg=names[::-1][i])
+    tab.close()
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_comparison_is_no_wider_than_the_window(browser, page, tmp_path, width):
     measured, path = page

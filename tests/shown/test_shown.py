@@ -1,6 +1,7 @@
 """How results show themselves: one line, and a small table in the colours of the page, with every name escaped."""
 
 import re
+import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
@@ -10,6 +11,8 @@ from hostile import NAMES
 import nvfp4viz
 from nvfp4viz.analysis import Sweep
 from nvfp4viz.shown import ROWS, number, table
+from nvfp4viz.shown.pictures import SCHEME
+from nvfp4viz.web import asset
 
 X = nvfp4viz.synthetic("lognormal", 64, 64)
 SWEEP = nvfp4viz.sweep({"a": X, "b": X * 2}, engine="reference")
@@ -97,3 +100,20 @@ def test_hostile_names_stay_text(name):
 def test_long_tables_are_cut_and_say_so():
     read = Reader(table("t", [[i, "x"] for i in range(ROWS + 30)], ["n", ""]))
     assert read.tags.count("tr") == ROWS + 1 and "and 30 more" in read.words
+
+
+def test_a_figure_in_a_notebook_brings_its_colours_and_a_picture_for_where_svg_is_not_shown():
+    ax = nvfp4viz.plots.error_by_tensor(SWEEP)
+    data, about = nvfp4viz.plots.Picture(ax, "<words>")._repr_mimebundle_()
+    svg, name = data["image/svg+xml"], re.search(r'id="(f[0-9a-f]{8})"', data["image/svg+xml"])[1]
+    ET.fromstring(svg)
+    assert set(data) == {"image/svg+xml", "image/png", "text/plain"} and about["image/png"]["alt"] == "<words>"
+    assert 'aria-label="&lt;words&gt;"' in svg and f'id="{name}-tensor:a"' in svg
+    style = re.search("<style>(.*?)</style>", svg)[1]
+    css = asset("report/report.css")
+    for variable, (light, dark) in SCHEME.items():
+        assert f"light-dark({light},{dark})" in style and f"--{variable}: light-dark({light}, {dark});" in css
+    assert set(re.findall(r"var\(--([a-z]+)\)", svg)) <= set(SCHEME)
+    assert not re.search(r"(fill|stroke): #(fff|222|000)", svg)  # nothing stays white, or black
+    same = nvfp4viz.plots.Picture(nvfp4viz.plots.error_by_tensor(SWEEP), "<words>")._repr_mimebundle_()[0]
+    assert same["image/svg+xml"] == svg

@@ -27,8 +27,8 @@ PAGE = set(
         r"\w+",
         """
     Blob DataView DecompressionStream FileReader MutationObserver ResizeObserver Response URL URLSearchParams
-    Option addEventListener atob clearTimeout document getComputedStyle history location matchMedia navigator
-    performance queueMicrotask removeEventListener requestAnimationFrame setTimeout window
+    Option addEventListener atob clearTimeout decodeURIComponent document getComputedStyle history location matchMedia
+    navigator performance queueMicrotask removeEventListener requestAnimationFrame setTimeout window
 """,
     )
 )

@@ -1,5 +1,7 @@
 // What a page knows: statistics by tensor and recipe, blocks, what it waits for and what was refused.
 
+import { unpacked } from "./packed.js";
+
 const NO_ANSWER_MS = 4000;
 export const NO_KERNEL = "No kernel answers: this needs a running one, and the activations.";
 // Jupyter's server leaves Nagle's algorithm on: once it has said "busy" it holds the answer back until the browser
@@ -14,6 +16,8 @@ export class Cache {
   waiting = new Map(); // id -> the timer that gives up
   refused = new Map(); // id -> why
   version = 0; // of what is known of all tensors
+  packed = ""; // statistics as they came last
+  unpacking = false; // they are on their way from there
 
   constructor(model, changed) {
     this.model = model;
@@ -35,8 +39,20 @@ export class Cache {
   // Take what the traits hold.
   read() {
     this.version++;
-    const [stats, summary, { recipes }] = ["statistics", "summary", "catalog"].map((name) => this.model.get(name));
-    this.absorb({ stats, summary, recipes });
+    const [summary, { recipes }] = ["summary", "catalog"].map((name) => this.model.get(name));
+    this.absorb({ summary, recipes });
+    this.unpack(this.model.get("statistics"));
+  }
+
+  async unpack(packed) {
+    if (!packed || packed === this.packed) return;
+    this.packed = packed;
+    this.unpacking = true;
+    const stats = await unpacked(packed);
+    if (packed !== this.packed) return; // others came meanwhile
+    this.unpacking = false;
+    this.absorb({ stats });
+    this.changed({});
   }
 
   absorb({ stats = {}, summary = {}, recipes = [] }) {
@@ -80,6 +96,7 @@ export class Cache {
   }
 
   stop() {
+    this.packed = null;
     this.model.off("msg:custom", this.onMessage);
     this.model.off("comm_live_update", this.disconnected);
     for (const timer of this.waiting.values()) clearTimeout(timer);

@@ -136,7 +136,7 @@ class Explorer {
     const { skipped } = page.get("catalog").tensors.find((t) => t.name === tensor) || {};
     const id = `stats|${tensor}|${recipes.join("|")}`;
     const recorded = sides.some((s) => !s.stats && s.entry && !this.dials.made.has(s.name)); // it says so above the block
-    if ((lacking || recorded) && !skipped) cache.ask(id, { want: "stats", tensor, recipes });
+    if ((lacking || recorded) && !skipped && !cache.unpacking) cache.ask(id, { want: "stats", tensor, recipes });
     const busy = lacking && !cache.refused.has(id) && !skipped;
     const { done = 0, total = 0 } = page.get("progress");
     return { tensor, view, sides, lacking, skipped, busy, refusal: cache.refused.get(id), done, total };

@@ -13,7 +13,7 @@ const FIRST_SHOWN = {
   under: "b",
   block: [],
   summary: {},
-  statistics: {},
+  statistics: "",
   progress: {},
   output: { missing: {} },
   live: false,

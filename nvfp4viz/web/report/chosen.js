@@ -1,12 +1,20 @@
 // One tensor is chosen in the whole page: in figures, in the table and in the explorer alike.
 
+const MARK = "-tensor:";
+
+// The tensor whose name a text of a figure is: the whole name, of which the figure may show the ends only
+function labelled(text) {
+  const { id = "" } = text.closest(`[id*="${MARK}"]`) || {};
+  return id && decodeURIComponent(id.slice(id.indexOf(MARK) + MARK.length));
+}
+
 // A click on a tensor's name or row shows it in the explorer, and what is shown there is marked everywhere.
 // `tensorOf`: the tensor of a row of the table
 export function choosable(model, names, tensorOf) {
   const known = new Set(names);
-  const labels = [...document.querySelectorAll("figure.card svg text")].filter((t) => known.has(t.textContent.trim()));
+  const labels = [...document.querySelectorAll("figure.card svg text")].filter((t) => known.has(labelled(t)));
   for (const label of labels) label.classList.add("pick");
-  const nameOf = (part) => (part.matches("tr") ? tensorOf(part) : part.textContent.trim());
+  const nameOf = (part) => (part.matches("tr") ? tensorOf(part) : labelled(part));
   document.addEventListener("click", ({ target }) => {
     const part = target.closest("svg text.pick, #results tbody tr");
     if (part && known.has(nameOf(part))) model.set("tensor", nameOf(part));

@@ -1,21 +1,13 @@
 // The data that a page holds, unfolded, and the answers that it has in a kernel's place. Numbers are Python's; only
 // decoded values are multiplied out, as `inspect_block` does.
 
+import { unpacked } from "../explorer/packed.js";
 import { own } from "../lib/own.js";
 import { inspectBlock } from "../lib/quantize.js";
 import { settingsOf } from "../lib/recipe.js";
 import { num } from "../lib/text.js";
 
 export const dataOf = (id) => unpacked(document.getElementById(id).textContent);
-
-// JSON, gzipped, in base64
-export async function unpacked(text) {
-  const packed = Uint8Array.fromBase64
-    ? Uint8Array.fromBase64(text)
-    : Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const json = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(json).text());
-}
 
 // What microscope.inspect_block gives, from [amax, encode scale, decode scale, choice, candidate...]
 function unfold([amax, encode, decode, choice, ...tried], values, recipe, catalog) {

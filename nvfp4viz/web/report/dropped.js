@@ -1,7 +1,7 @@
 // Reports that are dropped on a page, or chosen there, are compared in it; nothing leaves the page.
 
 import { median, obstacles, pairsOf, sentence } from "./compare.js";
-import { unpacked } from "./data.js";
+import { unpacked } from "../explorer/packed.js";
 import { esc, fixed, int, short } from "../lib/text.js";
 
 const LISTED = 8; // tensors under what got worse, and under what got better

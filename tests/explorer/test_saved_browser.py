@@ -1,0 +1,64 @@
+"""Figures and a saved notebook in JupyterLab: dark and light, untrusted and trusted, without a cell run."""
+
+import io
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from test_explorer_browser import Lab
+
+from nvfp4viz.pages import running
+
+pytestmark = pytest.mark.browser
+CELLS = [
+    "import nvfp4viz\nfrom nvfp4viz import plots\nx = nvfp4viz.synthetic('lognormal', 64, 256)\n"
+    "s = nvfp4viz.analyze(x, '4/6-mae-448')",
+    "plots.Picture(plots.clipping_rates(s))",
+    "nvfp4viz.explore({'x': x}, engine='reference')",
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The notebook as Restart & Run All leaves it, on a machine that trusts nothing of it."""
+    path = tmp_path_factory.mktemp("saved") / "explore.ipynb"
+    cells = [nbformat.v4.new_code_cell(code) for code in CELLS]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    running.execute(notebook, path)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture(params=["JupyterLab Light", "JupyterLab Dark"])
+def lab(request, tmp_path, saved):
+    lab = Lab(tmp_path, [], request.param)
+    lab.dark = "Dark" in request.param
+    (tmp_path / "explore.ipynb").write_bytes(saved.read_bytes())
+    yield lab
+    lab.close()
+
+
+def corner(locator) -> int:
+    """How bright the upper left corner of what is shown is, 0 to 255."""
+    image = pytest.importorskip("PIL.Image")
+    return image.open(io.BytesIO(locator.screenshot())).convert("L").getpixel((3, 3))
+
+
+def test_a_saved_notebook_shows_pictures_untrusted_and_lives_trusted(lab, browser):
+    page = lab.open(browser)
+    pictures = page.locator('.jp-OutputArea-output img[src^="data:image/png"]')
+    pictures.nth(1).wait_for()
+    text = page.locator(".jp-Notebook").inner_text()
+    assert pictures.count() == 2 and "untrusted" not in text and "Error displaying widget" not in text
+    page.close()
+    trusted = subprocess.run([sys.executable, "-m", "jupyter", "trust", "explore.ipynb"], cwd=lab.folder,
+                             env=lab.env, capture_output=True, text=True)  # fmt: skip
+    assert trusted.returncode == 0, trusted.stderr
+    page = lab.open(browser)
+    figure = page.locator('.jp-OutputArea-output img[src^="data:image/svg+xml"]')
+    figure.wait_for()
+    assert (corner(figure) < 60) == lab.dark  # no white card in the dark
+    page.locator(".nv4[data-state=ready][data-drawn]").wait_for()  # from the state that the file holds
+    assert page.locator("svg.scales rect").count() > 10
+    page.close()
