@@ -54,12 +54,12 @@ def speeds(m: int, k: int, dtype=torch.bfloat16) -> dict[str, float]:
         for recipe in [*RECIPES.values(), FAST]:
             times[f"`{name}` quantize, {recipe.name}"] = milliseconds(lambda: launch(x, recipe))  # noqa: B023
     for recipe in [as_recipe(STANDARD), *RECIPES.values(), FAST]:
-        times[f"`cuda` analyze, {recipe.name}"] = milliseconds(lambda: cuda.launch_analyze(x, [recipe], [None]))  # noqa: B023
+        times[f"`cuda` analyze, {recipe.name}"] = milliseconds(lambda: launch(x, [recipe], [None]))  # noqa: B023
     standard = as_recipe(STANDARD)
     times[f"`cuda` quantize, {STANDARD}"] = milliseconds(lambda: cuda.launch_quantize(x, standard))
     all_five = list(RECIPES.values())
     times["`cuda` analyze, the five default recipes"] = milliseconds(
-        lambda: cuda.launch_analyze(x, all_five, [None] * 5)
+        lambda: launch(x, all_five, [None] * 5)
     )
     reference = {
         "PyTorch reference, 4/6-mae-448, only quantizing": torch_quantize,
@@ -99,8 +99,8 @@ def by_kind() -> Table:
         target = torch.empty_like(x)
         copy = milliseconds(lambda: target.copy_(x))  # noqa: B023
         quantize = [milliseconds(lambda: cuda.launch_quantize(x, r)) / copy for r in five]  # noqa: B023
-        one = [milliseconds(lambda: cuda.launch_analyze(x, [r], [None])) / copy for r in five]  # noqa: B023
-        together = milliseconds(lambda: cuda.launch_analyze(x, five, [None] * 5)) / copy  # noqa: B023
+        one = [milliseconds(lambda: launch(x, [r], [None])) / copy for r in five]  # noqa: B023
+        together = milliseconds(lambda: launch(x, five, [None] * 5)) / copy  # noqa: B023
         rows.append([name, f"{min(quantize):.2f} to {max(quantize):.2f}", f"{min(one):.2f} to {max(one):.2f}",
                      f"{together:.2f}"])  # fmt: skip
     caption = "By kind of data, 8192 x 8192 bf16, in copies of it: least and most over the five default recipes."
@@ -114,7 +114,7 @@ def small_calls() -> Table:
         x = torch.randn(m, 7168, device="cuda").bfloat16()
         target = torch.empty_like(x)
         works = (lambda: target.copy_(x), lambda: cuda.launch_quantize(x, five[1]),  # noqa: B023
-                 lambda: cuda.launch_analyze(x, five[1:2], [None]), lambda: cuda.launch_analyze(x, five, [None] * 5))  # noqa: B023 # fmt: skip
+                 lambda: launch(x, five[1:2], [None]), lambda: launch(x, five, [None] * 5))  # noqa: B023 # fmt: skip
         rows.append([str(m), *(f"{microseconds(work):.0f}" for work in works)])
     columns = ["tokens", "a copy", "quantize, 4/6-mae-448", "analyze, 4/6-mae-448", "analyze, five"]
     return Table("Microseconds a call on m x 7168 bf16, 200 calls back to back by wall clock.", columns, rows)
@@ -149,7 +149,7 @@ def per_token() -> dict[str, list[float]]:
         for name in ("4/6-mae-448", "4/6-mse-256"):
             recipe = RECIPES[name]
             works[f"quantize, {name}"] = lambda x=x, recipe=recipe: cuda.launch_quantize(x, recipe)
-            works[f"analyze, {name}"] = lambda x=x, recipe=recipe: cuda.launch_analyze(x, [recipe], [None])
+            works[f"analyze, {name}"] = lambda x=x, recipe=recipe: launch(x, [recipe], [None])
         for name, work in works.items():
             costs.setdefault(name, []).append(milliseconds(work, 40) / m * 1e6)
     return costs

@@ -12,8 +12,8 @@ import torch
 
 from nvfp4viz.engine import analyze, find_engine, golden_cases, quantize
 from nvfp4viz.engine.cuda import engine as cuda
-from nvfp4viz.engine.cuda import job as cuda_job
 from nvfp4viz.engine.cuda import nvrtc
+from nvfp4viz.engine.cuda.plan import MOST, Plan
 from nvfp4viz.nvfp4 import RECIPES, Recipe, Tokens
 from nvfp4viz.stats import Stats
 
@@ -27,17 +27,24 @@ CEILINGS = [Recipe(c, four_over_six=four) for c in (0.3, 7.3, 160, 320, 447.9) f
 MISMATCHES = [Recipe(448, four_over_six=True, err_mode=m, scored_as=256) for m in ("MAE", "MSE")]
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-class reference:  # noqa: N801
-    """The engine "reference" on plain tensors."""
 
-    @staticmethod
-    def quantize(x, recipe, encode_scale=None):
-        return find_engine("reference").quantize(Tokens.of(x), recipe, encode_scale)
+class On:
+    """An engine on plain tensors."""
 
-    @staticmethod
-    def analyze(x, recipes, encode_scales, first_token=0, sequences=None):
-        return find_engine("reference").analyze(Tokens.of(x, first_token, sequences), recipes, encode_scales)
+    def __init__(self, engine):
+        self.engine = engine
 
+    def quantize(self, x, recipe, encode_scale=None):
+        return self.engine.quantize(Tokens.of(x), recipe, encode_scale)
+
+    def analyze(self, x, recipes, encode_scales, first_token=0, sequences=None):
+        return self.engine.analyze(Tokens.of(x, first_token, sequences), recipes, encode_scales)
+
+    def launch(self, x, recipes, encode_scales, first_token=0, sequences=None, into=None):
+        return self.engine.launch(Tokens.of(x, first_token, sequences), recipes, encode_scales, into)
+
+
+reference, gpu = On(find_engine("reference")), On(cuda.ENGINE)
 
 
 def adversarial(dtype: torch.dtype, k: int = 1024, seed: int = 0) -> torch.Tensor:
@@ -81,7 +88,7 @@ def skip_unless_table_fits(recipe: Recipe) -> None:
 
 def assert_same_codes(x: torch.Tensor, recipe: Recipe, scale: torch.Tensor | None) -> None:
     want = reference.quantize(x, recipe, scale)
-    got = cuda.quantize(x.cuda(), recipe, scale if scale is None else scale.cuda())
+    got = gpu.quantize(x.cuda(), recipe, scale if scale is None else scale.cuda())
     for field in ("codes", "block_scales", "decode_scale", "encode_scale"):
         a, b = (getattr(q, field).cpu().contiguous().view(torch.uint8) for q in (want, got))
         assert torch.equal(a, b), f"{recipe.name} {x.dtype}: {int((a != b).sum())} bytes of {field} differ"
@@ -109,7 +116,7 @@ def test_equals_reference(recipe, dtype):
 
 
 def analyze_on_gpu(x, recipe, scale=None, first_token=0) -> Stats:
-    return cuda.analyze(x.cuda(), [recipe], [scale if scale is None else scale.cuda()], first_token)[0]
+    return gpu.analyze(x.cuda(), [recipe], [scale if scale is None else scale.cuda()], first_token)[0]
 
 
 @pytest.mark.gpu
@@ -125,7 +132,7 @@ def test_equals_golden():
         if case.recipe.fast_math and torch.cuda.get_device_capability() != (9, 0):
             continue
         scale = None if case.encode_scale is None else case.encode_scale.cuda()
-        q = cuda.quantize(case.x.cuda(), case.recipe, scale)
+        q = gpu.quantize(case.x.cuda(), case.recipe, scale)
         assert torch.equal(q.codes.cpu(), case.codes), case.name
         assert torch.equal(q.block_scales.view(torch.uint8).cpu(), case.scales), case.name
         if case.decode is not None:
@@ -144,8 +151,8 @@ def test_shapes(shape):
 @pytest.mark.gpu
 def test_no_tokens():
     x = torch.zeros(0, 64, dtype=torch.bfloat16, device="cuda")
-    assert cuda.quantize(x, Recipe()).codes.shape == (0, 32)
-    assert cuda.quantize(x, Recipe(per_token=False)).decode_scale.shape == (1, 1)
+    assert gpu.quantize(x, Recipe()).codes.shape == (0, 32)
+    assert gpu.quantize(x, Recipe(per_token=False)).decode_scale.shape == (1, 1)
     assert analyze(x, "4/6-mse-256", engine="cuda").elements == 0
 
 
@@ -157,7 +164,7 @@ def test_no_tokens():
 )
 def test_strides(view):
     x = view(torch.randn(128, 128, device="cuda", generator=torch.Generator("cuda").manual_seed(3)))
-    q, copy = (cuda.quantize(x, RECIPES["4/6-mae-448"]) for x in (x, x.clone(memory_format=torch.contiguous_format)))
+    q, copy = (gpu.quantize(x, RECIPES["4/6-mae-448"]) for x in (x, x.clone(memory_format=torch.contiguous_format)))
     assert torch.equal(q.codes, copy.codes) and torch.equal(q.decode_scale, copy.decode_scale)
 
 
@@ -169,16 +176,16 @@ def test_not_finite(recipe, place, value):
     x[place] = value
     scale = None if recipe.per_token else torch.ones(1, 1, device="cuda")
     with pytest.raises(ValueError, match="NaN and" if value != value else "Inf, the first at"):
-        cuda.quantize(x, recipe, scale)
+        gpu.quantize(x, recipe, scale)
     with pytest.raises(ValueError, match="NaN and"):
-        cuda.analyze(x, [recipe], [scale])
+        gpu.analyze(x, [recipe], [scale])
 
 
 @pytest.mark.gpu
 def test_runs_on_the_current_stream_in_a_graph_and_in_a_new_thread():
     x = torch.randn(512, 4096, device="cuda").bfloat16()
     recipe = RECIPES["4/6-mae-256"]
-    want = cuda.quantize(x, recipe).codes
+    want = gpu.quantize(x, recipe).codes
     stream, static = torch.cuda.Stream(), torch.zeros_like(x)
     with torch.cuda.stream(stream):
         torch.cuda._sleep(10_000_000)  # a launch on another stream would read `static` before it is filled
@@ -207,26 +214,74 @@ def test_several_recipes_share_runs_and_the_top_token(m, sequences):
     recipes = [Recipe(c, four_over_six=True) for c in range(100, 109)] + [Recipe(per_token=False)]
     scales = [None] * 9 + [torch.full((1, 1), 500.0, device="cuda")]
     place = {"first_token": 2**32 - 5, "sequences": sequences}
-    together = cuda.analyze(x, recipes, scales, **place)
+    together = gpu.analyze(x, recipes, scales, **place)
     for recipe, scale, stats in zip(recipes, scales, together, strict=True):
-        assert_same_stats(cuda.analyze(x, [recipe], [scale], **place)[0], stats)
+        assert_same_stats(gpu.analyze(x, [recipe], [scale], **place)[0], stats)
     assert_same_stats(reference.analyze(x.cpu(), recipes[:1], [None], **place)[0], together[0])
     half = m // 2
-    if half:
-        later = {"first_token": 2**32 - 5 + half, "sequences": sequences and (sequences[0] + half, sequences[1])}
-        first = cuda.launch_analyze(x[:half], recipes, scales, **place)
-        both = cuda.merge(first, cuda.launch_analyze(x[half:], recipes, scales, **later), len(recipes))
-        for a, b in zip(cuda.fetch(both, recipes, m, 64), together, strict=True):
-            assert_same_stats(a, b)
+    if not half:
+        return
+    later = {"first_token": 2**32 - 5 + half, "sequences": sequences and (sequences[0] + half, sequences[1])}
+    apart = gpu.launch(x[:half], recipes, scales, **place) + gpu.launch(x[half:], recipes, scales, **later)
+    first = gpu.launch(x[:half], recipes, scales, **place)
+    kept = first.copy()
+    both = gpu.launch(x[half:], recipes, scales, **later, into=first)
+    for a, b, c in zip(apart.fetch(), both.fetch(), together, strict=True):
+        assert_same_stats(a, c)
+        assert_same_stats(b, c)
+    for a, b in zip(kept.fetch(), gpu.analyze(x[:half], recipes, scales, **place), strict=True):
+        assert_same_stats(a, b)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipes", [list(RECIPES.values()), KINDS[:6]], ids=["default", "kinds"])
+@pytest.mark.parametrize("k", [64, 2048])
+def test_segments_equal_calls_of_their_own(recipes, k):
+    recipes = [r for r in recipes if r.per_token]
+    g, ends = torch.Generator().manual_seed(4), [0, 0, 5, 5, 300, 301, 2500]
+    x = torch.randn(2500, k, generator=g).bfloat16().cuda()
+    x[3], x[7] = 0, x[7] * 100
+    offsets, total = torch.tensor(ends, dtype=torch.int32, device="cuda"), None
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for part in (x, x.flip(0)):
+            total = cuda.ENGINE.launch_segments(part, offsets, recipes, total)
+        found = total.fetch_all()
+    for (stats, left_out), start, end in zip(found, ends[:-1], ends[1:], strict=True):
+        assert not left_out
+        if start == end:
+            assert all(s.tokens == 0 for s in stats)
+            continue
+        one = gpu.launch(x[start:end], recipes, [None] * len(recipes))
+        own = torch.cat([x[start:end], x.flip(0)[start:end]])
+        for s, expected, half in zip(stats, gpu.analyze(own, recipes, [None] * len(recipes)), one.fetch(), strict=True):
+            assert_same_stats(expected, s)
+            assert half.tokens == end - start
+    total.seek(77)
+    assert float(next(iter(total.states.values()))[0][0, -1]) == 77
+
+
+@pytest.mark.gpu
+def test_a_launch_leaves_rows_out_that_are_no_numbers():
+    x = torch.randn(50, 256, device="cuda").bfloat16()
+    bad = x.clone()
+    bad[7, 3], bad[20, 255] = float("nan"), -float("inf")
+    recipes = list(RECIPES.values())
+    ((stats, left_out),) = gpu.launch(bad, recipes, [None] * 5).fetch_all()
+    keep = torch.ones(50, dtype=torch.bool)
+    keep[[7, 20]] = False
+    assert left_out == 2
+    for a, b in zip(gpu.analyze(x[keep.cuda()], recipes, [None] * 5), stats, strict=True):
+        for name in ("tokens", "elements", "n_four", "code_histogram", "token_histogram", "x_amax", "max_error"):
+            assert np.array_equal(getattr(a, name), getattr(b, name)), name
 
 
 @pytest.mark.gpu
 def test_ten_million_tokens():
     x = torch.randn(10_000_000, 16, device="cuda").bfloat16()
-    q = cuda.quantize(x, RECIPES["4/6-mse-448"])
+    q = gpu.quantize(x, RECIPES["4/6-mse-448"])
     want = reference.quantize(x[-100:].cpu(), RECIPES["4/6-mse-448"])
     assert torch.equal(q.codes[-100:].cpu(), want.codes) and torch.equal(q.decode_scale[-100:].cpu(), want.decode_scale)
-    stats = cuda.analyze(x, [RECIPES["4/6-mse-448"]], [None])[0]
+    stats = gpu.analyze(x, [RECIPES["4/6-mse-448"]], [None])[0]
     assert stats.tokens == stats.token_histogram.sum() == stats.scale_histogram.sum() == 10_000_000
     assert stats.code_histogram.sum() == stats.elements
 
@@ -238,9 +293,9 @@ def test_beyond_2_31_elements():
     x = torch.empty(65_600, 32_768 + 16, device="cuda", dtype=torch.bfloat16).normal_()
     x[-3:] *= 100
     recipe = RECIPES["4/6-mae-256"]
-    q, last = cuda.quantize(x, recipe).rows(65_597, 65_600), cuda.quantize(x[-3:].clone(), recipe)
+    q, last = gpu.quantize(x, recipe).rows(65_597, 65_600), gpu.quantize(x[-3:].clone(), recipe)
     assert torch.equal(q.codes, last.codes) and torch.equal(q.dequantize(), last.dequantize())
-    stats = cuda.analyze(x, [recipe], [None])[0]
+    stats = gpu.analyze(x, [recipe], [None])[0]
     assert stats.code_histogram.sum() == stats.elements == x.numel()
     assert stats.x_amax == float(x[-3:].abs().max())
 
@@ -255,7 +310,7 @@ def test_auto_takes_it_and_returns_to_the_cpu():
 
 @pytest.mark.parametrize("architecture, dtype", [*zip(["sm_80", "sm_90", "sm_100"], DTYPES, strict=True)])
 def test_compiles(architecture, dtype, tmp_path):
-    sources = [cuda_job.source(r, dtype) for r in (Recipe(), KINDS[-1])] + [cuda_job.sums_source()]
+    sources = [Plan(recipes).source(dtype) for recipes in ([Recipe()], KINDS[-1:], KINDS[4 : 4 + MOST])]
     try:
         nvrtc.nvrtc()
     except OSError as error:

@@ -1,149 +1,48 @@
-// NVFP4 with per-block choice (4over6), for one kind of recipe and input; a thread takes a block of 16 features.
+// A block of 16 features: its FP32 and E4M3 scales, its candidates 6 and 4, and the choice between them.
 //
-// Built with -ftz=true -fmad=false: every FP32 operation flushes subnormals and is rounded once, as in FlashInfer's
-// kernels. Where the statistics need the unflushed value, PTX without .ftz says so. cuda_job.py defines the kind:
-//   INPUT 0 bf16, 1 fp16, 2 fp32; FOUR_OVER_SIX; MSE; SCALED_SCORES (err_use_fast_math); PER_TOKEN; FAST
-// Source of the arithmetic: nvfp4viz/arithmetic.py, which names FlashInfer's functions.
+// plan.py says what a launch is compiled for.
 
-constexpr int BLOCK = 16, THREADS = 1 << LOG_THREADS;
-constexpr float LARGEST = 0x1.fffffep127f;       // FLT_MAX
-constexpr float MARGIN = 1 + 0x1p-20f;           // above a limit by less is FP32 noise, not clipping
-constexpr unsigned INFINITY_BITS = 0x7f800000u;  // magnitudes whose bits are at or above are Inf or NaN
-#if INPUT == 2
-typedef float Input;
-#else
-typedef unsigned short Input;
-#endif
+// A recipe is of one of TYPES types, by the choice that it makes: 0 none, always 6; else 1 and flags.
+constexpr int TYPES = 9;
 
-struct Job {                           // mirrored by cuda_job.py
-    const Input* x;                    // [tokens, blocks * 16], rows `stride` elements apart
-    long long stride, tokens;
-    int blocks, log_lanes;             // blocks of a row; 2^log_lanes threads share it
-    float caller_scale, full_range;    // s and rn(1/s)
-    float score_range, score_factor;   // 6 * the ceiling that scores assume, and about its reciprocal
-    float *encode, *decode;            // per token [tokens], written unless null; per tensor [1], read
-    float* amax;                       // analyze, per token: [tokens], written, or read where it is `amax_known`
-    int amax_known;
-    int* not_finite;                   // set to 1 where x holds NaN or Inf, unless null
-    unsigned char *codes, *scales;     // quantize: [tokens, blocks * 8], [tokens, blocks]
-    double *totals, *err_sq, *x_sq;    // analyze: [CTAs, TOTALS], [tokens], [tokens]
+template <int T>
+struct Type {
+    static constexpr bool OVER = T > 0, MSE = T && (T - 1) & 1, SCALED = T && (T - 1) & 2;
+    static constexpr bool OWN_UNIT = T && (T - 1) & 4;  // scores assume a ceiling which is not that of the scale
 };
 
-// ---- numbers
-
-__device__ unsigned bits(float x) { return __float_as_uint(x); }
-
-__device__ float magnitude(float x) {  // unflushed, unlike fabsf here
-    float y;
-    asm("abs.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ float larger(float a, float b) {  // unflushed, NaN if either is
-    float y;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-    return y;
-}
-
-__device__ float multiply_ieee(float a, float b) {
-    float y;
-    asm("mul.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-    return y;
-}
-
-__device__ double widen(float x) {
-    double y;
-    asm("cvt.f64.f32 %0, %1;" : "=d"(y) : "f"(x));
-    return y;
-}
-
-__device__ float rcp_approx(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-__device__ float reciprocal(float x) { return FAST ? rcp_approx(x) : __frcp_rn(x); }
-
-// Adding this to a rounds a to nearest, ties to even, in a format of MANTISSA bits and least exponent MIN_EXPONENT: the
-// sum's last place is the format's step at a. Its low bits then hold the code, since codes count steps.
-template <int MANTISSA, int MIN_EXPONENT>
-__device__ float rounder(float a) {
-    unsigned exponent = bits(fmaxf(a, MIN_EXPONENT ? 0x1p-6f : 1.f)) >> 23;
-    unsigned offset = ((23u - MANTISSA) << 23) - (unsigned(127 + MIN_EXPONENT) << MANTISSA);
-    return __uint_as_float(exponent * ((1u << 23) + (1u << MANTISSA)) + offset);
-}
-
-struct Element {
-    float value;    // magnitude
-    unsigned code;  // in the lowest 4 bits; those from 23 up are noise
+// Groups whose scales are computed alike are a family; they run the same code, one after the other.
+template <int I>
+struct Family {
+    static constexpr unsigned FLAGS = (I < 2 ? FAMILIES_LOW : FAMILIES_HIGH) >> I % 2 * 32;
+    static constexpr bool PER_TOKEN = FLAGS & 1, FAST = FLAGS & 2;
+    static constexpr int BEGIN = FLAGS >> 2 & 15, END = FLAGS >> 6 & 15, TYPES_SEEN = FLAGS >> 10;  // groups; a bit a type
+    static constexpr bool OVER = TYPES_SEEN > 1;
 };
 
-__device__ Element e2m1(float scaled) {
-    float a = fminf(fabsf(scaled), 6.f);  // NaN gives 6
-    float r = rounder<1, 0>(a), sum = a + r;
-    return {sum - r, bits(sum) + (bits(scaled) >> 28 & 8)};
-}
-
-template <bool CLIP>
-__device__ float e2m1_value(float a) {  // the same magnitude in fewer instructions, for a >= 0; unless CLIP, a < 7
-    if (CLIP) a = fminf(a, 6.f);
-    float power = __uint_as_float(bits(fmaxf(a, 1.f)) & INFINITY_BITS);
-    return __fmaf_rn(power, -0x1p22f, __fmaf_rn(power, 0x1p22f, a));
-}
-
-// ---- reading x
-
-struct Raw {  // a block as it lies in memory
-    unsigned words[BLOCK * sizeof(Input) / 4];
+template <int I>
+struct Index {
+    static constexpr int VALUE = I;
 };
 
-__device__ Raw load(const Input* at) {
-    Raw raw;
-    for (int i = 0; i < sizeof(Raw) / 16; i++) {
-        uint4 v = __ldg(reinterpret_cast<const uint4*>(at) + i);
-        raw.words[4 * i] = v.x, raw.words[4 * i + 1] = v.y, raw.words[4 * i + 2] = v.z, raw.words[4 * i + 3] = v.w;
-    }
-    return raw;
+template <int I, class F>
+__device__ __forceinline__ void for_each(F work) {  // work(Index<0>), ..., work(Index<I - 1>)
+    if constexpr (I > 0) for_each<I - 1>(work), work(Index<I - 1>{});
 }
 
-#if INPUT == 2
-__device__ float element(const Input* x) { return *x; }
-__device__ float element(const Raw& raw, int i) { return __uint_as_float(raw.words[i]); }
+struct Scaling {                     // of a group of recipes that share it
+    float caller_scale, full_range;  // s and rn(1/s)
+    float *encode, *decode;          // per token [tokens], written by `quantize`; per tensor [1], read
+};
 
-__device__ float amax(const Raw& raw) {
-    float result = 0;
-    for (int i = 0; i < BLOCK; i++) result = larger(result, magnitude(element(raw, i)));
-    return result;
-}
-#else
-__device__ float low_half(unsigned pair) {
-    if (INPUT == 0) return __uint_as_float(pair << 16);
-    float y;
-    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }" : "=f"(y) : "r"(pair));
-    return y;
-}
+struct Scoring {          // of a recipe
+    float range, factor;  // 6 * the ceiling that scores assume, and about its reciprocal
+};
 
-__device__ float high_half(unsigned pair) {
-    return INPUT == 0 ? __uint_as_float(pair & 0xffff0000u) : low_half(pair >> 16);
-}
-
-__device__ float element(const Input* x) { return low_half(*x); }
-
-__device__ float element(const Raw& raw, int i) {
-    return i % 2 ? high_half(raw.words[i / 2]) : low_half(raw.words[i / 2]);
-}
-
-__device__ float amax(const Raw& raw) {
-    unsigned largest = 0;  // of even and of odd columns, in halves
-    for (unsigned word : raw.words)
-        if (INPUT == 0)
-            asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(largest) : "r"(word & 0x7fff7fffu));
-        else
-            asm("max.NaN.f16x2 %0, %0, %1;" : "+r"(largest) : "r"(word & 0x7fff7fffu));
-    return larger(low_half(largest), high_half(largest));
-}
-#endif
+struct Row {  // of a token, in a group
+    float amax, encode, decode;
+    float inverse;  // 1 / encode as kernels take it, the decode scale but for corners
+};
 
 // ---- scales
 
@@ -163,59 +62,35 @@ __device__ T across(T value, int log_lanes, Combine combine) {  // over each 2^l
     return value;
 }
 
-template <class T>
-__device__ T add_across(T value, int log_lanes = LOG_THREADS) {
-    return across(value, log_lanes, [](T a, T b) { return a + b; });
-}
-
-template <class T>
-__device__ T max_across(T value, int log_lanes = LOG_THREADS) {
-    return across(value, log_lanes, [](T a, T b) { return a < b ? b : a; });
-}
-
-struct Row {
-    float amax, encode, decode, inverse;  // inverse: 1 / encode as kernels take it, the decode scale but for corners
-    float score_range, unit;              // unit: about what E2M1 times block scale is multiplied with in a score
-};
-
 constexpr int AHEAD = INPUT == 2 ? 1 : 4;  // blocks of a row that a thread has under way from memory
 
-__device__ float row_amax(const Job& job, long long token, const Input* x, int lane) {
-    if (job.amax_known) return token < job.tokens ? job.amax[token] : 0;
+__device__ float row_amax(const Input* x, int blocks, int lane, int log_lanes) {
     float largest = 0;
-    int lanes = 1 << job.log_lanes, blocks = token < job.tokens ? job.blocks : 0;
+    int lanes = 1 << log_lanes;
     for (int first = lane; first < blocks; first += AHEAD * lanes) {
         Raw raw[AHEAD] = {};
         for (int i = 0; i < AHEAD; i++)
             if (first + i * lanes < blocks) raw[i] = load(x + (first + i * lanes) * BLOCK);
         for (int i = 0; i < AHEAD; i++) largest = larger(largest, amax(raw[i]));
     }
-    return __uint_as_float(max_across(bits(largest), job.log_lanes));  // bits of magnitudes sort as they do
+    unsigned all = across(bits(largest), log_lanes, [](unsigned a, unsigned b) { return a < b ? b : a; });
+    return __uint_as_float(all);  // bits of magnitudes sort as they do
 }
 
-__device__ Row row_scales(const Job& job, long long token, const Input* x, int lane) {
-    Row row;
-    if (PER_TOKEN) {
-        bool first = lane == 0 && token < job.tokens;
-        row.amax = row_amax(job, token, x, lane);
-        if (job.amax && first) job.amax[token] = row.amax;
-        if (FAST) {
-            row.decode = row.amax * job.caller_scale;
-            row.encode = row.decode == 0 ? 0 : rcp_approx(row.decode);
-        } else {
-            row.encode = fminf(__fdiv_rn(job.full_range, row.amax), LARGEST);
-            if (row.encode == 0) row.encode = 1;
-            row.decode = row.amax == 0 ? 0 : __frcp_rn(row.encode);
-        }
-        if (job.encode && first) job.encode[token] = row.encode, job.decode[token] = row.decode;
+template <bool PER_TOKEN, bool FAST>
+__device__ Row row_scales(const Scaling& scaling, float amax) {
+    Row row = {amax};
+    if (!PER_TOKEN) {
+        row.encode = *scaling.encode, row.decode = *scaling.decode;
+    } else if (FAST) {
+        row.decode = amax * scaling.caller_scale;
+        row.encode = row.decode == 0 ? 0 : rcp_approx(row.decode);
     } else {
-        row.encode = *job.encode, row.decode = *job.decode;
+        row.encode = fminf(__fdiv_rn(scaling.full_range, amax), LARGEST);
+        if (row.encode == 0) row.encode = 1;
+        row.decode = amax == 0 ? 0 : __frcp_rn(row.encode);
     }
-    row.inverse = reciprocal(row.encode);
-    row.score_range = job.score_range;
-    row.unit = row.inverse;
-    if (PER_TOKEN && !SCALED_SCORES)  // not a number of use where E2M1 * block scale * amax may overflow in an exact score
-        row.unit = row.amax < 0x1p100f ? row.amax * job.score_factor : __uint_as_float(INFINITY_BITS);
+    row.inverse = reciprocal<FAST>(row.encode);
     return row;
 }
 
@@ -224,31 +99,38 @@ struct Candidate {
     unsigned byte;
 };
 
-__device__ Candidate candidate(float h, float bmax, const Row& row) {
-    float a = fminf(h, 448.f), r = rounder<3, -6>(a), sum = a + r, scale = sum - r;
-    float output = reciprocal(scale * row.inverse);
-    if (!FAST) output = fminf(output, LARGEST);
-    return {h, scale, bmax == 0 ? 0 : output, bits(sum) & 0xff};
+__device__ Element e4m3(float h) {  // its byte in the lowest 8 bits
+    float a = fminf(h, 448.f), r = rounder<3, -6>(a), sum = a + r;
+    return {sum - r, bits(sum) & 0xff};
 }
 
+template <bool FAST>
+__device__ Candidate candidate(float h, float bmax, const Row& row) {
+    Element rounded = e4m3(h);
+    float output = reciprocal<FAST>(rounded.value * row.inverse);
+    if (!FAST) output = fminf(output, LARGEST);
+    return {h, rounded.value, bmax == 0 ? 0 : output, rounded.code};
+}
+
+template <bool OVER, bool FAST>
 __device__ float scale_to_six(float bmax, const Row& row) {
     if (FAST) return row.encode * (bmax * rcp_approx(6.f));
-    if (FOUR_OVER_SIX) return __fdiv_rn(bmax, 6.f) * row.encode;
-    return bmax * (row.encode * (1.f / 6.f));
+    return OVER ? __fdiv_rn(bmax, 6.f) * row.encode : bmax * (row.encode * (1.f / 6.f));
 }
 
 // ---- the choice between 6 and 4
 
 // What FlashInfer computes, step by step. Signs are left out: negating x negates every difference.
-__device__ __noinline__ float exact_error(const Input* x, float scale, float output, Row row) {
+template <bool MSE, bool SCALED, bool PER_TOKEN>
+__device__ __noinline__ float exact_error(const Input* x, float scale, float output, Row row, float range) {
+    Raw raw = load(x);
     float total = 0;
-#pragma unroll 1
     for (int i = 0; i < BLOCK; i++) {
-        float a = fabsf(element(x + i)), value = e2m1_value<true>(a * output) * scale, diff;
-        if (SCALED_SCORES)
+        float a = fabsf(element(raw, i)), value = e2m1_value<true>(a * output) * scale, diff;
+        if (SCALED)
             diff = value - a * row.encode;
         else if (PER_TOKEN)
-            diff = __fdiv_rn(value * row.amax, row.score_range) - a;
+            diff = __fdiv_rn(value * row.amax, range) - a;
         else
             diff = value * row.inverse - a;
         total += MSE ? diff * diff : fabsf(diff);
@@ -256,48 +138,50 @@ __device__ __noinline__ float exact_error(const Input* x, float scale, float out
     return total;
 }
 
-template <bool CLIP>
-__device__ float near_error(const Raw& raw, float output, float unit) {
-    float total = 0;
+// What about E2M1 times block scale is multiplied with in a score; infinite where an exact score may overflow.
+template <class Recipe, bool PER_TOKEN>
+__device__ float score_unit(const Row& row, const Scoring& scoring) {
+    if (!PER_TOKEN || Recipe::SCALED) return row.inverse;
+    return row.amax < 0x1p100f ? row.amax * scoring.factor : __uint_as_float(INFINITY_BITS);
+}
+
+struct Near {
+    float six, four;   // errors
+    unsigned unequal;  // 0 where both candidates decode every element to the same
+};
+
+template <bool MSE, bool CLIP>
+__device__ Near near_errors(const Raw& raw, const Candidate& six, const Candidate& four, float unit) {
+    Near near = {};
     for (int i = 0; i < BLOCK; i++) {
-        float a = fabsf(element(raw, i)), diff = __fmaf_rn(e2m1_value<CLIP>(a * output), unit, -a);
-        total = MSE ? __fmaf_rn(diff, diff, total) : total + fabsf(diff);
+        float a = fabsf(element(raw, i));
+        float value6 = e2m1_value<CLIP>(a * six.output) * six.scale, diff6 = __fmaf_rn(value6, unit, -a);
+        float value4 = e2m1_value<CLIP>(a * four.output) * four.scale, diff4 = __fmaf_rn(value4, unit, -a);
+        near.six = MSE ? __fmaf_rn(diff6, diff6, near.six) : near.six + fabsf(diff6);
+        near.four = MSE ? __fmaf_rn(diff4, diff4, near.four) : near.four + fabsf(diff4);
+        near.unequal |= bits(value6) ^ bits(value4);
     }
-    return total;
+    return near;
 }
 
 // Both errors are first computed with fewer roundings than FlashInfer's. The two ways differ by less than `doubt`: with
 // e = 2^-24, u = unit, q = E2M1 and E the block's error, a difference is off by at most 5 e q u + 2 e |diff|, and so E by
 // 480 e u + 32 e E (MAE) or 120 e u^2 + 157 e E (MSE). Errors closer than that, and overflown ones, are computed exactly;
-// so are those near 2^-100, where flushing shows.
-__device__ bool prefers_four(const Raw& raw, const Input* at, float bmax, Candidate six, Candidate four, const Row& row) {
+// so are those near 2^-100, where flushing shows. Candidates that decode every element to the same tie in any arithmetic.
+template <class Recipe, bool PER_TOKEN>
+__device__ bool prefers_four(const Raw& raw, const Input* at, float bmax, const Candidate& six, const Candidate& four,
+                             const Row& row, const Scoring& scoring) {
     if (six.byte == four.byte) return false;  // both are saturated, or 0
-    float unit6 = six.scale * row.unit, unit4 = four.scale * row.unit, error6, error4;
-    if (bmax * fmaxf(six.output, four.output) < 7) {
-        error6 = near_error<false>(raw, six.output, unit6), error4 = near_error<false>(raw, four.output, unit4);
-    } else {
-        error6 = near_error<true>(raw, six.output, unit6), error4 = near_error<true>(raw, four.output, unit4);
-    }
-    float doubt = MSE ? 0x1p-17f * (unit6 * unit6 + unit4 * unit4) + 0x1p-16f * (error6 + error4)
-                      : 0x1p-15f * (unit6 + unit4) + 0x1p-18f * (error6 + error4);
-    if (fabsf(error6 - error4) > doubt + 0x1p-100f) return error4 < error6;
-    return exact_error(at, four.scale, four.output, row) < exact_error(at, six.scale, six.output, row);
-}
-
-struct Choice {
-    Candidate six, four, chosen;
-    bool dropped;  // an all-zero block of 4over6, whose codes are 0 whatever its signs
-};
-
-__device__ Choice choose(const Raw& raw, const Input* at, float bmax, const Row& row) {
-    Choice c;
-    c.six = c.four = c.chosen = candidate(scale_to_six(bmax, row), bmax, row);
-    c.dropped = FOUR_OVER_SIX && bmax == 0;
-    if (FOUR_OVER_SIX && !c.dropped) {
-        c.four = candidate(c.six.h * 1.5f, bmax, row);
-        if (prefers_four(raw, at, bmax, c.six, c.four, row)) c.chosen = c.four;
-    }
-    return c;
+    constexpr bool MSE = Recipe::MSE;
+    float unit = score_unit<Recipe, PER_TOKEN>(row, scoring), unit6 = six.scale * unit, unit4 = four.scale * unit;
+    bool clip = !(bmax * fmaxf(six.output, four.output) < 7);
+    Near near = clip ? near_errors<MSE, true>(raw, six, four, unit) : near_errors<MSE, false>(raw, six, four, unit);
+    float doubt = MSE ? 0x1p-17f * (unit6 * unit6 + unit4 * unit4) + 0x1p-16f * (near.six + near.four)
+                      : 0x1p-15f * (unit6 + unit4) + 0x1p-18f * (near.six + near.four);
+    if (fabsf(near.six - near.four) > doubt + 0x1p-100f) return near.four < near.six;
+    if (!near.unequal) return false;
+    return exact_error<MSE, Recipe::SCALED, PER_TOKEN>(at, four.scale, four.output, row, scoring.range) <
+           exact_error<MSE, Recipe::SCALED, PER_TOKEN>(at, six.scale, six.output, row, scoring.range);
 }
 
 __device__ uint2 pack(const unsigned (&quarters)[4]) {

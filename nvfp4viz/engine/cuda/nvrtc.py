@@ -18,8 +18,10 @@ from pathlib import Path
 import torch
 
 FLAGS = ("--std=c++17", "-ftz=true", "-fmad=false")
+_JIT_FLAGS = ("--device-as-default-execution-space",)  # lambdas too, which nvcc knows where they are used
 _WINDOWS = sys.platform == "win32"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _MULTIPROCESSORS = 75, 76, 16  # CUdevice_attribute
+_MAX_SHARED = 8  # CUfunction_attribute: of dynamic shared memory
 
 
 @functools.cache
@@ -78,7 +80,7 @@ def compile_cubin(source: str, architecture: str) -> bytes:
     """Machine code of CUDA C++ for an architecture such as "sm_90"; RuntimeError with the compiler's log."""
     library, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
     library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"nvfp4viz.cu", 0, None, None)
-    options = [option.encode() for option in (f"--gpu-architecture={architecture}", *FLAGS)]
+    options = [option.encode() for option in (f"--gpu-architecture={architecture}", *FLAGS, *_JIT_FLAGS)]
     try:
         status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         what = "ProgramLog" if status else "CUBIN"
@@ -149,9 +151,23 @@ def _module(source: str, device: int) -> ctypes.c_void_p:
     return module
 
 
-def launch(function: ctypes.c_void_p, grid: int, threads: int, arguments: list, device: torch.device) -> None:
-    """Queue a kernel on torch's current stream of the device; `arguments` are ctypes values in the kernel's order."""
-    pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(a) for a in arguments))
-    stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
-    with _context(device.index):
-        _check(driver(), driver().cuLaunchKernel(function, grid, 1, 1, threads, 1, 1, 0, stream, pointers, None))
+def allow_shared(function: ctypes.c_void_p, size: int, device: int) -> None:
+    """Let a kernel have so many bytes of dynamic shared memory."""
+    with _context(device):
+        _check(driver(), driver().cuFuncSetAttribute(function, _MAX_SHARED, size))
+
+
+def stream(device: int) -> int:
+    """torch's current stream of the device of this index, as the driver knows it."""
+    return torch._C._cuda_getCurrentRawStream(device)  # a tenth of what `torch.cuda.current_stream` takes
+
+
+def launch(
+    function: ctypes.c_void_p, grid: int, threads: int, arguments: list, stream: int, device: int, shared: int = 0
+) -> None:
+    """Queue a kernel on a stream of the device of this index; `arguments` are ctypes values in the kernel's order."""
+    pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+    what = function, grid, 1, 1, threads, 1, 1, shared, ctypes.c_void_p(stream), pointers, None
+    if driver().cuLaunchKernel(*what):  # most often since another device's context, or none, is current
+        with _context(device):
+            _check(driver(), driver().cuLaunchKernel(*what))

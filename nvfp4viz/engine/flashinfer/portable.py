@@ -176,7 +176,8 @@ def _launch(x: Tensor, recipe: Recipe, name: str, threads: int, *arguments) -> N
     """Run a kernel over `threads` threads on torch's current stream; tensors are passed by address."""
     function = _kernel(x.device.index, x.dtype, recipe.fast_math, name)
     values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
-    nvrtc.launch(function, -(-threads // 256), 256, values, x.device)
+    index = x.device.index
+    nvrtc.launch(function, -(-threads // 256), 256, values, nvrtc.stream(index), index)
 
 
 def quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:

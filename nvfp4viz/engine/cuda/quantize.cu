@@ -1,0 +1,42 @@
+// `quantize` stores codes and scales of one recipe. It reads a row twice, the second time mostly from L1: its amax, then
+// its blocks.
+
+struct Quantize {                    // mirrored by plan.py
+    const Input* x;                  // [tokens, blocks * 16], rows `stride` elements apart
+    long long stride, tokens;
+    int blocks, log_lanes;           // blocks of a row; 2^log_lanes threads share it
+    int* not_finite;                 // set to 1 where x holds NaN or Inf, unless null
+    unsigned char *codes, *scales;   // [tokens, blocks * 8], [tokens, blocks]
+    Scaling scaling;
+    Scoring scoring;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, QUANTIZE_CTAS) quantize(const __grid_constant__ Quantize job) {
+    using Recipe = Type<FIRST_TYPE>;
+    using Group = Family<0>;
+    long long token = ((long long)blockIdx.x << (LOG_THREADS - job.log_lanes)) + (threadIdx.x >> job.log_lanes);
+    int lanes = 1 << job.log_lanes, lane = threadIdx.x & (lanes - 1), blocks = token < job.tokens ? job.blocks : 0;
+    const Input* x = job.x + token * job.stride;
+    float largest = Group::PER_TOKEN ? row_amax(x, blocks, lane, job.log_lanes) : 0;
+    if (token >= job.tokens) return;
+    Row row = row_scales<Group::PER_TOKEN, Group::FAST>(job.scaling, largest);
+    if (Group::PER_TOKEN && lane == 0) job.scaling.encode[token] = row.encode, job.scaling.decode[token] = row.decode;
+    for (int n = lane; n < blocks; n += lanes) {
+        const Input* at = x + n * BLOCK;
+        Raw raw = load(at);
+        float bmax = amax(raw);
+        if (bits(bmax) >= INFINITY_BITS && job.not_finite) *job.not_finite = 1;
+        Candidate chosen = candidate<Group::FAST>(scale_to_six<Recipe::OVER, Group::FAST>(bmax, row), bmax, row);
+        bool dropped = Recipe::OVER && bmax == 0;  // then codes are 0 whatever the signs
+        if (Recipe::OVER && !dropped) {
+            Candidate four = candidate<Group::FAST>(chosen.h * 1.5f, bmax, row);
+            bool prefers = prefers_four<Recipe, Group::PER_TOKEN>(raw, at, bmax, chosen, four, row, job.scoring);
+            if (prefers) chosen = four;
+        }
+        unsigned quarters[4] = {};
+        for (int i = 0; i < BLOCK; i++) quarters[i / 4] += e2m1(element(raw, i) * chosen.output).code << i % 4 * 4;
+        long long block = token * job.blocks + n;
+        reinterpret_cast<uint2*>(job.codes)[block] = dropped ? uint2{0, 0} : pack(quarters);
+        job.scales[block] = chosen.byte;
+    }
+}

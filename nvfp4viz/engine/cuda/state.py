@@ -1,0 +1,165 @@
+"""Statistics that lie on a GPU: what `finish` adds to, and how they become Stats."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...nvfp4 import BLOCK, Recipe
+from ...stats import BINS, LEVELS, RUNS, Stats
+from .launching import aligned, analysis
+from .plan import COLUMN, OWN_COUNTS, RECIPE_COUNTS, RECIPE_SUMS, Plan, plans
+
+HISTOGRAMS = (256, 256, BINS, BINS)  # scale byte and choice, pairs of codes, block NMSE, token NMSE
+COUNTERS = ("n_four_saturated", "n_four_saturated_chosen", "n_scale_saturated", "n_element_clipped", "n_element_flushed")
+SUMS = ("err_abs", "x_hat_sq", "x_dot_x_hat")
+MOST = 1 << 32  # elements of a launch, whose counts are 32-bit integers
+
+
+class Launched:
+    """Statistics of calls that a GPU still works on, of one or several segments; rows with NaN or Inf are counted apart.
+
+    By number of features and device: float64 [segments, plan.state] of each plan.
+    """
+
+    def __init__(self, recipes: Sequence[Recipe], segments: int = 1):
+        self.recipes, self.segments = tuple(recipes), segments
+        self.plans = plans(self.recipes)
+        self.states: dict[tuple[int, torch.device], list[Tensor]] = {}
+
+    def add(self, x: Tensor, encode_scales: Sequence, first: int, sequences=None, offsets: Tensor | None = None) -> None:
+        """Add one call's rows x [M, K], M at least 1, without waiting.
+
+        Args:
+            encode_scales: of each recipe, encode and decode scale float32 [1, 1], None per token.
+            first:         index of the first token; -1: each segment goes on where it is.
+            offsets:       int32 [segments + 1] on x's device.
+        """
+        m, k = x.shape
+        x, at = aligned(x), sequences or (0, 0)
+        key = k, x.device
+        if key not in self.states:
+            make = functools.partial(torch.zeros, dtype=torch.float64, device=x.device)
+            with torch.inference_mode(False):
+                self.states[key] = [make(self.segments, plan.state) for plan, _ in self.plans]
+        step = m if m * k < MOST or offsets is not None else MOST // k
+        for (plan, which), state in zip(self.plans, self.states[key], strict=True):
+            scales = [(i, encode_scales[w]) for i, w in enumerate(which) if encode_scales[w] is not None]
+            run = analysis(plan, x.dtype, k, x.device).run
+            for start in range(0, m, step):
+                index = first if first < 0 else first + start
+                run(x[start : start + step] if step < m else x, state, (index, at[0] + start, at[1]), offsets, scales)
+
+    def seek(self, token: int) -> None:
+        """The next row of every segment is row `token` of its stream."""
+        for states in self.states.values():
+            for state in states:
+                state[:, -1] = token
+
+    def __add__(self, other: Launched) -> Launched:
+        both = self.copy()
+        for key, states in other.states.items():
+            mine = both.states.get(key)
+            if mine is None:
+                both.states[key] = [s.clone() for s in states]
+                continue
+            for (plan, _), a, b in zip(self.plans, mine, states, strict=True):
+                _merge(plan, a, b)
+        return both
+
+    def copy(self) -> Launched:
+        other = Launched(self.recipes, self.segments)
+        other.states = {key: [s.clone() for s in states] for key, states in self.states.items()}
+        return other
+
+    @functools.cached_property
+    def _found(self) -> list[tuple[list[Stats], int]]:
+        """Of each segment, Stats by recipe and the rows that were left out."""
+        parts = [_unpack(self.plans, states, k, len(self.recipes)) for (k, _), states in self.states.items()]
+        if not parts:
+            return [([Stats(r, "cuda", 0) for r in self.recipes], 0)] * self.segments
+        return [([functools.reduce(operator.add, row) for row in zip(*(s for s, _ in segment), strict=True)],
+                 sum(n for _, n in segment)) for segment in zip(*parts, strict=True)]  # fmt: skip
+
+    def fetch_all(self) -> list[tuple[list[Stats], int]]:
+        """Of each segment, one Stats a recipe, and how many rows NaN or Inf kept out of it; waits."""
+        self.__dict__.pop("_found", None)
+        return self._found
+
+    def fetch(self) -> list[Stats]:
+        stats, left_out = self.fetch_all()[0]
+        self.left_out = left_out
+        if left_out and not all(r.per_token for r in self.recipes):
+            raise ValueError("x held NaN or Inf in at least one call: FlashInfer's result for them is undefined")
+        return stats
+
+
+def _merge(plan: Plan, a: Tensor, b: Tensor) -> None:
+    """Add the state b of later or other calls to a."""
+    n, sums = len(plan.recipes), plan.columns + len(plan.recipes) * RECIPE_SUMS
+    top = plan.columns + plan.values + n * COLUMN + COLUMN - 2
+    maxima = torch.maximum(a[:, sums : plan.columns + plan.values], b[:, sums : plan.columns + plan.values])
+    (of_a, at_a), (of_b, at_b) = a[:, top : top + 2].clone().T, b[:, top : top + 2].T
+    takes_b = (of_b > of_a) | ((of_b == of_a) & (at_b > 0) & (at_b < at_a))
+    index = torch.maximum(a[:, -1], b[:, -1])
+    a += b
+    a[:, sums : plan.columns + plan.values], a[:, -1] = maxima, index
+    a[:, top], a[:, top + 1] = torch.where(takes_b, of_b, of_a), torch.where(takes_b, at_b, at_a)
+
+
+def _unpack(parts, states: Sequence[Tensor], k: int, n: int) -> list[tuple[list[Stats], int]]:
+    """Of each segment, Stats by recipe in the caller's order and the rows left out."""
+    arrays = [state.cpu().numpy() for state in states]
+    found = []
+    for segment in zip(*arrays, strict=True):
+        stats, left_out = [None] * n, 0
+        for (plan, which), numbers in zip(parts, segment, strict=True):
+            mine, left_out = _stats(plan, numbers, k)
+            for i, s in zip(which, mine, strict=True):
+                stats[i] = s
+        found.append((stats, left_out))
+    return found
+
+
+def _stats(plan: Plan, numbers: np.ndarray, k: int) -> tuple[list[Stats], int]:
+    """Stats by recipe of one segment, and the rows left out."""
+    n = len(plan.recipes)
+    counts, sums, by_token, (rows, _) = np.split(numbers, np.cumsum((plan.columns, plan.values, (n + 1) * COLUMN)))
+    nonzero, nonzero_blocks, left_out = map(int, counts[-OWN_COUNTS:])
+    m, tokens = int(rows) - left_out, by_token.reshape(n + 1, COLUMN)
+    place = {"tokens": m, "elements": m * k, "blocks": m * k // BLOCK}
+    place |= {"nonzero_elements": nonzero, "nonzero_blocks": nonzero_blocks, "x_amax": float(sums[-1])}
+    place |= {"top_token_x_sq": float(tokens[n, -2]), "top_token": int(tokens[n, -1]) - 1}
+    place["run_tokens"] = tokens[n, :-2].astype(np.int64).reshape(LEVELS + 1, RUNS)
+    return [
+        _recipe_stats(
+            recipe, k, place, counts[i * RECIPE_COUNTS : (i + 1) * RECIPE_COUNTS],
+            sums[i * RECIPE_SUMS : (i + 1) * RECIPE_SUMS], float(sums[n * RECIPE_SUMS + i]), tokens[i],
+        )
+        for i, recipe in enumerate(plan.recipes)
+    ], left_out  # fmt: skip
+
+
+def _recipe_stats(recipe: Recipe, k: int, place: dict, counts, sums, max_error: float, by_token) -> Stats:
+    *histograms, counters = np.split(counts.astype(np.int64), np.cumsum(HISTOGRAMS))
+    scales, pairs, block_nmse, token_nmse = histograms
+    scales, pairs = scales.reshape(128, 2)[:127], pairs.reshape(16, 16)  # [byte, choice], [odd column, even column]
+    fields = dict(zip(SUMS, sums.tolist(), strict=True)) | dict(zip(COUNTERS, counters.tolist(), strict=True))
+    zero_blocks = place["blocks"] - place["nonzero_blocks"]  # all of byte 0
+    return Stats(
+        recipe, "cuda", k, **{name: v.copy() if isinstance(v, np.ndarray) else v for name, v in place.items()},
+        n_four=int(scales[:, 1].sum()),
+        n_scale_subnormal=int(scales[1:8].sum()),
+        n_scale_zero=int(scales[0].sum()) - zero_blocks,
+        max_error=np.nan if np.isnan(fields["err_abs"]) else max_error,  # a maximum drops NaN
+        err_sq=float(by_token[-2]), x_sq=float(by_token[-1]),
+        scale_histogram=scales.copy(), code_histogram=pairs.sum(0) + pairs.sum(1),
+        token_histogram=token_nmse.copy(), block_histogram=block_nmse.copy(),
+        run_nmse=by_token[:-2].reshape(LEVELS + 1, RUNS).copy(),
+        **fields,
+    )  # fmt: skip
