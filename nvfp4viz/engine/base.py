@@ -16,19 +16,22 @@ from ..stats import Stats, measure
 class Pending(Protocol):
     """Statistics of some calls by recipe, perhaps still on a GPU. `a + b` is those of both, without waiting."""
 
+    left_out: int  # rows that NaN or Inf kept out of them; known once they were fetched
+
     def __add__(self, other: Pending) -> Pending: ...
 
     def copy(self) -> Pending:
         """The same, to keep where this is given up."""
 
     def fetch(self) -> list[Stats]:
-        """One Stats a recipe; waits. ValueError where a call held NaN or Inf."""
+        """One Stats a recipe; waits. ValueError where a call held NaN or Inf and its rows were not left out."""
 
 
 class Engine(Protocol):
     """Who quantizes. It is handed Tokens that lie on `device(x)`, and raises ValueError where they are not finite."""
 
     name: str  # as it stands in results
+    leaves_out: bool  # whether `launch` leaves rows with NaN or Inf out and counts them, under per-token recipes
 
     def why_not(self) -> str | None:
         """None, or why it cannot run on this machine."""
@@ -48,7 +51,7 @@ class Engine(Protocol):
     def launch(
         self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Pending | None = None
     ) -> Pending:
-        """`analyze` without waiting where the engine can; then NaN and Inf come out at `fetch`.
+        """`analyze` without waiting where the engine can.
 
         into: what an earlier launch returned, and is given up: the statistics of both.
         """
@@ -59,6 +62,7 @@ class Ready:
     """Pending statistics that are there."""
 
     stats: list[Stats]
+    left_out = 0
 
     def __add__(self, other: Ready) -> Ready:
         if not isinstance(other, Ready):
@@ -74,6 +78,8 @@ class Ready:
 
 class Unfused:
     """What an engine does that only quantizes: its statistics are measured afterwards, and there at once."""
+
+    leaves_out = False
 
     def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
         """Statistics under each recipe, from the quantized tensor."""

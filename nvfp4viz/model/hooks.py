@@ -231,7 +231,7 @@ class Observer:
 
     def _take(self, rows: Rows, label: str, name: str, given, shape, read, labels=None) -> None:
         """Leave out what does not count, and hand the rest on."""
-        if not len(rows.x):
+        if not rows.x.shape[0]:
             self.empty[name] += 1
             return
         if self.mask.active:
@@ -239,12 +239,18 @@ class Observer:
             like = given if given.shape[-1:] == every.shape[-1:] else every
             keep = self.mask.counted(like, len(every), name.rpartition(".")[0])
             rows = self._leave(rows, keep if keep is None or rows.picked is None else keep[rows.picked], label, PADDING)
-        if not bool(rows.x.sum(dtype=torch.float32).isfinite()):
+        if self.checks(rows.x) and not bool(rows.x.sum(dtype=torch.float32).isfinite()):
             rows = self._leave(rows, rows.x.isfinite().all(-1), label, NOT_FINITE)
-        if len(rows.x):
-            with torch.autocast(rows.x.device.type, enabled=False):
+        if rows.x.shape[0]:
+            kind = rows.x.device.type
+            casts = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+            with casts:
                 call = self.calls[name] - 1
                 self.take(Seen(label, rows.x, given, call, shape, labels, rows.offsets, rows.read(read)))
+
+    def checks(self, x: Tensor) -> bool:
+        """Whether rows of x with NaN or Inf are looked for here, which waits for a device."""
+        return True
 
     def _leave(self, rows: Rows, keep: Tensor | None, label: str, why: str) -> Rows:
         if keep is None:

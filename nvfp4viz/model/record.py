@@ -15,7 +15,7 @@ from ..engine import Pending, Ready, analyze_all, choose, find_engine
 from ..nvfp4 import RECIPES, Tokens, some_recipes
 from ..shown import table as html_table
 from .gradients import Gradients
-from .hooks import Observer
+from .hooks import NOT_FINITE, Observer
 from .inputs import rank
 from .streams import Streams
 
@@ -41,8 +41,11 @@ class Recorder(Observer):
             find_engine(engine)  # a misspelt engine is the caller's mistake, not a module's
         self.engine = engine
         self.gradients = Gradients(list(self.recipes.values()), 1, seed, engine) if sensitivity else None
-        self._streams = Streams(self._analyze, collect=all(r.per_token for r in self.recipes.values()))
+        self._per_token = all(r.per_token for r in self.recipes.values())
+        self._streams = Streams(self._analyze, collect=self._per_token)
+        self._stacks: dict[str, tuple] = {}  # a stack of experts -> its labels, and the statistics of all its experts
         self._engines: dict = {}
+        self._left_out = Counter()  # label -> rows that an engine left out
         self._sequences = Counter()  # label -> sequences that began
         self.seek(_rank_offset() if first_token is None else first_token)
 
@@ -53,6 +56,8 @@ class Recorder(Observer):
     def seek(self, token: int) -> None:
         """Say which place in the whole stream the next token has, for all modules; it seeds the bootstrap."""
         self._first, self._seen = token, Counter()
+        for _, total in self._stacks.values():
+            total.seek(token)
 
     def _attach(self, model, choice) -> None:
         super()._attach(model, choice)
@@ -64,9 +69,21 @@ class Recorder(Observer):
             self.gradients.watch(seen)
         if seen.offsets is None:
             self._add(seen.name, seen.x, seen.given)
-            return
-        for label, x in seen.parts():
-            self._add(label, x)
+        elif not self.checks(seen.x) and hasattr(self._engine(seen.x), "launch_segments"):
+            self._add_experts(seen)
+        else:
+            for label, x in seen.parts():
+                self._add(label, x)
+
+    def checks(self, x):
+        return self.gradients is not None or not self._per_token or not self._engine(x).leaves_out
+
+    def _add_experts(self, seen) -> None:
+        """One more call's rows of all experts, in one launch: nothing waits to know how many each of them has."""
+        labels, total = self._stacks.get(seen.name, (seen.labels, None))
+        ends = torch.nn.functional.pad(seen.offsets, (1, 0)).to(torch.int32)
+        found = self._engine(seen.x).launch_segments(seen.x, ends, list(self.recipes.values()), total, self._first)
+        self._stacks[seen.name] = labels, found
 
     def _add(self, label: str, x: Tensor, given: Tensor | None = None) -> None:
         """One more call's rows; `given` where the next call may have the same."""
@@ -89,14 +106,18 @@ class Recorder(Observer):
         self._sequences[label] += m // length
         return begun * length, length
 
+    def _engine(self, x: Tensor):
+        """Who analyses tensors like x."""
+        kind = x.dtype, x.device
+        if kind not in self._engines:
+            self._engines[kind] = choose(self.engine, x, list(self.recipes.values()))
+        return self._engines[kind]
+
     def _analyze(self, x: Tensor, first: int, sequences: tuple[int, int] | None, total: Pending | None) -> Pending:
         """`total` and the statistics of rows x; on a GPU they stay there, so that the model does not wait for them."""
-        recipes, kind = list(self.recipes.values()), (x.dtype, x.device)
-        if kind not in self._engines:
-            self._engines[kind] = choose(self.engine, x, recipes)
-        engine = self._engines[kind]
+        recipes, engine = list(self.recipes.values()), self._engine(x)
         if engine.device(x) == x.device:
-            return engine.launch(Tokens.of(x, first, sequences), recipes, [None] * len(recipes), total)
+            return engine.launch(Tokens(x, first, sequences), recipes, [None] * len(recipes), total)
         found = Ready(analyze_all(x, recipes, engine=self.engine, first_token=first, sequences=sequences))
         return found if total is None else total + found
 
@@ -104,10 +125,21 @@ class Recorder(Observer):
         found = {}
         for label, part in self._streams.totals().items():
             try:
-                found[label] = dict(zip(self.recipes, part.fetch(), strict=True))
+                self._found(found, label, part.fetch(), part.left_out)
             except ValueError as error:  # NaN or Inf, which a GPU's launch notices without saying so
                 self._let_go(label, str(error))
+        for labels, total in self._stacks.values():
+            for label, (stats, left_out) in zip(labels, total.fetch_all(), strict=True):
+                if label is not None:
+                    self._found(found, label, stats, left_out)
         return found if self.gradients is None else self._predicted(found)
+
+    def _found(self, into: dict, label: str, stats: list, left_out: int) -> None:
+        if stats[0].tokens:
+            into[label] = dict(zip(self.recipes, stats, strict=True))
+        if new := left_out - self._left_out[label]:
+            self.left_out.setdefault(NOT_FINITE, Counter())[label] += new
+            self._left_out[label] = left_out
 
     def _predicted(self, stats: dict) -> dict:
         """The statistics with the KL that was predicted of them; layers that read one input all have its KL."""
@@ -141,7 +173,7 @@ class Recorder(Observer):
 
     def __repr__(self) -> str:
         seen = coverage_sentence(self.result().get("coverage"))
-        return f"Recorder({len(self._streams)} inputs{': ' + seen if seen else ''}; .sweep() has the statistics)"
+        return f"Recorder({self.recorded} inputs{': ' + seen if seen else ''}; .sweep() has the statistics)"
 
     def _repr_html_(self) -> str:
         about = self.result().get("coverage") or {}
@@ -158,7 +190,7 @@ class Recorder(Observer):
     @property
     def recorded(self) -> int:
         """How many inputs there is something of."""
-        return len(self._streams)
+        return len(self._streams) + sum(label is not None for labels, _ in self._stacks.values() for label in labels)
 
     def layers(self) -> Sweep:
         """What was recorded, all experts of a layer added up: `model.layers.3.mlp.experts.down_proj`.

@@ -44,20 +44,21 @@ class Stream:
 
     def append(self, x: Tensor, given: Tensor, sequences: tuple[int, int] | None, spare: int, shared: bool) -> None:
         """One more call's rows x [M, K]; `spare` bytes may be taken for a buffer; `shared`: `fork` may follow."""
-        sequence, last = (None, None) if sequences is None else _span(len(x), *sequences)
+        m = x.shape[0]
+        sequence, last = (None, None) if sequences is None else _span(m, *sequences)
         if sequence != last or not self._room(x, spare):
             self.flush()
             self._before = (None if self.total is None else self.total.copy(), self.first) if shared else None
             self.total = self._analyze(x, self.first, sequences, self.total)
             self._last_rows = 0
         else:
-            if self._used + len(x) > len(self._rows) or sequence != self._sequence:
+            if self._used + m > self._rows.shape[0] or sequence != self._sequence:
                 self.flush()
             self._sequence = sequence
             with torch.inference_mode(False), torch.no_grad():
-                self._rows[self._used : self._used + len(x)].copy_(x)
-            self._used, self._last_rows, self._before = self._used + len(x), len(x), None
-        self.first += len(x)
+                self._rows[self._used : self._used + m].copy_(x)
+            self._used, self._last_rows, self._before = self._used + m, m, None
+        self.first += m
         self.calls += 1
         self._given = weakref.ref(given), _state(given), x.shape
 
@@ -102,8 +103,8 @@ class Stream:
             self.flush()
             self._rows = None
         row_bytes = x.shape[1] * x.element_size()
-        rows = min(ROWS, BYTES // row_bytes) if self._rows is None else len(self._rows)
-        if 2 * len(x) > rows or rows < FEWEST:
+        rows = min(ROWS, BYTES // row_bytes) if self._rows is None else self._rows.shape[0]
+        if 2 * x.shape[0] > rows or rows < FEWEST:
             return False
         if self._rows is None:
             if rows * row_bytes > spare:
@@ -130,7 +131,7 @@ class Streams:
         """One more call of an input; first and sequences as in `Tokens`."""
         stream, last = self._streams.get(label), self._last
         if stream is None:
-            joins = last is not None and last.calls == 1 and last.first == first + len(x) and last.repeats(x, given)
+            joins = last is not None and last.calls == 1 and last.first == first + x.shape[0] and last.repeats(x, given)
             stream = last if joins else Stream(self._analyze, first)
             self._join(label, stream, 1 if joins else 0)
             if joins:

@@ -274,7 +274,7 @@ def rules_of(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
 class Cpu:
     """The engine "cpu"."""
 
-    name = "cpu"
+    name, leaves_out = "cpu", False
     why_not, refuses, device = staticmethod(why_not), staticmethod(refuses), staticmethod(device)
 
     def quantize(self, tokens: Tokens, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:

@@ -70,7 +70,7 @@ def _given(x: Tensor, recipe: Recipe, encode_scale: Tensor | None) -> tuple[Tens
 class Cuda:
     """The engine "cuda"."""
 
-    name = "cuda"
+    name, leaves_out = "cuda", True
     why_not = staticmethod(why_not)
 
     def refuses(self, x: Tensor, recipe: Recipe) -> str | None:
@@ -108,16 +108,17 @@ class Cuda:
         return total
 
     def launch_segments(
-        self, x: Tensor, offsets: Tensor, recipes: Sequence[Recipe], into: Launched | None = None
+        self, x: Tensor, offsets: Tensor, recipes: Sequence[Recipe], into: Launched | None = None, first: int = 0
     ) -> Launched:
         """Statistics of each segment of x [M, K] under per-token recipes, in one launch without a synchronization.
 
         Args:
             offsets: int32 [E + 1] on x's device, from 0 to M at most: segment e is x[offsets[e] : offsets[e + 1]].
             into:    what an earlier call returned; each segment's tokens follow those that it has.
+            first:   index of each segment's first token, where nothing is given.
         """
-        total = Launched(recipes, len(offsets) - 1) if into is None else into
-        if len(x):
+        total = Launched(recipes, offsets.shape[0] - 1, first) if into is None else into
+        if x.shape[0]:
             total.add(x, [None] * len(recipes), -1, offsets=offsets)
         return total
 

@@ -27,8 +27,10 @@ class Launched:
     By number of features and device: float64 [segments, plan.state] of each plan.
     """
 
-    def __init__(self, recipes: Sequence[Recipe], segments: int = 1):
-        self.recipes, self.segments = tuple(recipes), segments
+    left_out = 0
+
+    def __init__(self, recipes: Sequence[Recipe], segments: int = 1, first: int = 0):
+        self.recipes, self.segments, self._next = tuple(recipes), segments, first
         self.plans = plans(self.recipes)
         self.states: dict[tuple[int, torch.device], list[Tensor]] = {}
 
@@ -47,6 +49,8 @@ class Launched:
             make = functools.partial(torch.zeros, dtype=torch.float64, device=x.device)
             with torch.inference_mode(False):
                 self.states[key] = [make(self.segments, plan.state) for plan, _ in self.plans]
+            for state in self.states[key] if self._next else ():
+                state[:, -1] = self._next
         step = m if m * k < MOST or offsets is not None else MOST // k
         for (plan, which), state in zip(self.plans, self.states[key], strict=True):
             scales = [(i, encode_scales[w]) for i, w in enumerate(which) if encode_scales[w] is not None]
@@ -57,6 +61,7 @@ class Launched:
 
     def seek(self, token: int) -> None:
         """The next row of every segment is row `token` of its stream."""
+        self._next = token
         for states in self.states.values():
             for state in states:
                 state[:, -1] = token
@@ -73,7 +78,7 @@ class Launched:
         return both
 
     def copy(self) -> Launched:
-        other = Launched(self.recipes, self.segments)
+        other = Launched(self.recipes, self.segments, self._next)
         other.states = {key: [s.clone() for s in states] for key, states in self.states.items()}
         return other
 
