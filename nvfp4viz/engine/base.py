@@ -51,10 +51,7 @@ class Engine(Protocol):
     def launch(
         self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Pending | None = None
     ) -> Pending:
-        """`analyze` without waiting where the engine can.
-
-        into: what an earlier launch returned, and is given up: the statistics of both.
-        """
+        """`analyze` without waiting where the engine can; added to `into`, of an earlier launch, which is given up."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ __device__ int add(int (&a)[2],
 extern "C" __global__ void __launch_bounds__(32) kernel(Job job) {}
 """
     assert list(_cuda_functions(text)) == [("sum", 1), ("add", 5), ("kernel", 1)]
-    assert {"kernels.cu", "binding.cu"} <= {p.name for p in _code()}
+    assert {"analyze.cu", "binding.cu"} <= {p.name for p in _code()}
 
 
 def test_modules_are_short():

@@ -11,10 +11,15 @@ from tables import Table, publish
 from test_record_speed import measure, mixtures
 
 from nvfp4viz.engine.cuda import engine as cuda
-from nvfp4viz.nvfp4 import RECIPES, Recipe, as_recipe
+from nvfp4viz.nvfp4 import RECIPES, Recipe, Tokens, as_recipe
 
 TOKENS = (8192, 32768, 131072, 262144)
 FAST = Recipe(448, four_over_six=True, fast_math=True)
+
+
+def launch(x: torch.Tensor, recipes: list[Recipe], scales: list):
+    """The engine's statistics, not waited for."""
+    return cuda.ENGINE.launch(Tokens.of(x), recipes, scales)
 
 
 def milliseconds(work, repeat: int = 20) -> float:
@@ -58,9 +63,7 @@ def speeds(m: int, k: int, dtype=torch.bfloat16) -> dict[str, float]:
     standard = as_recipe(STANDARD)
     times[f"`cuda` quantize, {STANDARD}"] = milliseconds(lambda: cuda.launch_quantize(x, standard))
     all_five = list(RECIPES.values())
-    times["`cuda` analyze, the five default recipes"] = milliseconds(
-        lambda: launch(x, all_five, [None] * 5)
-    )
+    times["`cuda` analyze, the five default recipes"] = milliseconds(lambda: launch(x, all_five, [None] * 5))
     reference = {
         "PyTorch reference, 4/6-mae-448, only quantizing": torch_quantize,
         "the same under torch.compile": torch.compile(torch_quantize),

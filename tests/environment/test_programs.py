@@ -76,7 +76,9 @@ def test_vllm_reads_no_variable_of_flashinfers_recipe():
 
 def test_vllm_since():
     registry = wheel_file("vllm", "0.26.0", f"{LAYERS}/quantization/__init__.py")
-    assert '"nvfp4_per_token"' in registry and "nvfp4_4over6" not in wheel_file("vllm", "0.26.0", "vllm/config/cache.py")
+    assert '"nvfp4_per_token"' in registry and "nvfp4_4over6" not in wheel_file(
+        "vllm", "0.26.0", "vllm/config/cache.py"
+    )
     assert '"nvfp4_4over6"' in wheel_file("vllm", "0.33.0", "vllm/config/cache.py")
     assert "kv" not in {s.site for s in sites({}, "vllm", {"kv": "nvfp4_4over6"}, "0.26.0")}
     assert _recipe("vllm", "kv", {}, kv="nvfp4_4over6") == Recipe.parse("4/6-mse-448-tensor")

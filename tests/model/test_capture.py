@@ -414,6 +414,19 @@ def test_on_a_gpu_recording_equals_a_sweep_of_captured_activations(model):
             assert_same(recorder.sweep().stats[tensor][name], expected.stats[tensor][name])
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_rows_that_are_no_numbers_are_left_out_and_counted():
+    layer, x = nn.Linear(64, 64).cuda().bfloat16(), tokens(22, dtype=torch.bfloat16).reshape(2, 11, 64).cuda()
+    x[0, 3, 5], x[1, 0, 0] = float("nan"), float("inf")
+    with torch.no_grad(), nvfp4viz.record(nn.Sequential(layer), recipes=RECIPES) as recorder:
+        layer(x)
+        layer(x)
+    for _ in range(2):  # asked twice, counted once
+        sweep = recorder.sweep()
+        assert sweep.provenance["left_out"]["not_finite"] == 4
+        assert all(s.tokens == 40 for s in sweep.stats["0"].values())
+
+
 # capture
 
 

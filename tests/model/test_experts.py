@@ -6,6 +6,7 @@ from families import FAMILIES, ROUTED, call, ids, tiny, transformers
 from test_capture import assert_same
 
 import nvfp4viz
+from nvfp4viz.engine import find_engine
 
 V5 = int(transformers.__version__.split(".")[0]) >= 5
 needs_fused = pytest.mark.skipif(not V5, reason="experts are modules of their own before transformers 5")
@@ -223,3 +224,20 @@ def test_routers_and_gates_are_taken_only_where_they_are_asked_for():
         assert not [t for t in tensors if t.endswith(("mlp.gate", "router", "_gate", "in_proj_ba"))]
     asked = recorded(tiny("llama4"), ids(2, 13), recipes=["standard"], modules="*.router").tensors
     assert asked == [f"model.layers.{i}.feed_forward.router" for i in range(2)]
+
+
+@pytest.mark.gpu
+@needs_fused
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
+def test_on_a_gpu_one_launch_for_all_experts_equals_one_for_each(name, monkeypatch):
+    model = tiny(name, num_hidden_layers=1).cuda().bfloat16()
+    model.set_experts_implementation("grouped_mm")
+    batches = [ids(2, 13).cuda(), ids(3, 40).cuda()]
+    together = recorded(model, *batches, recipes=nvfp4viz.RECIPES)
+    monkeypatch.setattr(type(find_engine("cuda")), "leaves_out", False)  # then each expert is launched by itself
+    apart = recorded(model, *batches, recipes=nvfp4viz.RECIPES)
+    assert together.tensors == apart.tensors and any(".experts." in t for t in apart.tensors)
+    assert together.provenance["experts"] == apart.provenance["experts"]
+    for tensor in apart.tensors:
+        for recipe in nvfp4viz.RECIPES:
+            assert_same(together.stats[tensor][recipe], apart.stats[tensor][recipe])

@@ -11,17 +11,33 @@ from safetensors import safe_open
 
 DATA = Path(__file__).parents[2] / "data"
 README = (DATA / "README.md").read_text(encoding="utf-8")
-CHECKSUMS = dict(re.findall(r"^([0-9a-f]{64})  (\S+)$", README, re.MULTILINE))   # sha256 -> file name
+CHECKSUMS = dict(re.findall(r"^([0-9a-f]{64})  (\S+)$", README, re.MULTILINE))  # sha256 -> file name
 TABLE = re.findall(r"^\| `(\S+)` \| \[(\d+), (\d+)\] \| (\S+) \| (\S+) \|$", README, re.MULTILINE)
 
 LAYERS = (0, 7, 15, 22, 29)
-FEATURES = {"self_attn.q_proj": 576, "self_attn.o_proj": 576, "mlp.gate_proj": 576, "mlp.down_proj": 1536}   # K
+FEATURES = {"self_attn.q_proj": 576, "self_attn.o_proj": 576, "mlp.gate_proj": 576, "mlp.down_proj": 1536}  # K
 SHAPES = {f"model.layers.{layer}.{name}": (256, k) for layer in LAYERS for name, k in FEATURES.items()}
 SHAPES["lm_head"] = (256, 576)
 
 METADATA = {
-    "model", "weights", "source_package", "source_version", "source_wheel_sha256", "text", "text_sha256", "tokens",
-    "token_strings", "perplexity", "dtype", "attention", "torch", "transformers", "gguf", "cpu", "captured", "licence",
+    "model",
+    "weights",
+    "source_package",
+    "source_version",
+    "source_wheel_sha256",
+    "text",
+    "text_sha256",
+    "tokens",
+    "token_strings",
+    "perplexity",
+    "dtype",
+    "attention",
+    "torch",
+    "transformers",
+    "gguf",
+    "cpu",
+    "captured",
+    "licence",
     "script",
 }
 
@@ -65,7 +81,7 @@ def test_names_and_shapes(stored):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_tensor_is_bf16_finite_and_in_whole_blocks(stored, name):
-    x = stored.get_tensor(name)   # [256, K]
+    x = stored.get_tensor(name)  # [256, K]
     assert x.dtype == torch.bfloat16
     assert x.isfinite().all()
     assert x.shape[1] % 16 == 0

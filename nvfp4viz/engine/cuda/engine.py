@@ -101,7 +101,7 @@ class Cuda:
     def launch(
         self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Launched | None = None
     ) -> Launched:
-        """Statistics of one token at least, without a synchronization; rows with NaN or Inf are left out and counted."""
+        """Statistics of one token at least, without waiting; rows with NaN or Inf are left out and counted."""
         total = Launched(recipes) if into is None else into
         scales = [None if r.per_token else _given(tokens.x, r, s) for r, s in zip(recipes, encode_scales, strict=True)]
         total.add(tokens.x, scales, tokens.first, tokens.sequences)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
+import itertools
 import threading
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,40 +91,59 @@ class Analysis:
             offsets: int32 [segments + 1] on x's device, None for one segment of all rows.
             scales:  of each per-tensor recipe by its place in the plan, encode and decode scale float32 [1, 1].
         """
-        plan, m, segments = self.plan, x.shape[0], state.shape[0]
-        n = len(plan.recipes)
-        most = next((i for i in (WARP, WARP + 1) if ctas(m, i) > 0.9 * self.most), LOG_THREADS)
-        lanes = log_lanes(self.k, most)  # a warp a row, unless the rows are too few for all CTAs
-        grid = min(ctas(m, lanes), self.most)
-        sum_parts = grid if segments == 1 else -(-2 * grid // segments)
-        parts = min((m // segments >> LOG_CHUNK) + 1, MOST_PARTS)
-        columns = segments * (n + 1)
-        sums, tokens = segments * sum_parts * plan.values, (n + 1) * m
-        floats = sums + tokens + segments + (columns * parts * COLUMN if parts > 1 else 0)
-        stream = nvrtc.stream(self.device.index)
-        memory = scratch(self.device, stream, floats)
+        plan, index, shape = self.plan, self.device.index, _shape(self, x.shape[0], state.shape[0])
+        stream = nvrtc.stream(index)
+        memory = scratch(self.device, stream, shape.floats)
         with memory.lock:
-            at, counts = memory.grown(floats, segments * plan.columns + columns)
-            err_sq, x_sq, indices = at + 8 * sums, at + 8 * (sums + n * m), at + 8 * (sums + tokens)
-            ends = None if offsets is None else offsets.data_ptr()
-            address, width = state.data_ptr(), plan.state
+            sums, counts = memory.grown(shape.floats, shape.zeros)
+            err_sq, x_sq, indices, partial = (sums + 8 * start for start in shape.starts)
+            ends, address = None if offsets is None else offsets.data_ptr(), state.data_ptr()
             job = plan.analyze_type.from_buffer_copy(self.template)
-            job.x, job.stride, job.tokens, job.log_lanes, job.parts = x.data_ptr(), x.stride(0), m, lanes, sum_parts
-            job.offsets, job.counts, job.sums, job.err_sq, job.x_sq = ends, counts, at, err_sq, x_sq
+            job.x, job.stride, job.tokens, job.log_lanes = x.data_ptr(), x.stride(0), x.shape[0], shape.lanes
+            job.parts, job.offsets, job.counts = shape.sum_parts, ends, counts
+            job.sums, job.err_sq, job.x_sq = sums, err_sq, x_sq
             if place[0] < 0:
-                job.indices, job.next, job.next_stride = indices, address + 8 * (width - 1), width
+                job.indices, job.next, job.next_stride = indices, address + 8 * (plan.state - 1), plan.state
             for i, (encode, decode) in scales:
                 scaling = job.scaling[plan.group_of[i]]
                 scaling.encode, scaling.decode = encode.data_ptr(), decode.data_ptr()
-            index, shared = self.device.index, plan.shared_bytes
-            nvrtc.launch(self.analyze, segments * sum_parts, 1 << LOG_THREADS, [job], stream, index, shared)
-            tickets, partial = counts + 4 * segments * plan.columns, indices + 8 * segments
-            rest = Finish(
-                counts, at, err_sq, x_sq, ends, address, partial, indices, tickets, m, *place, segments, sum_parts, parts
-            )
-            warps = -(-segments * plan.values * 32 // FINISH_THREADS)
-            blocks = columns * parts - (-segments * plan.columns // FINISH_THREADS) + warps
-            nvrtc.launch(self.finish, blocks, FINISH_THREADS, [rest], stream, index)
+            nvrtc.launch(self.analyze, shape.ctas, 1 << LOG_THREADS, [job], stream, index, plan.shared_bytes)
+            pointers = counts, sums, err_sq, x_sq, ends, address, partial, indices, counts + 4 * shape.counts
+            rest = Finish(*pointers, x.shape[0], *place, state.shape[0], shape.sum_parts, shape.parts)
+            nvrtc.launch(self.finish, shape.finish_ctas, FINISH_THREADS, [rest], stream, index)
+
+
+class Shape(NamedTuple):
+    """How `analyze` and `finish` are launched for so many rows and segments, and what memory lies between them."""
+
+    lanes: int  # log2 of the threads that share a row
+    ctas: int
+    sum_parts: int  # CTAs a segment in `analyze`
+    parts: int  # CTAs a column of a segment in `finish`
+    finish_ctas: int
+    starts: tuple[int, ...]  # of err_sq, x_sq, indices and partial among the float64 numbers; sums come first
+    floats: int
+    counts: int  # int32 numbers before the tickets
+    zeros: int  # with them
+
+
+@functools.lru_cache(maxsize=4096)
+def _shape(analysis: Analysis, m: int, segments: int) -> Shape:
+    plan, n = analysis.plan, len(analysis.plan.recipes)
+    most = next((i for i in (WARP, WARP + 1) if ctas(m, i) > 0.9 * analysis.most), LOG_THREADS)
+    lanes = log_lanes(analysis.k, most)  # a warp a row, unless the rows are too few for all CTAs
+    grid = min(ctas(m, lanes), analysis.most)
+    sum_parts = grid if segments == 1 else -(-2 * grid // segments)
+    parts = min((m // segments >> LOG_CHUNK) + 1, MOST_PARTS)
+    columns, counts = segments * (n + 1), segments * plan.columns
+    partial = columns * parts * COLUMN if parts > 1 else 0
+    sizes = segments * sum_parts * plan.values, n * m, m, segments, partial
+    warps = -(-segments * plan.values * 32 // FINISH_THREADS)
+    finish_ctas = columns * parts - (-counts // FINISH_THREADS) + warps
+    starts = tuple(itertools.accumulate(sizes[:-1]))
+    return Shape(
+        lanes, segments * sum_parts, sum_parts, parts, finish_ctas, starts, sum(sizes), counts, counts + columns
+    )
 
 
 @functools.lru_cache(maxsize=256)

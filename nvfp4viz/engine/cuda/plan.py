@@ -82,7 +82,7 @@ class Finish(ctypes.Structure):
 
 
 class Plan:
-    """Up to MOST recipes that one launch runs: groups that share their scales, families whose scales are computed alike."""
+    """Up to MOST recipes of a launch: groups that share their scales, families whose scales are computed alike."""
 
     def __init__(self, recipes: Sequence[Recipe]):
         groups: dict[tuple, dict[int, int]] = {}  # (what scales depend on, which of its groups) -> place by type
@@ -120,16 +120,27 @@ class Plan:
 
     @functools.cache  # noqa: B019 - plans are kept anyway
     def source(self, dtype: torch.dtype) -> str:
-        """CUDA C++ of all kernels for these recipes and this kind of x; recipes that differ in ceilings alone share it."""
+        """CUDA C++ of all kernels for these recipes and kind of x; recipes that differ in ceilings alone share it."""
         families, bits = [_family(self.leader(group)) for group in self.groups], 0
         for i, (per_token, fast) in enumerate(sorted(set(families))):
-            begin, end = families.index((per_token, fast)), families.index((per_token, fast)) + families.count((per_token, fast))
+            begin, end = (
+                families.index((per_token, fast)),
+                families.index((per_token, fast)) + families.count((per_token, fast)),
+            )
             types = functools.reduce(operator.or_, (1 << kind for group in self.groups[begin:end] for kind in group))
             bits |= (per_token | fast << 1 | begin << 2 | end << 6 | types << 10) << 32 * i
         kinds = {"N": len(self.recipes), "G": len(self.groups), "FAMILY_COUNT": len(set(families))}
         kinds |= {"FAMILIES_LOW": f"{bits & (1 << 64) - 1}ull", "FAMILIES_HIGH": f"{bits >> 64}ull"}
-        kinds |= {"INPUT": _INPUTS[dtype], "ANY_PER_TOKEN": int(any(r.per_token for r in self.recipes)), "FIRST_TYPE": self.first_type}
-        return _CONSTANTS + _defines(**kinds) + "".join(map(_text, ("numbers", "block", "quantize", "measure", "analyze", "finish")))
+        kinds |= {
+            "INPUT": _INPUTS[dtype],
+            "ANY_PER_TOKEN": int(any(r.per_token for r in self.recipes)),
+            "FIRST_TYPE": self.first_type,
+        }
+        return (
+            _CONSTANTS
+            + _defines(**kinds)
+            + "".join(map(_text, ("numbers", "block", "quantize", "measure", "analyze", "finish")))
+        )
 
 
 @functools.lru_cache(maxsize=256)
@@ -154,7 +165,7 @@ def _scales_key(i: int, recipe: Recipe) -> tuple:
 
 
 def _type(recipe: Recipe) -> int:
-    """0 without 4over6; else 1 and flags: MSE, scores of scaled values, scores that assume another ceiling than the scale's."""
+    """0 without 4over6; else 1 and flags: MSE, scaled scores, scores that assume another ceiling than the scale's."""
     if not recipe.four_over_six:
         return 0
     own_unit = recipe.per_token and not recipe.err_use_fast_math and recipe.scored_as is not None

@@ -16,13 +16,19 @@ from .launching import aligned, analysis
 from .plan import COLUMN, OWN_COUNTS, RECIPE_COUNTS, RECIPE_SUMS, Plan, plans
 
 HISTOGRAMS = (256, 256, BINS, BINS)  # scale byte and choice, pairs of codes, block NMSE, token NMSE
-COUNTERS = ("n_four_saturated", "n_four_saturated_chosen", "n_scale_saturated", "n_element_clipped", "n_element_flushed")
+COUNTERS = (
+    "n_four_saturated",
+    "n_four_saturated_chosen",
+    "n_scale_saturated",
+    "n_element_clipped",
+    "n_element_flushed",
+)
 SUMS = ("err_abs", "x_hat_sq", "x_dot_x_hat")
 MOST = 1 << 32  # elements of a launch, whose counts are 32-bit integers
 
 
 class Launched:
-    """Statistics of calls that a GPU still works on, of one or several segments; rows with NaN or Inf are counted apart.
+    """Statistics of calls that a GPU still works on, by segment; rows with NaN or Inf are counted apart.
 
     By number of features and device: float64 [segments, plan.state] of each plan.
     """
@@ -34,7 +40,9 @@ class Launched:
         self.plans = plans(self.recipes)
         self.states: dict[tuple[int, torch.device], list[Tensor]] = {}
 
-    def add(self, x: Tensor, encode_scales: Sequence, first: int, sequences=None, offsets: Tensor | None = None) -> None:
+    def add(
+        self, x: Tensor, encode_scales: Sequence, first: int, sequences=None, offsets: Tensor | None = None
+    ) -> None:
         """Add one call's rows x [M, K], M at least 1, without waiting.
 
         Args:
