@@ -44,6 +44,7 @@ class Recorder(Observer):
         self._per_token = all(r.per_token for r in self.recipes.values())
         self._streams = Streams(self._analyze, collect=self._per_token)
         self._stacks: dict[str, tuple] = {}  # a stack of experts -> its labels, and the statistics of all its experts
+        self._order: dict[str, None] = {}  # labels of streams, and stacks, as they first came
         self._engines: dict = {}
         self._left_out = Counter()  # label -> rows that an engine left out
         self._sequences = Counter()  # label -> sequences that began
@@ -80,6 +81,7 @@ class Recorder(Observer):
 
     def _add_experts(self, seen) -> None:
         """One more call's rows of all experts, in one launch: nothing waits to know how many each of them has."""
+        self._order.setdefault(seen.name)
         labels, total = self._stacks.get(seen.name, (seen.labels, None))
         ends = torch.nn.functional.pad(seen.offsets, (1, 0)).to(torch.int32)
         found = self._engine(seen.x).launch_segments(seen.x, ends, list(self.recipes.values()), total, self._first)
@@ -87,6 +89,7 @@ class Recorder(Observer):
 
     def _add(self, label: str, x: Tensor, given: Tensor | None = None) -> None:
         """One more call's rows; `given` where the next call may have the same."""
+        self._order.setdefault(label)
         first, sequences = self._first + self._seen[label], self._begun(label, x, given)
         self._streams.add(label, x, x if given is None else given, first, sequences)
         self._seen[label] += x.shape[0]
@@ -122,16 +125,18 @@ class Recorder(Observer):
         return found if total is None else total + found
 
     def _stats(self) -> dict:
-        found = {}
-        for label, part in self._streams.totals().items():
-            try:
-                self._found(found, label, part.fetch(), part.left_out)
-            except ValueError as error:  # NaN or Inf, which a GPU's launch notices without saying so
-                self._let_go(label, str(error))
-        for labels, total in self._stacks.values():
-            for label, (stats, left_out) in zip(labels, total.fetch_all(), strict=True):
-                if label is not None:
-                    self._found(found, label, stats, left_out)
+        found, totals = {}, self._streams.totals()
+        for name in self._order:
+            if name in self._stacks:
+                labels, total = self._stacks[name]
+                for label, (stats, left_out) in zip(labels, total.fetch_all(), strict=True):
+                    if label is not None:
+                        self._found(found, label, stats, left_out)
+            elif name in totals:
+                try:
+                    self._found(found, name, totals[name].fetch(), totals[name].left_out)
+                except ValueError as error:  # NaN or Inf, which a GPU's launch notices without saying so
+                    self._let_go(name, str(error))
         return found if self.gradients is None else self._predicted(found)
 
     def _found(self, into: dict, label: str, stats: list, left_out: int) -> None:
