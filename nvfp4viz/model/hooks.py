@@ -21,7 +21,7 @@ from .choose import Choice, choose, describe, patterns_of, unwrapped
 from .coverage import Coverage
 from .inputs import computed, eager, local_part, module_input, routing
 from .products import Product, Watch
-from .rows import Mask, recomputed
+from .rows import Mask, finite, recomputed
 from .seen import Rows, Seen, by_expert, counts
 from .weights import Weight
 
@@ -45,6 +45,7 @@ class Observer:
         self.ended: str | None = None  # what ended the recording before its time
         self.coverage: Coverage | None = None
         self.mask = Mask(tokens)
+        self._known: dict[str, tuple] = {}  # name -> what its last input was like
         self._choice: Choice | None = None
         self._handles: dict = {}
         self._undo = contextlib.ExitStack()
@@ -119,8 +120,30 @@ class Observer:
     # hooks
 
     def _linear(self, name, weight, module, args, kwargs) -> None:
-        self._counted(name, weight, module, args, kwargs)
-        self.observe(name, module, args, kwargs)
+        if len(args) != 1 or kwargs or not self._as_before(name, weight, module, args[0]):
+            self._counted(name, weight, module, args, kwargs)
+            self.observe(name, module, args, kwargs)
+
+    def _as_before(self, name, weight, module, x) -> bool:
+        """Take a call whose tensor is like the last one's, which needs no second look; False where it is not."""
+        known = self._known.get(name)
+        if known is None or type(x) is not Tensor or (x.dtype, x.device, x.shape[-1:]) != known[0] or not x.numel():
+            return False
+        if self.mask.active or recomputed() or torch.is_autocast_enabled(x.device.type):
+            return False  # rows are left out, or cast
+        with torch._C.DisableTorchFunction(), self._lock, torch.no_grad():
+            rows = x.detach().reshape(-1, x.shape[-1])
+            if self.checks(rows) and not finite(rows):
+                return False
+            self._local.module = module
+            if weight is not None:
+                self.coverage.add(weight, rows.shape[0], *weight.shape[-2:])
+            self.calls[name] += 1
+            try:
+                self.take(Seen(name, rows, x, self.calls[name] - 1, known[1]))
+            except Exception as error:
+                self._let_go(name, str(error) or type(error).__name__)
+        return True
 
     def _counted(self, name, weight, module, args, kwargs) -> None:
         self._local.module = module  # its product is the next one, and this call stands for it
@@ -163,7 +186,10 @@ class Observer:
                 label, x = local_part(name, given, module)
                 if x is not None:
                     n = getattr(module, "out_features", None)
-                    self._take(Rows(as_tokens(x)), label, name, given, (n, x.shape[-1]) if n else (), as_tokens)
+                    shape = (n, x.shape[-1]) if n else ()
+                    self._take(Rows(as_tokens(x)), label, name, given, shape, as_tokens)
+                    if len(args) == 1 and args[0] is x and type(x) is Tensor and label == name:
+                        self._known[name] = (x.dtype, x.device, x.shape[-1:]), shape
         except Exception as error:
             self._let_go(name, str(error) or type(error).__name__)
 
@@ -239,7 +265,7 @@ class Observer:
             like = given if given.shape[-1:] == every.shape[-1:] else every
             keep = self.mask.counted(like, len(every), name.rpartition(".")[0])
             rows = self._leave(rows, keep if keep is None or rows.picked is None else keep[rows.picked], label, PADDING)
-        if self.checks(rows.x) and not bool(rows.x.sum(dtype=torch.float32).isfinite()):
+        if self.checks(rows.x) and not finite(rows.x):
             rows = self._leave(rows, rows.x.isfinite().all(-1), label, NOT_FINITE)
         if rows.x.shape[0]:
             kind = rows.x.device.type
@@ -264,6 +290,7 @@ class Observer:
     def _let_go(self, name: str, why: str) -> None:
         known = why in self.problems.values()
         self.problems[name] = why
+        self._known.pop(name, None)
         if self._choice is not None and name in self._choice.modules and name in self._handles:  # counted by nobody
             self._handles.pop(name).remove()
         if not known:  # one warning a reason, not one a layer

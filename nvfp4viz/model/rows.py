@@ -20,6 +20,11 @@ def recomputed() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def finite(x: Tensor) -> bool:
+    """Whether no value is NaN or infinite, nor their sum; waits for a device."""
+    return bool(x.sum(dtype=torch.float32).isfinite())
+
+
 class Mask:
     """The tokens that count in the pass under way, in each thread; found in `attention_mask`, or told.
 
