@@ -58,7 +58,7 @@ def _measured(recipe: Recipe, engine) -> Cost:
         raise RuntimeError(f"no speed can be measured here: {engine.why_not() or 'torch finds no CUDA device'}")
     x = torch.randn(SHAPE, dtype=torch.bfloat16, device="cuda")
     out, tokens = torch.empty_like(x), Tokens.of(x)
-    scale = None if recipe.per_token else 1.0
+    scale = None if recipe.per_token else torch.ones(1, 1, device="cuda")
     copy = _milliseconds(lambda: out.copy_(x))
     ms = _milliseconds(lambda: engine.quantize(tokens, recipe, scale))
     machine = f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, engine cuda"
