@@ -140,7 +140,7 @@ class Observer:
                 self.coverage.add(weight, rows.shape[0], *weight.shape[-2:])
             self.calls[name] += 1
             try:
-                self.take(Seen(name, rows, x, self.calls[name] - 1, known[1]))
+                self.take(Seen(name, rows, x, self.calls[name] - 1, known[1], read=as_tokens))
             except Exception as error:
                 self._let_go(name, str(error) or type(error).__name__)
         return True
