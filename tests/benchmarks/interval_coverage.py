@@ -58,8 +58,8 @@ def windows(ids: list[int], count: int, length: int) -> list[torch.Tensor]:
 
 def recorded(model, ids: torch.Tensor, names: list[str] | None) -> dict:
     """Statistics of the inputs of linear layers, by input, of one window as if nothing else had been recorded."""
-    with torch.no_grad(), nvfp4viz.record(model, names, engine="cpu", first_token=0) as recorder:
-        model(ids)
+    with torch.no_grad(), nvfp4viz.record(model, names, first_token=0) as recorder:
+        model(ids.to(model.device))
     return recorder.sweep().stats
 
 
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into docs/verdict.md")
     arguments = parser.parse_args()
     model, tokenizer = load_model(CACHE / "smollm2" / "SmolLM2-135M-Instruct.gguf", dtype=torch.float32)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     rows = study(measured(model, tokenizer, CACHE / "model", arguments.windows, arguments.tokens))
     publish(rows, arguments.tokens, arguments.write)
     short = [r for r in rows if r["covers the rest of its text"] < 0.9 or r["surely wrong"] > 0.025]

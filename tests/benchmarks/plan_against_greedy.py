@@ -72,7 +72,8 @@ def main() -> None:
     model, tokenizer = load_model(given.model, dtype=torch.float32)
     text = Path(given.text).read_text(encoding="utf-8", errors="replace")
     size = max(1, min(32, given.tokens // given.length))  # so that each half has a batch of its own
-    found = batches(tokenizer, text, 2 * given.tokens, given.length, size=size)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    found = [b.to(model.device) for b in batches(tokenizer, text, 2 * given.tokens, given.length, size=size)]
     chosen, other = found[: len(found) // 2], found[len(found) // 2 :]
     on, judge = (Meter(model, b, as_recipes([given.recipe]), quantize="all-linear", resume=r)
                  for b, r in ((chosen, given.resume), (other, None)))  # fmt: skip
