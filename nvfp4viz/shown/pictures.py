@@ -135,17 +135,21 @@ SCHEME = {
     "ink": ("#1b1b1b", "#e8e8e8"), "faint": ("#5c5c5c", "#a8a8a8"), "rule": ("#dedede", "#383838"),
     "card": ("#f7f7f5", "#202020"), "paper": ("#ffffff", "#161616"),
 }  # fmt: skip
+GROUND = "light-dark(#ffffff,#111111)"
 
 
 def standalone(ax: Axes, name: str, alt: str = "") -> str:
     """A figure as an SVG that brings its colours: those of the theme round it, as an image and inside a page alike.
 
-    An image has a color-scheme of its own, which browsers take from the element that shows it. Inside a page it
-    inherits; VS Code, whose pages have none, says its ink.
+    An image has a color-scheme of its own, which browsers take from the element that shows it, or else from the
+    system: so it brings the ground that it can be read on, which is JupyterLab's. Inside a page it inherits; VS Code,
+    whose pages have none, says its colours.
     """
-    inks = "".join(f"--{variable}:light-dark({light},{dark});" for variable, (light, dark) in SCHEME.items())
-    inks = inks.replace("--ink:", "--ink:var(--vscode-editor-foreground,").replace(");", "));", 1)
-    look = f"svg:root{{color-scheme:light dark}}#{name}{{{inks}max-width:100%;height:auto}}"
+    inks = {variable: f"light-dark({light},{dark})" for variable, (light, dark) in SCHEME.items()}
+    inks["ink"] = f"var(--vscode-editor-foreground,{inks['ink']})"
+    declared = "".join(f"--{variable}:{value};" for variable, value in inks.items())
+    ground = f"background:var(--vscode-editor-background,{GROUND})"
+    look = f"svg:root{{color-scheme:light dark}}#{name}{{{declared}{ground};max-width:100%;height:auto}}"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" id="{name}" '
     start, inner = svg(ax, name, alt).replace("<svg ", head, 1).split(">", 1)
     return f"{start}><style>{look}</style>{inner}"

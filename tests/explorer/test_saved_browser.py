@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from urllib.parse import quote
 
 import nbformat
 import pytest
@@ -59,6 +60,17 @@ def test_a_saved_notebook_shows_pictures_untrusted_and_lives_trusted(lab, browse
     figure = page.locator('.jp-OutputArea-output img[src^="data:image/svg+xml"]')
     figure.wait_for()
     assert (corner(figure) < 60) == lab.dark  # no white card in the dark
+    page.emulate_media(color_scheme="light" if lab.dark else "dark")
+    assert (corner(figure) < 60) == lab.dark  # JupyterLab's theme, not the system's
     page.locator(".nv4[data-state=ready][data-drawn]").wait_for()  # from the state that the file holds
     assert page.locator("svg.scales rect").count() > 10
+    page.close()
+
+
+def test_a_figure_is_readable_on_a_page_without_a_theme(saved, browser):
+    (cell,) = [c for c in nbformat.read(saved, 4).cells if "plots.Picture(" in c.source]
+    svg = cell.outputs[0].data["image/svg+xml"]
+    page = browser.new_page(color_scheme="dark")
+    page.set_content(f'<body style="background:white"><img src="data:image/svg+xml,{quote(svg)}">')
+    assert corner(page.locator("img")) < 60  # light ink in the dark, on a dark ground
     page.close()
