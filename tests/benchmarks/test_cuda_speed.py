@@ -55,9 +55,9 @@ def speeds(m: int, k: int, dtype=torch.bfloat16) -> dict[str, float]:
     x = torch.empty(m, k, dtype=dtype, device="cuda").normal_()
     target = torch.empty_like(x)
     times = {"a copy": milliseconds(lambda: target.copy_(x))}
-    for name, launch in engines().items():
+    for name, quantize in engines().items():
         for recipe in [*RECIPES.values(), FAST]:
-            times[f"`{name}` quantize, {recipe.name}"] = milliseconds(lambda: launch(x, recipe))  # noqa: B023
+            times[f"`{name}` quantize, {recipe.name}"] = milliseconds(lambda: quantize(x, recipe))  # noqa: B023
     for recipe in [as_recipe(STANDARD), *RECIPES.values(), FAST]:
         times[f"`cuda` analyze, {recipe.name}"] = milliseconds(lambda: launch(x, [recipe], [None]))  # noqa: B023
     standard = as_recipe(STANDARD)

@@ -71,7 +71,8 @@ __device__ __forceinline__ Measured measure_any(const Block& b, const Candidate&
 // some that were rounded up to just over twice their size, of which an FP32 x is told by the difference itself; x of fewer
 // bits than FP32 has no smaller ones than the decoded value.
 __device__ __forceinline__ bool measure_ordinary(const Block& b, const Candidate& c, float decode, Measured& m) {
-    bool ordinary = b.bmax * c.output < 11 && multiply_ieee(c.scale, decode) >= 0x1p-124f;
+    float most = multiply_ieee(6 * c.scale, decode);  // decoded
+    bool ordinary = b.bmax * c.output < 11 && most >= 0x1p-120f && most <= LARGEST;
     if (__builtin_expect(!ordinary && (c.byte || !(c.output <= LARGEST)), 0)) return false;  // of scale 0 all is lost
     unsigned quarters[4] = {}, inexact = 0;
     float clipped = 0, largest = 0;
