@@ -31,6 +31,8 @@ export function render({ model, el }) {
 class Explorer {
   context = null; // what was drawn last
   drawn = 0; // how often
+  width = null; // of its place, once that is known
+  block = {}; // what the microscope shows
 
   constructor(model, el) {
     this.model = model;
@@ -50,7 +52,10 @@ class Explorer {
   start() {
     for (const name of FROM_PAGE) this.model.on(`change:${name}`, this.page.later);
     for (const name of FROM_KERNEL) this.model.on(`change:${name}`, this.readTraits);
-    this.resized = new ResizeObserver(this.page.later);
+    this.resized = new ResizeObserver(([{ contentRect }]) => {
+      this.width = contentRect.width; // asked for in every drawing, it would lay out the one before
+      this.page.later();
+    });
     this.resized.observe(this.page.root);
     if (this.page.get("live")) this.model.send({ want: "hello" });
     this.draw();
@@ -100,7 +105,7 @@ class Explorer {
 
   draw() {
     const { page } = this;
-    const W = Math.floor(page.root.clientWidth);
+    const W = Math.floor(this.width ?? page.root.clientWidth);
     if (W < 50) return;
     this.dials.settle();
     this.dials.sync();
@@ -227,6 +232,10 @@ class Explorer {
     this.page.root.classList.toggle("no-block", Boolean(refusal)); // rather none than another one beside an error
     if (refusal) this.page.write(".notice", refusal);
     if (!look) return;
+    const { inspections } = look;
+    const key = [W, microscope.column, microscope.stage, ...recipes].join();
+    if (this.block.inspections === inspections && this.block.key === key) return; // a new value awaits its answer
+    this.block = { inspections, key };
     this.pictures.put("microscope", drawBlock(c, W, look, microscope.column), W);
     microscope.showSteps(c);
     this.page.root.dataset.block = [look.token, look.block];

@@ -1,5 +1,6 @@
 // The view "Output": tensor error beside output error, the frontier, the drift map, the prompts that change most.
 
+import { markedName, settingsOf } from "../lib/recipe.js";
 import { esc, int, num, short } from "../lib/text.js";
 import { drawDepth, drawDriftMap } from "../views/drift.js";
 import { RANKED, drawFrontier, drawRanking } from "../views/output.js";
@@ -60,7 +61,9 @@ function rankingWords({ rows, recipe, measured }) {
   const few = rows.length > RANKED ? `the first ${RANKED} of ${int(rows.length)}` : int(rows.length);
   const kl = measured ? `; measured is the ${measured}, nats a token` : "; KL in nats a token";
   const kept = rows.some((row) => row.kept) ? "; bold ones are kept" : "";
-  return `${few} by effect under ${recipe}; SQNR of the worst input${kl}${kept}`;
+  const settings = settingsOf(recipe);
+  const under = settings ? markedName(recipe, settings) : recipe;
+  return `${few} by effect under ${under}; SQNR of the worst input${kl}${kept}`;
 }
 
 // Each tensor by the KL that is predicted of it under A, where it was recorded with sensitivity
