@@ -81,7 +81,7 @@ def power(draws: int) -> Table:
         print(" | ".join(rows[-1]), flush=True)
     caption = (
         f'"Use" said where one of five recipes is {GAIN_DB:g} dB better, of {draws:,} draws in runs of {POWER_RUNS} '
-        "tokens, with a scatter between two recipes of 0.4 dB a token, as real tokens have it or more:"
+        "tokens, with a scatter between two recipes of 0.4 dB a token, a little more than real tokens have:"
     )
     return Table(caption, ["tokens", *(f"{i} input{'s' if i > 1 else ''}" for i in INPUTS)], rows)
 

@@ -23,8 +23,11 @@ from nvfp4viz.planning.predict import rank_correlation, share_found
 ROOT = Path(__file__).parents[2]
 TOY, SMALL = ROOT / "data" / "toy-qwen3-moe", ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.gguf"
 TEXT = ROOT / "data" / "alice.txt"
-COLUMNS = ["model", "experts of a token", "inputs", "Spearman", "of the ten worst, found",
-           "sum of predictions / of measurements", "whole model, predicted / measured"]  # fmt: skip
+COLUMNS = [
+    "model", "experts of a token", "inputs", "Spearman", "of the ten worst, found",
+    "KL of the ten predicted / of the ten worst", "sum of predictions / of measurements",
+    "whole model, predicted / measured",
+]  # fmt: skip
 
 
 class Routing:
@@ -58,7 +61,8 @@ class Routing:
 def rows(name: str, path: Path, tokens: int, length: int, recipe: str) -> list[list[str]]:
     """A row for what is measured as it runs, and one with experts held where there are experts."""
     model, tokenizer = load_model(path, dtype=torch.float32)
-    given = batches(tokenizer, TEXT.read_text(encoding="utf-8"), tokens, length, size=max(1, 4096 // length))
+    found = batches(tokenizer, TEXT.read_text(encoding="utf-8"), tokens, length, size=max(1, 4096 // length))
+    given = [ids.to(model.device) for ids in found]
     found = nvfp4viz.sensitivity(model, given, [recipe])
     inputs = {n: layers for n, layers in found.names.items() if n not in found.apart}
     guess, total = [found.kl(n, recipe) for n in inputs], found.total(recipe)
@@ -80,10 +84,16 @@ def rows(name: str, path: Path, tokens: int, length: int, recipe: str) -> list[l
         *alone, whole = measured
         how = "" if not routing.routed else "held" if hold else "as they come"
         shown.append([name, how, str(len(inputs)), f"{rank_correlation(guess, alone):.3f}",
-                      f"{10 * share_found(guess, alone):.0f}", f"{sum(guess) / sum(alone):.2f}",
+                      f"{10 * share_found(guess, alone):.0f}",
+                      f"{_of_ten(guess, alone) / _of_ten(alone, alone):.2f}", f"{sum(guess) / sum(alone):.2f}",
                       f"{total:.4f} / {whole:.4f} = {total / whole:.2f}"])  # fmt: skip
         print(" | ".join(shown[-1]), flush=True)
     return shown
+
+
+def _of_ten(by: list[float], values: list[float]) -> float:
+    """The sum of the ten values that are the largest of another list."""
+    return sum(values[i] for i in sorted(range(len(by)), key=lambda i: -by[i])[:10])
 
 
 @torch.no_grad()
