@@ -44,7 +44,7 @@ def test_a_report_in_firefox(page, width, scheme):
         )
         names = fox.evaluate(f"[{NV4}.dataset.a, {NV4}.dataset.b]")
         assert drawn == [measured.stats[wanted][n].sqnr_db for n in names]
-        assert "recipe_a" in fox.evaluate("location.hash")
+        fox.until("location.hash.includes('recipe_a')")
         assert fox.complaints == []
     finally:
         fox.close()

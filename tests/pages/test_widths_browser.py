@@ -70,6 +70,7 @@ def test_a_tensor_is_chosen_everywhere_and_stays_in_the_address(opened, page):
     row.click()
     tab.wait_for_function("t => document.querySelector('.nv4').dataset.tensor === t", arg=other)
     tab.get_by_role("tab", name="Error").click()
+    tab.wait_for_function("() => location.hash.includes('view=error')")
     again = tab.context.new_page()
     again.goto(tab.url)
     again.locator(".nv4[data-view=error]").wait_for()

@@ -32,8 +32,15 @@ export function hashOf(get) {
   return "#" + new URLSearchParams(shown);
 }
 
-// Keep the address up to date with a model
+const REST_MS = 150; // writing an address takes browsers longer than drawing, and Safari refuses the hundredth in half a minute
+
+// Keep the address up to date with a model, once it rests
 export function follow(model) {
+  let timer;
   const write = () => history.replaceState(null, "", hashOf((name) => model.get(name)));
-  for (const name of FROM_PAGE) model.on(`change:${name}`, write);
+  const later = () => {
+    clearTimeout(timer);
+    timer = setTimeout(write, REST_MS);
+  };
+  for (const name of FROM_PAGE) model.on(`change:${name}`, later);
 }
