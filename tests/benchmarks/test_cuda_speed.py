@@ -89,9 +89,9 @@ def test_speed():
     publish("speed-cuda.md", torch.cuda.get_device_name(), first, by_kind(), small_calls(), recording())
     assert times["`cuda` quantize, 4/6-mae-448"] < min(0.30, 4 * copy)
     assert times["`cuda` analyze, 4/6-mae-448"] < min(0.40, 5 * copy)
-    assert times["`cuda` analyze, the five default recipes"] < 1.2
+    assert times["`cuda` analyze, the five default recipes"] < min(0.8, 7.5 * copy)
     for name, found in costs.items():  # what a launch costs weighs on the smallest, for a copy too
-        assert max(found) < 1.2 * min(found), name
+        assert max(found) < 1.25 * min(found), name
 
 
 def by_kind() -> Table:
