@@ -10,6 +10,7 @@ export class Microscope {
   of = ""; // the block that they belong to
   asked = ""; // the last question about changed values
   look = null; // what was drawn last
+  inspecting = null; // tensor, [token, block] and recipes that it was asked by
   stage = 0; // the step that is played, 0 for all at once
 
   constructor(page, cache) {
@@ -58,7 +59,9 @@ export class Microscope {
     if (!this.look) return;
     this.values = [...(this.values || this.look.stored)];
     this.values[this.column] = value;
-    this.page.later();
+    this.showValue(this.look, this.inspecting[2], this.look.block);
+    // what was asked is drawn when it is answered; what had been answered before, now
+    if (this.inspect(...this.inspecting).inspections !== this.look.inspections) this.page.later();
   }
 
   // To the next step of quantizing, or back; past the last all are shown.
@@ -98,6 +101,7 @@ export class Microscope {
     this.showPicked();
     if (!at) return null;
     const [token, block] = at;
+    this.inspecting = [tensor, at, recipes];
     const answer = this.inspect(tensor, at, recipes);
     if (!answer || !recipes.every((name) => own(answer.inspections, name))) return null;
     this.showValue(answer, recipes, block);
