@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.colors import LogNorm
 
-from ..plots import FAINT, INK, RULE, dress, legend, new_axes, shorten
+from ..plots import FAINT, INK, RULE, dress, legend, new_axes
+from ..shown import shorten
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 LABELS = 24  # layers that have room for their names

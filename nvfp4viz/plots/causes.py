@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 
 from ..analysis import PARTS, PLACES, POSITIONS, Attribution, Choice
 from ..catalog import style
-from ..shown import INK, expect
-from .style import ABOVE, GUIDE, TITLE, dress, legend, legend_above, named, new_axes, percent, shorten, tint
+from ..shown import INK, expect, shorten
+from .style import ABOVE, GUIDE, TITLE, dress, legend, legend_above, named, new_axes, percent, tint
 
 # Okabe-Ito, with hatches so that neighbours differ without colour too
 LOOKS = dict(zip(PARTS, [
