@@ -18,7 +18,12 @@ MOST = 6  # recipes of a launch: its registers and shared memory grow with them
 LOG_THREADS = 7  # of a CTA that works on blocks; small, since a row's threads wait for each other
 QUANTIZE_CTAS, ANALYZE_CTAS = 8, 4  # that a multiprocessor shall hold at once
 LOG_CHUNK = 10  # tokens that a CTA of `finish` has at a time
-RECIPE_COUNTS, RECIPE_SUMS = 512 + 2 * BINS + 5, 3  # integers, and float64 sums, of a recipe in analyze.cu
+HISTOGRAMS = (256, 256, BINS, BINS)  # scale byte and choice, pairs of codes, block NMSE, token NMSE
+COUNTERS = (
+    "n_four_saturated", "n_four_saturated_chosen", "n_scale_saturated", "n_element_clipped", "n_element_flushed",
+)  # fmt: skip
+SUMS = ("err_abs", "x_hat_sq", "x_dot_x_hat")
+RECIPE_COUNTS, RECIPE_SUMS = sum(HISTOGRAMS) + len(COUNTERS), len(SUMS)  # numbers of a recipe, as in analyze.cu
 OWN_COUNTS = 3  # integers of a segment
 COLUMN = (LEVELS + 1) * RUNS + 2  # numbers by token, of a recipe
 _INPUTS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}

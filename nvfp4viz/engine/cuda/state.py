@@ -11,19 +11,10 @@ import torch
 from torch import Tensor
 
 from ...nvfp4 import BLOCK, Recipe
-from ...stats import BINS, LEVELS, RUNS, Stats
+from ...stats import LEVELS, RUNS, Stats
 from .launching import aligned, analysis
-from .plan import COLUMN, OWN_COUNTS, RECIPE_COUNTS, RECIPE_SUMS, Plan, plans
+from .plan import COLUMN, COUNTERS, HISTOGRAMS, OWN_COUNTS, RECIPE_COUNTS, RECIPE_SUMS, SUMS, Plan, plans
 
-HISTOGRAMS = (256, 256, BINS, BINS)  # scale byte and choice, pairs of codes, block NMSE, token NMSE
-COUNTERS = (
-    "n_four_saturated",
-    "n_four_saturated_chosen",
-    "n_scale_saturated",
-    "n_element_clipped",
-    "n_element_flushed",
-)
-SUMS = ("err_abs", "x_hat_sq", "x_dot_x_hat")
 MOST = 1 << 32  # elements of a launch, whose counts are 32-bit integers
 
 
@@ -90,19 +81,12 @@ class Launched:
         other.states = {key: [s.clone() for s in states] for key, states in self.states.items()}
         return other
 
-    @functools.cached_property
-    def _found(self) -> list[tuple[list[Stats], int]]:
-        """Of each segment, Stats by recipe and the rows that were left out."""
+    def fetch_all(self) -> list[tuple[list[Stats], int]]:
+        """Of each segment, one Stats a recipe, and how many rows NaN or Inf kept out of it; waits."""
         parts = [_unpack(self.plans, states, k, len(self.recipes)) for (k, _), states in self.states.items()]
         if not parts:
             return [([Stats(r, "cuda", 0) for r in self.recipes], 0)] * self.segments
-        return [([functools.reduce(operator.add, row) for row in zip(*(s for s, _ in segment), strict=True)],
-                 sum(n for _, n in segment)) for segment in zip(*parts, strict=True)]  # fmt: skip
-
-    def fetch_all(self) -> list[tuple[list[Stats], int]]:
-        """Of each segment, one Stats a recipe, and how many rows NaN or Inf kept out of it; waits."""
-        self.__dict__.pop("_found", None)
-        return self._found
+        return [_added(segment) for segment in zip(*parts, strict=True)]
 
     def fetch(self) -> list[Stats]:
         stats, left_out = self.fetch_all()[0]
@@ -110,6 +94,12 @@ class Launched:
         if left_out and not all(r.per_token for r in self.recipes):
             raise ValueError("x held NaN or Inf in at least one call: FlashInfer's result for them is undefined")
         return stats
+
+
+def _added(parts) -> tuple[list[Stats], int]:
+    """Statistics of one segment under several numbers of features, and their rows left out, together."""
+    stats = zip(*(stats for stats, _ in parts), strict=True)
+    return [functools.reduce(operator.add, row) for row in stats], sum(left_out for _, left_out in parts)
 
 
 def _merge(plan: Plan, a: Tensor, b: Tensor) -> None:
