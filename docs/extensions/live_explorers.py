@@ -16,6 +16,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import nvfp4viz
+from nvfp4viz.explorer import unpacked
 from nvfp4viz.nvfp4 import RECIPES, as_recipe
 from nvfp4viz.pages.document import fill
 from nvfp4viz.pages.notebooks import STATE, VIEW
@@ -60,7 +61,7 @@ def enliven(app, docname: str, source: list[str]) -> None:
 def _view(docname: str, data: dict, widget: dict) -> str:
     if "statistics" not in widget:
         return str(fill("widget.html", explorer=None, content=None, controls="a widget"))
-    for tensor, row in widget["statistics"].items():
+    for tensor, row in unpacked(widget["statistics"]).items():
         for recipe, stored in row.items():
             if recipe in RECIPES and bundled()["stats"].get(tensor, {}).get(recipe) != stored:
                 log.warning("%s: its explorer shows other statistics of %s under %s than the package computes now: "
