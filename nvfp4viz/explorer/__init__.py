@@ -10,8 +10,8 @@ from .stored import or_stored, show_stored
 _LAZY = {"Explorer": "widget", "explore": "widget", "lab": "laboratory"}
 
 __all__ = [
-    "COUNTS", "TOKENS", "check_answer", "compact", "measured", "or_stored", "outputs", "packed", "page_catalog", "prompts",
-    "ranking", "recipe_entry", "show_stored", "summary", "unpacked", *_LAZY,
+    "COUNTS", "TOKENS", "check_answer", "compact", "measured", "or_stored", "outputs", "packed", "page_catalog",
+    "prompts", "ranking", "recipe_entry", "show_stored", "summary", "unpacked", *_LAZY,
 ]  # fmt: skip
 
 
