@@ -22,6 +22,7 @@ struct Analyze {                     // mirrored by plan.py
     signed char recipes[G][TYPES];   // of each group, the recipe of each type; -1 where there is none
     signed char first[G + 1];        // recipe of each group, whose recipes are neighbours
 };
+static_assert(sizeof(Analyze) == ANALYZE_BYTES, "plan.py mirrors it");
 
 struct OfRecipe {
     double err_sq[THREADS];      // of a thread's part of a row
@@ -38,6 +39,7 @@ struct Shared {
     double values[THREADS / 32][VALUES];
     unsigned own[3];
 };
+static_assert(sizeof(Shared) <= SHARED_BYTES, "plan.py asks for as much");
 
 __device__ int nmse_bin(double nmse) {
     return min(max((__double2hiint(nmse) >> (MANTISSA_SHIFT - 32)) - FIRST_BIN, 0), BINS - 1);

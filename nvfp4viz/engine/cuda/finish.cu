@@ -15,6 +15,7 @@ struct Finish {                   // mirrored by plan.py
     long long tokens, first, at, length;  // first: index of the first token, or < 0
     int segments, sum_parts, parts;       // parts: CTAs a column of a segment; sum_parts: CTAs a segment in `analyze`
 };
+static_assert(sizeof(Finish) == FINISH_BYTES, "plan.py mirrors it");
 
 struct Span {  // tokens of a segment, and their indices in its stream
     long long begin, end, first;

@@ -26,6 +26,7 @@ SUMS = ("err_abs", "x_hat_sq", "x_dot_x_hat")
 RECIPE_COUNTS, RECIPE_SUMS = sum(HISTOGRAMS) + len(COUNTERS), len(SUMS)  # numbers of a recipe, as in analyze.cu
 OWN_COUNTS = 3  # integers of a segment
 COLUMN = (LEVELS + 1) * RUNS + 2  # numbers by token, of a recipe
+_PARTS = ("numbers", "block", "quantize", "measure", "analyze", "finish")  # of the source, in this order
 _INPUTS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 
 
@@ -100,7 +101,6 @@ class Plan:
         self.recipes = tuple(recipes[i] for i in self.order)
         self.groups = [{kind: self.order.index(i) for kind, i in group.items()} for group in ordered]
         self.group_of = {i: g for g, group in enumerate(self.groups) for i in group.values()}
-        self.first_type = _type(self.recipes[0])
         n = len(self.recipes)
         self.columns, self.values = n * RECIPE_COUNTS + OWN_COUNTS, n * RECIPE_SUMS + n + 1
         self.state = self.columns + self.values + (n + 1) * COLUMN + 2
@@ -126,26 +126,24 @@ class Plan:
     @functools.cache  # noqa: B019 - plans are kept anyway
     def source(self, dtype: torch.dtype) -> str:
         """CUDA C++ of all kernels for these recipes and kind of x; recipes that differ in ceilings alone share it."""
+        low, high = self._families()
+        kinds = {
+            "N": len(self.recipes), "G": len(self.groups), "FAMILIES_LOW": f"{low}ull", "FAMILIES_HIGH": f"{high}ull",
+            "FAMILY_COUNT": len({_family(r) for r in self.recipes}), "FIRST_TYPE": _type(self.recipes[0]),
+            "ANY_PER_TOKEN": int(any(r.per_token for r in self.recipes)), "INPUT": _INPUTS[dtype],
+            "SHARED_BYTES": self.shared_bytes, "ANALYZE_BYTES": ctypes.sizeof(self.analyze_type),
+            "FINISH_BYTES": ctypes.sizeof(Finish), "QUANTIZE_BYTES": ctypes.sizeof(Quantize),
+        }  # fmt: skip
+        return _CONSTANTS + _defines(**kinds) + "".join(map(_text, _PARTS))
+
+    def _families(self) -> tuple[int, int]:
+        """`Family`'s bits of block.cu, two families in each number: flags, first and last group, types that occur."""
         families, bits = [_family(self.leader(group)) for group in self.groups], 0
         for i, (per_token, fast) in enumerate(sorted(set(families))):
-            begin, end = (
-                families.index((per_token, fast)),
-                families.index((per_token, fast)) + families.count((per_token, fast)),
-            )
+            begin, end = families.index((per_token, fast)), len(families) - families[::-1].index((per_token, fast))
             types = functools.reduce(operator.or_, (1 << kind for group in self.groups[begin:end] for kind in group))
             bits |= (per_token | fast << 1 | begin << 2 | end << 6 | types << 10) << 32 * i
-        kinds = {"N": len(self.recipes), "G": len(self.groups), "FAMILY_COUNT": len(set(families))}
-        kinds |= {"FAMILIES_LOW": f"{bits & (1 << 64) - 1}ull", "FAMILIES_HIGH": f"{bits >> 64}ull"}
-        kinds |= {
-            "INPUT": _INPUTS[dtype],
-            "ANY_PER_TOKEN": int(any(r.per_token for r in self.recipes)),
-            "FIRST_TYPE": self.first_type,
-        }
-        return (
-            _CONSTANTS
-            + _defines(**kinds)
-            + "".join(map(_text, ("numbers", "block", "quantize", "measure", "analyze", "finish")))
-        )
+        return bits & (1 << 64) - 1, bits >> 64
 
 
 @functools.lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ struct Quantize {                    // mirrored by plan.py
     Scaling scaling;
     Scoring scoring;
 };
+static_assert(sizeof(Quantize) == QUANTIZE_BYTES, "plan.py mirrors it");
 
 extern "C" __global__ void __launch_bounds__(THREADS, QUANTIZE_CTAS) quantize(const __grid_constant__ Quantize job) {
     using Recipe = Type<FIRST_TYPE>;
