@@ -22,7 +22,8 @@ _DIRECTIVE = re.compile(  # reStructuredText: what is indented behind `::`
     r"(?:[ \t]+:[\w-]+:[^\n]*\n)*((?:[ \t]*\n|[ \t]+\S[^\n]*\n)+)", re.M,
 )  # fmt: skip
 _INDENTED = re.compile(r"(?:\A|(?<=\n))[ \t]*\n()((?:(?: {4}|\t)[^\n]*(?:\n|\Z))+)")
-_TRIPLE = re.compile(r"(?P<before>[^\s\"'][^\n\"']*)(?P<quote>\"{3}|'{3})(?P<body>.*?)(?P=quote)", re.S)
+_TRIPLE = re.compile(r"(?P<quote>\"{3}|'{3})(?P<body>.*?)(?P=quote)", re.S)
+_NEAR = 200  # characters before a string that say whether it is one of a program: `run(f`, `script = `
 _SCRIPTS = ("shell", "yaml", "dockerfile", "systemd")  # what a string of a program can be
 
 
@@ -54,18 +55,18 @@ def _blocks(text: str) -> Iterator[tuple[str, str, int]]:
 def read_python(text: str, lines: Lines, given: dict[str, Value], reader, kind_of, depth: int) -> list[Settings]:
     """What a program sets, and what a script in a string of many lines does; a docstring sets nothing."""
     found: list[Settings] = []
-    blanked = text
+    own, end = [], 0  # the program without such strings
     for m in _TRIPLE.finditer(text):
-        body = m["body"]
-        if "\n" not in body or not NAME.search(body) or kind_of("", body) not in _SCRIPTS:
+        body, before = m["body"], re.split(r"[\n\"']", text[max(0, m.start() - _NEAR) : m.start()])[-1].strip()
+        if not before or "\n" not in body or not NAME.search(body) or kind_of("", body) not in _SCRIPTS:
             continue
-        if "f" in m["before"][-2:].lower():
+        if "f" in before[-2:].lower():
             body = re.sub(r"(?<!\{)\{([^{}\n]+)\}", r"$\1", body)  # filled in by the program, as by a shell
         first = lines.at(m.start("body"))
         found += [one.named(f"string of line {first}") for one in reader(body, "", Lines(body, first), {}, depth + 1)]
-        blank = re.sub(r"[^\n]", " ", m["body"])
-        blanked = blanked[: m.start("body")] + blank + blanked[m.end("body") :]
-    return read_generic(blanked, lines, "python", given) + found
+        own += [text[end : m.start("body")], re.sub(r"[^\n]", " ", m["body"])]
+        end = m.end("body")
+    return read_generic("".join(own) + text[end:], lines, "python", given) + found
 
 
 def read_notebook(text: str, lines: Lines, given: dict[str, Value], reader, kind_of, depth: int) -> list[Settings]:

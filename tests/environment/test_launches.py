@@ -157,6 +157,8 @@ LONG = {  # a megabyte of what could cost its square
     "targets": ("Makefile", f"export {FI} = 1\n" + "a:\n\tvllm serve /m\n" * 11_000), "pods": ("a.yaml", f"{FI}: 1\n" + "---\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n" * 2800),
     "random": ("a.sh", "".join(random.Random(1).choice("ab \n\"'`$(){}[]<>|&;#\\=:,-") for _ in range(190_000)) + FI), "indented": ("a.md", "    a\n\n" * 160_000 + f"    {FI}=1\n"),
     "strings": ("a.py", f'x = """\nexport {FI}=1\n"""\n' * 500), "cells": ("a.ipynb", '  "a = 1\\n",\n' * 80_000 + f'"{FI}=1\\n"\n'),
+    "a line of Python": ("a.py", f"os.environ['{FI}'] = '1'\nf(" + "SHIN" * 250_000),
+    "strings of no script": ("a.py", "x = '''a\n" * 110_000 + FI),
     "fences": ("a.md", "".join("`" * (3 + i % 900) + "\n" for i in range(2000)) + FI),
 }  # fmt: skip
 
