@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ from ...stats import Stats
 from ..base import Ready
 
 TASKS = 16  # x falls into so many tasks, where that leaves each a size in elements
-SMALLEST, LARGEST = 1 << 15, 1 << 18  # that is worth a call, and at most 1 MiB in float32: a second-level cache
+SMALLEST, LARGEST = 1 << 16, 1 << 18  # that is worth a call, and at most 1 MiB in float32: a second-level cache
 OLDEST_NUMBA = 0, 60
 NO_TABLE = np.zeros(1, np.int8)
 NO_TABLE.setflags(write=False)  # like rcp_table(): another type would compile everything again
@@ -170,21 +171,21 @@ class NotFiniteError(Exception):
 def run_tasks(task: Callable, x: Tensor) -> Iterator:
     """task(rows) of all rows of x, some at a time on every core; results in order. ValueError if x is not finite."""
     m, k = x.shape
-    step = max(1, min(max(m * k // TASKS, SMALLEST), LARGEST) // k)
+    tasks = max(-(-m * k // LARGEST), min(TASKS, m * k // SMALLEST), 1)
+    step = max(1, -(-m // tasks))
     rows = [slice(i, min(i + step, m)) for i in range(0, m, step)]
     threads = min(torch.get_num_threads(), len(rows))
     try:
-        if threads < 2:
-            yield from map(task, rows)
-            return
-        pool = ThreadPoolExecutor(threads)
-        try:
-            yield from pool.map(task, rows)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from map(task, rows) if threads < 2 else _pool(torch.get_num_threads(), os.getpid()).map(task, rows)
     except NotFiniteError:
         check_finite(x)
         raise
+
+
+@functools.lru_cache(maxsize=2)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that wait for the next call; a forked process, which has none of its parent's, starts its own."""
+    return ThreadPoolExecutor(threads, "nvfp4viz")
 
 
 def in_memory(x: Tensor) -> tuple:
