@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ class Launched:
         return both
 
     def copy(self) -> Launched:
-        other = Launched(self.recipes, self.segments, self._next)
+        other = copy.copy(self)  # cheaper than asking for the plans again: layers that share inputs ask at each call
         other.states = {key: [s.clone() for s in states] for key, states in self.states.items()}
         return other
 
