@@ -39,20 +39,23 @@ def test_every_recipe_has_its_place(recipes):
 
 
 def test_a_source_serves_recipes_that_differ_in_ceilings_alone():
-    a, b = (Plan([Recipe(c, four_over_six=True, err_mode="MSE")]).source(torch.float16) for c in (448, 256))
-    assert a == b != Plan([Recipe(448, four_over_six=True)]).source(torch.float16)
+    a, b = (Plan([Recipe(c, four_over_six=True, err_mode="MSE")]).source(torch.float16, "analyze") for c in (448, 256))
+    assert a == b != Plan([Recipe(448, four_over_six=True)]).source(torch.float16, "analyze")
 
 
+@pytest.mark.parametrize("kernel", ["quantize", "analyze"])
 @pytest.mark.parametrize("start", range(0, len(EVERY), 9))
-def test_structures_are_as_large_in_cuda_as_in_python(start, tmp_path):
+def test_structures_are_as_large_in_cuda_as_in_python(start, kernel, tmp_path):
     """The source says so itself: it does not compile where they are not."""
     if not shutil.which("nvcc"):
         pytest.skip("no nvcc on PATH")
-    source = plans(tuple(EVERY[start : start + MOST]))[0][0].source(torch.bfloat16)
+    source = plans(tuple(EVERY[start : start + MOST]))[0][0].source(torch.bfloat16, kernel)
     (tmp_path / "a.cu").write_text(source)
     command = ["nvcc", "-arch=sm_80", *nvrtc.FLAGS, "-ptx", tmp_path / "a.cu", "-o", tmp_path / "a.ptx"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    (tmp_path / "b.cu").write_text(source.replace("#define ANALYZE_BYTES ", "#define ANALYZE_BYTES 1"))
+    (tmp_path / "b.cu").write_text(
+        source.replace(f"#define {kernel.upper()}_BYTES ", f"#define {kernel.upper()}_BYTES 1")
+    )
     command[-3] = tmp_path / "b.cu"
     assert "plan.py mirrors it" in subprocess.run(command, capture_output=True, text=True, timeout=200).stderr

@@ -310,7 +310,11 @@ def test_auto_takes_it_and_returns_to_the_cpu():
 
 @pytest.mark.parametrize("architecture, dtype", [*zip(["sm_80", "sm_90", "sm_100"], DTYPES, strict=True)])
 def test_compiles(architecture, dtype, tmp_path):
-    sources = [Plan(recipes).source(dtype) for recipes in ([Recipe()], KINDS[-1:], KINDS[4 : 4 + MOST])]
+    sources = [
+        Plan(recipes).source(dtype, kernel)
+        for kernel in ("quantize", "analyze")
+        for recipes in ([Recipe()], KINDS[-1:], KINDS[4 : 4 + MOST])
+    ]
     try:
         nvrtc.nvrtc()
     except OSError as error:

@@ -55,7 +55,7 @@ def launch_quantize(
         )  # fmt: skip
         ((plan, _),) = plans((recipe,))
         index = x.device.index
-        kernel = nvrtc.kernel(plan.source(x.dtype), "quantize", index)
+        kernel = nvrtc.kernel(plan.source(x.dtype, "quantize"), "quantize", index)
         nvrtc.launch(kernel, ctas(m, log_lanes(k)), 1 << LOG_THREADS, [job], nvrtc.stream(index), index)
     return Quantized(codes, scales, decode, recipe, "cuda", encode)
 

@@ -75,7 +75,7 @@ class Analysis:
 
     def __init__(self, plan: Plan, dtype: torch.dtype, k: int, device: torch.device):
         self.plan, self.k, self.device = plan, k, device
-        source = plan.source(dtype)
+        source = plan.source(dtype, "analyze")
         self.analyze, self.finish = (nvrtc.kernel(source, name, device.index) for name in ("analyze", "finish"))
         nvrtc.allow_shared(self.analyze, plan.shared_bytes, device.index)
         self.most = ANALYZE_CTAS * nvrtc.multiprocessors(device.index)

@@ -26,7 +26,10 @@ SUMS = ("err_abs", "x_hat_sq", "x_dot_x_hat")
 RECIPE_COUNTS, RECIPE_SUMS = sum(HISTOGRAMS) + len(COUNTERS), len(SUMS)  # numbers of a recipe, as in analyze.cu
 OWN_COUNTS = 3  # integers of a segment
 COLUMN = (LEVELS + 1) * RUNS + 2  # numbers by token, of a recipe
-_PARTS = ("numbers", "block", "quantize", "measure", "analyze", "finish")  # of the source, in this order
+_PARTS = {  # of the source that a kernel is in, in this order
+    "quantize": ("numbers", "block", "quantize"),
+    "analyze": ("numbers", "block", "measure", "analyze", "finish"),  # `finish`, too
+}
 _INPUTS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 
 
@@ -124,8 +127,8 @@ class Plan:
             scoring.range, scoring.factor = score_constants(recipe)
 
     @functools.cache  # noqa: B019 - plans are kept anyway
-    def source(self, dtype: torch.dtype) -> str:
-        """CUDA C++ of all kernels for these recipes and kind of x; recipes that differ in ceilings alone share it."""
+    def source(self, dtype: torch.dtype, kernel: str) -> str:
+        """CUDA C++ of a kernel for these recipes and kind of x; recipes that differ in ceilings alone share it."""
         low, high = self._families()
         kinds = {
             "N": len(self.recipes), "G": len(self.groups), "FAMILIES_LOW": f"{low}ull", "FAMILIES_HIGH": f"{high}ull",
@@ -134,7 +137,7 @@ class Plan:
             "SHARED_BYTES": self.shared_bytes, "ANALYZE_BYTES": ctypes.sizeof(self.analyze_type),
             "FINISH_BYTES": ctypes.sizeof(Finish), "QUANTIZE_BYTES": ctypes.sizeof(Quantize),
         }  # fmt: skip
-        return _CONSTANTS + _defines(**kinds) + "".join(map(_text, _PARTS))
+        return _CONSTANTS + _defines(**kinds) + "".join(map(_text, _PARTS[kernel]))
 
     def _families(self) -> tuple[int, int]:
         """`Family`'s bits of block.cu, two families in each number: flags, first and last group, types that occur."""
