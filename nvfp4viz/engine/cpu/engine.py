@@ -174,9 +174,9 @@ def run_tasks(task: Callable, x: Tensor) -> Iterator:
     tasks = max(-(-m * k // LARGEST), min(TASKS, m * k // SMALLEST), 1)
     step = max(1, -(-m // tasks))
     rows = [slice(i, min(i + step, m)) for i in range(0, m, step)]
-    threads = min(torch.get_num_threads(), len(rows))
+    threads = torch.get_num_threads()
     try:
-        yield from map(task, rows) if threads < 2 else _pool(torch.get_num_threads(), os.getpid()).map(task, rows)
+        yield from map(task, rows) if min(threads, len(rows)) < 2 else _pool(threads, os.getpid()).map(task, rows)
     except NotFiniteError:
         check_finite(x)
         raise
