@@ -57,11 +57,12 @@ def decoded(x: Tensor, recipe: Recipe | Fp8 | Callable[[Tensor], Tensor], engine
 class Decoded:
     """Weights through NVFP4, each [N, K], of a stack [E, N, K]; made at first use, for one recipe.
 
-    hold: all stay in memory; else each is made when its product is computed and let go of behind it.
+    room: bytes of them that stay in memory, the first ones made; the others are made each time that their product is
+    computed, and let go of behind it. None: all stay.
     """
 
-    def __init__(self, plan: Plan, recipe: Recipe | Fp8, engine: str, hold: bool = True):
-        self.plan, self.recipe, self.engine, self.hold = plan, recipe, engine, hold
+    def __init__(self, plan: Plan, recipe: Recipe | Fp8, engine: str, room: int | None = None):
+        self.plan, self.recipe, self.engine, self.room = plan, recipe, engine, room
         self.kept: dict[str, str] = {}  # weight -> why it stays as it is
         self._made: dict[Weight, Tensor | None] = {}
 
@@ -73,8 +74,10 @@ class Decoded:
             made = self._make(weight, k_last)
         except (TypeError, ValueError) as error:
             self.kept[weight.name], made = f"weight: {error}", None
-        if self.hold or made is None:
+        size = 0 if made is None else made.nbytes
+        if self.room is None or size <= self.room:
             self._made[weight] = made
+            self.room = None if self.room is None else self.room - size
         return made
 
     def _make(self, weight: Weight, k_last: bool) -> Tensor:
@@ -135,7 +138,7 @@ class Swap:
                 hook = w.module.register_forward_pre_hook(_named(self._hook, w), with_kwargs=True)
                 self._undo.callback(hook.remove)
                 if self.weights is not None:
-                    self._place(w) if self.weights.hold else self._place_in_passing(w)
+                    self._place(w) if self.weights.room is None else self._place_in_passing(w)
         for module in dict.fromkeys(w.module for w in by_hand if w.kind == "stack"):
             hooks = (module.register_forward_pre_hook(self._entered, with_kwargs=True),
                      module.register_forward_hook(self._left, always_call=True))  # fmt: skip

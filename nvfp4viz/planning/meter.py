@@ -18,13 +18,14 @@ from .units import Unit, units_of
 
 AS_IS, FP8 = "bf16", "fp8"  # what is kept is not touched, or quantized to FP8
 HELD = 1 << 30  # bytes of log-probabilities that are kept; beyond, the model as it is runs again for each variant
+ROOM = 1 << 30  # bytes of quantized weights that are kept from pass to pass; beyond, they are made anew
 
 
 class Meter:
     """Runs variants of a model on one text, and remembers what they did.
 
     A variant says for each unit in which format it runs: "bf16" (as it is), "fp8", or the name of a recipe. Weights are
-    quantized in their place when their product is computed, one at a time, so the model is in memory once.
+    quantized in their place when their product is computed, so a large model is in memory once.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class Meter:
         self.model, self.recipes, self.engine, self.budget = model, dict(recipes), engine, budget
         self.units: list[Unit] = units_of(self.scheme, experts)
         self.skipped: dict[str, str] = {}
+        self._plain: dict[str, str] = {}  # weights that stayed as they are, though their inputs did not -> why
         self._progress, self._times = progress, []
         self._used: set[str] = set()
         self._other = 0  # passes that are not variants: the prediction's
+        self._weights: tuple[str, Decoded] | None = None  # of the format that ran last
         self.store = Store(resume, self._about(experts, modules))
         self._before = self._as_it_is()
 
@@ -61,7 +64,8 @@ class Meter:
         return {
             **versions(), "model": type(self.model).__name__, "quantized": self.scheme.sentence(),
             "coverage": self.coverage, "already": quantized_already(self.model), "passes": self.passes,
-            "tokens": sum(int(b["input_ids"].numel()) for b in self.batches), "skipped": self.skipped,
+            "tokens": sum(int(b["input_ids"].numel()) for b in self.batches),
+            "skipped": {**self._plain, **self.skipped},
         }  # fmt: skip
 
     @property
@@ -100,9 +104,10 @@ class Meter:
         if key not in self.store:
             start = time.monotonic()
             rows = self._run(variant)
-            self.store.put(key, {"runs": rows, "skipped": self.skipped})
+            self.store.put(key, {"runs": rows, "skipped": self.skipped, "plain": self._plain})
             self._times.append(time.monotonic() - start)
         self.skipped.update(self.store[key]["skipped"])
+        self._plain.update(self.store[key].get("plain", {}))
         self._say(variant)
         return self.store[key]["runs"]
 
@@ -170,12 +175,18 @@ class Meter:
                         for w, some in unit.picked.items():
                             picked[w] = None if some is None else {*(picked.get(w) or ()), *some}
                 part, recipe = self.scheme.of(picked), Fp8() if name == FP8 else self.recipes[name]
-                weights = None
-                if self.scheme.quantize != MODES[0]:
-                    of = recipe if isinstance(recipe, Fp8) else part.recipe_of_weights(recipe)
-                    weights = Decoded(part, of, self.engine, hold=False)
+                weights = None if self.scheme.quantize == MODES[0] else self._decoded(name, recipe)
                 undo.enter_context(Swap(part, recipe, weights, self.engine, self.skipped))
+                undo.callback(lambda w=weights: self._plain.update(w.kept if w else {}))
             yield
+
+    def _decoded(self, name: str, recipe: Recipe | Fp8) -> Decoded:
+        """The weights in a format; those of one format are kept, since passes that follow mostly share it."""
+        if self._weights is None or self._weights[0] != name:
+            self._weights = None  # let go of those before new ones are made
+            of = recipe if isinstance(recipe, Fp8) else self.scheme.recipe_of_weights(recipe)
+            self._weights = name, Decoded(self.scheme, of, self.engine, ROOM)
+        return self._weights[1]
 
 
 def _taken(adds: list[int], experts) -> int:

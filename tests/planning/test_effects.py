@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_model import ids, small_model
 
-from nvfp4viz.model import impact
+from nvfp4viz.model import Decoded, impact
 from nvfp4viz.nvfp4 import as_recipes
 from nvfp4viz.planning import layer_effects
 from nvfp4viz.planning.meter import Meter
@@ -102,3 +102,31 @@ def test_kept_in_fp8_stands_between(tmp_path):
     mixed = [meter.kl(meter.variant("standard", [0, 3], keep)) for keep in ("bf16", "fp8")]
     assert mixed[0] == pytest.approx(mixed[1], rel=0.2)
     assert meter.kl(meter.variant("standard", range(len(meter.units)))) == 0
+
+
+def test_weights_kept_from_pass_to_pass_change_no_number(monkeypatch):
+    def found():
+        every = layer_effects(small_model(), [ids(2, 24)], "standard", budget=None)
+        return [(r["alone_kl"], r["spared_kl"]) for r in every.rows]
+
+    made = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoded, "_make", lambda self, *a, make=Decoded._make: made.append(1) or make(self, *a))
+        kept = found()
+    assert len(made) == 2 * 7  # each matrix once
+    monkeypatch.setattr("nvfp4viz.planning.meter.ROOM", 0)
+    assert found() == kept
+
+
+def test_a_weight_that_stays_as_it_is_is_named(monkeypatch, tmp_path):
+    name, make = "model.layers.0.mlp.down_proj", Decoded._make
+
+    def refuse(self, weight, *more):
+        if weight.name == name:
+            raise ValueError("no NVFP4 for this one")
+        return make(self, weight, *more)
+
+    monkeypatch.setattr(Decoded, "_make", refuse)
+    for _ in range(2):  # measured, and taken from the file
+        found = layer_effects(small_model(), [ids(2, 12)], "standard", budget=6, resume=tmp_path / "measured.json")
+        assert found.provenance["skipped"] == {name: "weight: no NVFP4 for this one"}
