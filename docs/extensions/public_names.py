@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import textwrap
 from dataclasses import is_dataclass
 
 from sphinx.util.docutils import SphinxDirective
@@ -17,7 +18,7 @@ import nvfp4viz
 
 PARTS = re.compile(r"^(Args|Returns|Reading it|How to read it|Raises|Source): ?")
 ARGUMENT = re.compile(r"^ {4}([\w, ]+):\s+(.*)$")
-FIELD = re.compile(r"^    (\w+): [^#=]+(?:=[^#]*)?#\s*(.+)$", re.MULTILINE)
+FIELD = re.compile(r"^    (\w+): [^#=\n]+(?:=[^#\n]*)?#\s*(?!fmt:)(.+)$", re.MULTILINE)
 
 
 class Public(SphinxDirective):
@@ -52,7 +53,7 @@ def entry(path: str) -> str:
     thing = find(path)
     if inspect.isclass(thing):
         body = markdown(inspect.getdoc(thing)) + fields_of(thing) + members(thing)
-        made = is_dataclass(thing) and path != "nvfp4viz.Stats"  # Stats has forty fields; nobody types them
+        made = has_fields(thing) and path != "nvfp4viz.Stats"  # Stats has forty fields; nobody types them
         return block("class", path + (signature(thing) if made else ""), body)
     if callable(thing):
         return block("function", path + signature(thing), markdown(inspect.getdoc(thing)))
@@ -107,9 +108,13 @@ def _bound(raw, method) -> str:
     return re.sub(r"^\(self(, )?", "(", text) if inspect.isfunction(raw) else text
 
 
+def has_fields(cls: type) -> bool:
+    return is_dataclass(cls) or hasattr(cls, "_fields")
+
+
 def fields_of(cls: type) -> str:
-    """Fields of a dataclass that its source explains behind them."""
-    found = FIELD.findall(inspect.getsource(cls)) if is_dataclass(cls) else []
+    """Fields of a dataclass or named tuple, as its source explains them behind each."""
+    found = FIELD.findall(inspect.getsource(cls)) if has_fields(cls) else []
     return "".join(f"- `{name}`: {escaped(text)}\n" for name, text in found) + "\n" * bool(found)
 
 
@@ -132,7 +137,7 @@ def markdown(text: str | None) -> str:
 def _paragraph(text: str) -> str:
     lines, out = text.split("\n"), []
     if all(line.startswith("    ") for line in lines):
-        return fenced("python", inspect.cleandoc("\n".join(lines)))
+        return fenced("python", textwrap.dedent("\n".join(lines)))
     while lines:
         line = lines.pop(0)
         part = PARTS.match(line)

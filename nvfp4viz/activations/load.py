@@ -51,12 +51,13 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
     cannot be read), with the reason.
 
     A .safetensors.index.json stands for its shards, and a folder that SGLang's dumper or tensor dump wrote gives one
-    tensor for all steps (see dumps.py).
-    `lengths` are the tokens of each sequence, one after another: intervals are over sequences where there are eight.
-    None: what the metadata of a .safetensors says, a JSON list under "sequence_lengths". Tensors of another number of
-    tokens have none, [B, T, K] has B sequences anyway. Squares of gradients that `capture` kept are in `.felt`.
-    A file with one unnamed tensor gives it the file's stem as name; a name that several files have gets as much of the
-    path before it as tells them apart. Nothing in a file is executed.
+    tensor for all steps. A file with one unnamed tensor gives it the file's stem as name; a name that several files
+    have gets as much of the path before it as tells them apart. Nothing in a file is executed.
+
+    `lengths` are the tokens of each sequence, one after another, for intervals over sequences (of which they take at
+    least eight). Where it is None they are read from the metadata of a .safetensors, a JSON list under
+    "sequence_lengths". A tensor of another number of tokens has no sequences known, one of [B, T, K] has B of them.
+    Squares of gradients that `capture` kept are in `.felt`.
 
     Raises FileNotFoundError, ValueError that says what is wrong with which file, or TypeError for what is no path.
     """

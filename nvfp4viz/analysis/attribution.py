@@ -98,7 +98,11 @@ class Attribution(Additive):
 
 
 def attribute(x: Tensor, recipe: Recipe | str, *, encode_scale=None, sample: int = SAMPLE) -> Attribution:
-    """Split the squared error of quantizing x into parts; see this module's text for their order.
+    """Split the squared error of quantizing x into parts that add up to it, each the cost of one step.
+
+    In order: elements rounded to E2M1 under a block scale that is exact; the scale rounded to 4 significant bits;
+    elements above 6 clipped; scales above 448 saturated; scales below 2^-6 subnormal; FP32 arithmetic; and the recipe's
+    own choice between 6 and 4 instead of a perfect one. A part is negative where its step lessens the error.
 
     Args:
         x, recipe, encode_scale: as in `quantize`. Computed on the CPU, with the bits that every engine has.

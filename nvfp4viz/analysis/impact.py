@@ -28,13 +28,13 @@ class Impact(Saved):
 
     _what, _tables = "impact", (".csv",)
 
-    effects: list[Effect]
+    effects: list[Effect]  # one a recipe and set of layers
     sequences: np.ndarray  # int64 [n]: the sequence of each run
     recipes: dict[str, Recipe | None]  # name -> Recipe, of the activations; None changes nothing
     quantize: str  # a mode or a preset
     controls: tuple[str, ...] = ()  # recipes that differ in the ceiling alone and have the same SQNR, to compare with
     skipped: dict[str, str] = field(default_factory=dict)  # layer -> why it was not quantized
-    provenance: dict = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)  # model, text, versions, coverage
 
     @property
     def coverage(self) -> str:

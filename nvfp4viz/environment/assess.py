@@ -77,6 +77,7 @@ def _candidates(value: Value) -> tuple[str | None, ...]:
 
 
 def program_of(settings: Settings) -> str:
+    """The program that gets these settings, by its key in `PROGRAMS`: as said, else guessed, else empty."""
     return guess({**settings.variables, **settings.unsettled}, settings.program)
 
 

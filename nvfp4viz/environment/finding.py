@@ -18,12 +18,12 @@ class Finding:
     """Something in an environment that its author should know."""
 
     severity: str  # "error": results differ from what the setting says; "warning": it does nothing; "note"
-    variable: str
-    value: str | None  # None: not set
+    variable: str  # which one it is about
+    value: str | None  # its text; None: not set
     readings: dict[str, str]  # consumer in prose -> what it makes of the value
-    message: str
+    message: str  # what is wrong, and what it does
     fix: str = ""  # what to write instead, empty where there is nothing to mend
-    line: int | None = None  # of the file
+    line: int | None = None  # of the file that sets it
     changes: dict[str, str | None] = field(default_factory=dict)  # the fix as data; None: remove
     costs: dict[str, str] = field(default_factory=dict)  # short name of a recipe -> why it is here
 

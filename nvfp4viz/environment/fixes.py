@@ -21,7 +21,7 @@ def check(
 
     Args:
         program:   the one that gets it, "sglang", "vllm", "transformer-engine" or "miles"; all where it is empty.
-        arguments: the flags of its command line that matter, see `programs.sites`.
+        arguments: the flags of its command line that matter, as for `sites`.
     >>> [f.severity for f in check({"FLASHINFER_NVFP4_4OVER6": "true"})]
     ['error', 'warning']
     """

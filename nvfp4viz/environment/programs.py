@@ -176,7 +176,7 @@ def sites(
     Args:
         env:       variables.
         program:   "sglang", "vllm", "transformer-engine", "miles" or "flashinfer".
-        arguments: flags by their names here: quantization, moe, linear, kv, model, as `commandline.arguments_of` has.
+        arguments: what its flags say, by "quantization", "moe" (the runner), "linear" (the backend), "kv", "model".
         version:   of the program; the newest known where it is None.
     >>> env = {"FLASHINFER_NVFP4_4OVER6": "1", "FLASHINFER_NVFP4_4OVER6_E4M3_USE_256": "1"}
     >>> found = sites(env, "vllm", {"quantization": "nvfp4_per_token"})

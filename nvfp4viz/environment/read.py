@@ -84,7 +84,7 @@ def read_environment(source: str | os.PathLike, kind: str | None = None) -> list
 
 
 def read_text(text: str, name: str = "", kind: str | None = None) -> list[Settings]:
-    """The same for a text; the name of its file helps to guess what it is."""
+    """What a text gives each program that it starts, as `read_environment`; the name of its file tells its kind."""
     returns = "\r\n" in text
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     lines = Lines(text)

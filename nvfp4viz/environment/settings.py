@@ -13,9 +13,9 @@ class Remark:
 
     severity: str  # "error", "warning" or "note"
     variable: str  # or the word that it is about: `source`, `env_file`
-    written: str
-    why: str
-    line: int | None = None
+    written: str  # its text in the file
+    why: str  # what to know
+    line: int | None = None  # of the file
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Settings:
     name: str  # where it is: the file, then the service, the stage or the command in it
     variables: dict[str, str] = field(default_factory=dict)  # those that are settled
     lines: dict[str, int] = field(default_factory=dict)  # variable -> line
-    unsettled: dict[str, Value] = field(default_factory=dict)
+    unsettled: dict[str, Value] = field(default_factory=dict)  # variable -> what the text leaves open of it
     program: str = ""  # "sglang", "vllm", "transformer-engine", "miles"; empty where the text does not say
     arguments: dict[str, str] = field(default_factory=dict)  # of its command line, that choose what is quantized how
-    remarks: tuple[Remark, ...] = ()
+    remarks: tuple[Remark, ...] = ()  # what else the text says about them
 
     def named(self, prefix: str) -> Settings:
         return replace(self, name=f"{prefix}: {self.name}" if self.name else prefix)

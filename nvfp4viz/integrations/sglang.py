@@ -42,7 +42,10 @@ def record(config: dict):
     Where SGLang's `register_forward_hooks` calls this, its model and patterns are known: the inputs are then taken by
     pre-hooks of our own, which see keyword arguments, and inputs that a kernel overwrites later.
 
-    Args:    config: any of `recipes`, `output`, `engine`, `every`, see DEFAULTS.
+    Args:
+        config: any of "recipes" (short names; the five of RECIPES), "output" (file of the first rank, the others put
+                .rankN before the suffix; "nvfp4viz-sweep.json"), "engine" ("auto") and "every" (forward passes between
+                two writes; 100).
     Returns: hook(module, inputs, output), which changes nothing and never raises; its `.recorder` has what it recorded.
     Raises ValueError for an unknown key, FileNotFoundError where the output's folder is missing.
     """

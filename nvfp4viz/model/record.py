@@ -254,8 +254,8 @@ def record(
                      checkpoint, `model.layers.3.mlp.experts.7.down_proj`, fused or not; `model.layers.3.mlp.experts` is
                      what they share, once a token before routing.
         recipes:     as for `sweep`; a per-tensor recipe takes its scale from each call's own amax.
-        tokens:      bool [B, T], or a function (args, kwargs) -> bool [B, T] of the model's call: which tokens count.
-                     None: those that the call's `attention_mask` says.
+        tokens:      which tokens count: bool [B, T], or a function (args, kwargs) -> bool [B, T] of the model's call;
+                     where it is None, those that the call's `attention_mask` says.
         first_token: place of the first token in a stream that several processes share (`Recorder.seek` sets it for a
                      batch); by default ranks of torch.distributed get ranges that do not meet.
         sensitivity: also predict the KL of the output by input and recipe, `predicted_kl` in the table: each call goes

@@ -19,7 +19,7 @@ class Quantized:
     codes: Tensor  # uint8 [M, K/2], even column in the low nibble
     block_scales: Tensor  # torch.float8_e4m3fn [M, K/16]
     decode_scale: Tensor  # float32 [M, 1] per token, [1, 1] per tensor
-    recipe: Recipe
+    recipe: Recipe  # what made it
     engine: str  # the engine that ran, such as "cpu" or "flashinfer"
     encode_scale: Tensor | None = field(default=None, repr=False)  # like decode_scale; what multiplied x
 

@@ -47,18 +47,17 @@ class Point:
 class LayerPlan:
     """A frontier from nothing kept to all kept; `table()` has it, `export(engine)` writes what engines read."""
 
-    recipe: str
+    recipe: str  # short name of the one planned with
     keep: str  # what kept layers run in: "bf16" (as they are) or "fp8"
-    price: str
+    price: str  # of a kept unit: "bits", "multiply-adds" or "layers"
     quantize: str  # as for `impact`
-    units: list[dict]  # in the model's order: name, family, layer, parameters, multiply_adds, matrices, predicted_kl,
-    # spared_kl: what keeping it alone takes off the KL, NaN where that was not measured
-    frontier: list[Point]
+    units: list[dict]  # name, family, layer, parameters, multiply_adds, matrices, predicted_kl, spared_kl
+    frontier: list[Point]  # from nothing kept to all kept
     knee: int  # number of the point where keeping more begins to bring less
     recipes: list[dict]  # each for all units: recipe, kl with its ends, cost
     families: dict  # the best recipe by family, and what that gains: see `planning.families`
     unquantized: dict[str, str]  # matrices that are in no unit -> why; engines must keep them too
-    provenance: dict = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)  # model, text, versions, passes
 
     @property
     def point(self) -> Point:

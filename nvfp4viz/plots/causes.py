@@ -26,7 +26,7 @@ def attribution_bars(
     """Where each tensor's squared error comes from.
 
     How to read it: a bar is a tensor, as long as its NMSE in percent; its colours are the parts of
-    `nvfp4viz.attribution`, each the cost of one step from an ideal quantizer to the real one, in the legend's order.
+    `nvfp4viz.attribute`, each the cost of one step from an ideal quantizer to the real one, in the legend's order.
     Parts that lessen the error stand left of zero, and the dot marks the sum of both sides: the measured NMSE. Rounding
     elements to E2M1 is most of any error; `without_rounding` leaves it out, so that the rest is large enough to see. It
     differs between recipes, though, which only whole bars compare.

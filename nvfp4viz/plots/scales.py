@@ -113,7 +113,7 @@ def _saturating(stats: Stats) -> str:
 
 
 def block_close_up(seen: dict, ax: Axes | None = None) -> Axes:
-    """One block on the E2M1 grids of its candidate scales, from `microscope.inspect_block`.
+    """One block on the E2M1 grids of its candidate scales, from `nvfp4viz.analysis.inspect_block`.
 
     How to read it: dots are the 16 values, ticks below them what the grid can hold under a scale; each dot is
     tied to the tick it is stored as: a slanted tie is an error. The candidate in colour was kept.

@@ -38,14 +38,14 @@ class Stats(Additive):
     """What quantizing one tensor by one recipe did. `a + b` is the statistics of both tokens together."""
 
     _noun = "statistics"
-    recipe: Recipe
+    recipe: Recipe  # the one that it was quantized by
     engine: str  # the engine that quantized
     features: int  # K; 0 where tensors of different K were added
     tokens: int = summed()  # M
-    elements: int = summed()
-    nonzero_elements: int = summed()
-    blocks: int = summed()
-    nonzero_blocks: int = summed()
+    elements: int = summed()  # M * K
+    nonzero_elements: int = summed()  # elements of x that are not 0
+    blocks: int = summed()  # M * K/16
+    nonzero_blocks: int = summed()  # blocks with an element that is not 0
     n_four: int = summed()  # blocks that chose 4: their byte is e4m3(h4) and not e4m3(h6)
     n_four_saturated: int = summed()  # blocks whose 4 candidate exceeds 448
     n_four_saturated_chosen: int = summed()  # of these, blocks that chose 4 all the same
@@ -57,8 +57,8 @@ class Stats(Additive):
     err_sq: float = summed(0.0)  # sum of (x_hat - x)^2, in the unit of x, squared
     err_abs: float = summed(0.0)  # sum of |x_hat - x|
     x_sq: float = summed(0.0)  # sum of x^2
-    x_hat_sq: float = summed(0.0)
-    x_dot_x_hat: float = summed(0.0)
+    x_hat_sq: float = summed(0.0)  # sum of x_hat^2
+    x_dot_x_hat: float = summed(0.0)  # sum of x * x_hat
     max_error: float = largest()  # largest |x_hat - x|
     x_amax: float = largest()  # largest |x|
     scale_histogram: np.ndarray = summed_array(127, 2)  # all blocks, by scale byte and by choice: 6, 4
@@ -137,7 +137,7 @@ class Stats(Additive):
 
     @property
     def runs_missing(self) -> bool:
-        """Whether a release before 2.0 saved this, which did not measure by token and run."""
+        """Whether release 0.1.0 saved this, which did not measure by token and run."""
         return self.x_sq > 0 and not self.run_tokens.any()
 
     def _shared(self, other: Stats) -> dict:

@@ -31,6 +31,13 @@ def public_names() -> list[str]:
     ]
 
 
+def _find(name: str):
+    thing = nvfp4viz
+    for part in name.split(".")[1:]:
+        thing = getattr(thing, part)
+    return thing
+
+
 def entries() -> dict[str, str]:
     """Dotted name -> the text of its entry."""
     found = {}
@@ -49,6 +56,18 @@ def test_a_public_name_has_an_entry_with_an_example_that_uses_it(name):
     assert last in entry.partition("\n")[0], f"the heading of {name} does not name it"
     code = "".join(example.source for example in doctest.DocTestParser().get_examples(entry))
     assert re.search(rf"\b{last}\b", code), f"no example of {name} uses it"
+
+
+@pytest.mark.parametrize("name", [n for n in public_names() if inspect.isclass(_find(n))])
+def test_the_entry_of_a_class_explains_each_of_its_fields(name, monkeypatch):
+    pytest.importorskip("sphinx", reason="make book installs it")
+    monkeypatch.syspath_prepend(PAGES.parent / "extensions")
+    import public_names as extension
+
+    cls = _find(name)
+    fields = getattr(cls, "_fields", None) or [f.name for f in getattr(cls, "__dataclass_fields__", {}).values()]
+    shown = re.findall(r"^- `(\w+)`: \S", extension.fields_of(cls), re.MULTILINE)
+    assert shown == list(fields)
 
 
 def test_no_entry_is_of_a_name_that_is_gone():
