@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -21,6 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"nvfp4viz: {message}", file=sys.stderr)
     try:
         return arguments.run(arguments)
+    except BrokenPipeError:  # who read has enough, such as head: nothing is wrong, and nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         print(f"nvfp4viz: error: {_text(error)}", file=sys.stderr)
         return 2

@@ -293,6 +293,16 @@ def test_a_console_that_is_not_utf_8_costs_no_result(tmp_path):
     assert run.returncode == 0 and r"\u5c42.json" in run.stdout and (tmp_path / "层.json").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes break otherwise there")
+def test_a_reader_that_has_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    process = _start("doctor", "--json", stdout=write)
+    os.close(write)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (141, "")
+
+
 def test_hostile_names_are_printed_as_text(run, capsys):
     save_file({name: torch.ones(4, 5) for name in STORABLE.values()} | {"good": X}, "x.safetensors")
     code, _, err = run("sweep", "x.safetensors", "-o", "s.json", "--recipes", "standard", *FAST)
