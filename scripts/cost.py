@@ -11,13 +11,13 @@ from nvfp4viz.stats import Stats
 PAGE = Path(__file__).parents[1] / "docs" / "cost.md"
 TOKENS, GPUS = 1_000_000, 8
 
-# Elements analysed in a second under one 4over6 recipe, statistics and bootstrap included; None: not measured yet.
+# Elements analysed in a second under one 4over6 recipe, statistics included; None: not measured yet.
 # On a GPU as tests/benchmarks/test_cuda_speed.py prints it, "cuda analyze 4/6-mse-256", on an H200 on 2026-11-24.
 GPU: float | None = 67.1e6 / 0.273e-3
 PEAK = 989e12  # dense bf16 FLOP/s of an H200, data sheet
 MFU = 0.4  # share of it that a forward pass reaches
 BANDWIDTH = 4.8e12  # bytes/s of an H200's memory, data sheet
-OPERATIONS = 50  # FP32 an element and recipe: two candidates of 14, statistics 22 (nvfp4viz/arithmetic.py, stats.py)
+OPERATIONS = 50  # FP32 an element and recipe: two candidates of 14, statistics 22 (arithmetic.py, measure.py)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,33 @@ from nvfp4viz.pages.words import glossary
 
 README = Path(__file__).parents[2] / "README.md"
 MARK = "<!-- README -->"
+BOOK = {  # words of these pages that reports do without
+    "amax": "the largest magnitude, max |x|, of a block, a token or a tensor",
+    "block": "16 neighbouring values of a token, which share one E4M3 scale",
+    "candidate": "one way to scale a block: its largest value to 6, or under 4over6 to 4",
+    "decode scale": "what multiplies elements and block scales when decoding; the encode scale is its reciprocal",
+    "engine": "who computes: FlashInfer, or a kernel or program here that gives the same bits",
+    "fc1, fc2": "the inputs of the two products of an expert: the hidden state (gate and up), and what goes into down",
+    "fp16 scores": "FlashInfer's quicker way to compare the two candidates of a block, in scaled units",
+    "frontier": "sets of layers kept in higher precision, from none to all, each with its measured effect and price",
+    "golden outputs": "stored codes and scales that FlashInfer's kernels returned, against which engines are checked",
+    "headroom": "the largest value that a static scale takes over the largest that was seen; below 1 it clips",
+    "knee": "the point of a frontier behind which keeping more layers brings less",
+    "per token, per tensor": "whether the FP32 scale is one for each row, made as it arrives, or one for all rows",
+    "recipe": "all that decides how a tensor is quantized: 4over6 or not, ceiling, error mode, scales, arithmetic",
+    "spared": "kept in bf16 while everything else is quantized",
+    "static scale": "an FP32 scale for the whole tensor that was calibrated beforehand",
+    "subnormal": "of a block scale: below 2⁻⁶, where E4M3 has fewer than 4 significant bits",
+    "top-1 agreement": "how often the most likely next token stays the same",
+    "unit": "what an engine runs in one precision: q, k and v together, or all experts of a layer",
+}
 
 
 class Words(SphinxDirective):
     """`{words}`: every word and rate with its sentence, as a glossary."""
 
     def run(self):
-        listed = sorted(glossary().items(), key=lambda item: item[0].lower())
+        listed = sorted((glossary() | BOOK).items(), key=lambda item: item[0].lower())
         lines = [f"{word}\n    {meaning[0].upper()}{meaning[1:]}.\n" for word, meaning in listed]
         return self.parse_text_to_nodes("```{glossary}\n" + "\n".join(lines) + "```\n")
 

@@ -43,7 +43,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Sweep(Saved):
-    """Statistics by tensor and recipe, with what is needed to repeat them."""
+    """Statistics by tensor and recipe, with what is needed to repeat them; `a + b` joins two, as of ranks."""
 
     records: dict[str, Record]  # tensor -> what is known of it
     recipes: dict[str, Recipe]  # name -> Recipe, in order

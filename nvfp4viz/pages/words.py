@@ -21,6 +21,10 @@ WORDS = {
     "ceiling": "the largest block scale that a token's or tensor's largest value is mapped to: 448 or 256",
     "standard": "NVFP4 without 4over6: each block maps its largest value to 6",
     "token": "one row of activations: what the layer gets for one piece of text",
+    "typical token": "the mean over tokens of each one's error over its own signal, so that no large token decides",
+    "KL": "Kullback-Leibler divergence of the predicted next tokens from those of the model as it is, in nats; 0 is no "
+          "change",
+    "strict": "FlashInfer's arithmetic that divides; its default, fast, takes the GPU's approximate reciprocal",
     "95 % interval": "where the difference would lie for other parts of the same text, 19 times of 20",
 }  # fmt: skip
 _KNOWN = re.compile("|".join(rf"(?<![\w/-]){re.escape(w)}(?![\w-])" for w in sorted(WORDS, key=len, reverse=True)))

@@ -82,10 +82,11 @@ def main() -> None:
     planned = {b: plan(model, chosen, [given.recipe], price="layers", budget=b, resume=given.resume)
                for b in given.budgets}  # fmt: skip
     rows = _compared(on, judge, given.recipe, full, planned)
-    columns = ["kept", "full greedy"] + [f"plan, {b} passes, of that ({on_what})" for b in planned
-                                         for on_what in ("text chosen on", "other text")]  # fmt: skip
+    columns = ["kept", "full search: KL on other text"]
+    for b in planned:
+        columns += [f"plan, {b} passes: text chosen on", f"{b} passes: other text"]
     what = f"{len(on.units)} units, {given.tokens:,} tokens to choose on and as many others to judge by"
-    caption = f"`{given.recipe}`, {what}; full greedy search takes {on.passes} passes. KL on other text:"
+    caption = f"`{given.recipe}`, {what}; full greedy search takes {on.passes} passes."
     put("plan.md", "plan_against_greedy", Table(caption, columns, rows),
         ranks(model, chosen, given.recipe, given.resume), write=given.write)  # fmt: skip
 
