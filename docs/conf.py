@@ -22,6 +22,7 @@ exclude_patterns = [".*", "build", "dist", "tests", "scripts", "README.md"]
 nb_execution_mode = "off"  # the stored outputs are those that `make test` compares
 nb_ipywidgets_js = {}  # would be fetched; live_explorers puts explorers in place of widgets
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show the solution", "Hide the solution"  # nothing else is folded
 myst_enable_extensions = ["dollarmath", "deflist", "attrs_block"]
 myst_heading_anchors = 3
 

@@ -61,6 +61,7 @@ def test_exercises_check_an_answer_before_they_show_it(path):
     for cell, following in pairwise(cells):
         if "answer" in cell.metadata.get("tags", []) and path.name[:2] != "06":
             assert cell.metadata["jupyter"]["source_hidden"] and not cell.outputs
+            assert "hide-input" in cell.metadata["tags"], "the book folds by this tag"
             name = re.match(r"def (\w+)\(", cell.source)[1]
             assert following.source.startswith(f"check_answer(None, {name}")
             assert following.outputs[0].text.startswith("No answer yet")
