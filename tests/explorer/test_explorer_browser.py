@@ -191,7 +191,7 @@ def drawn(page) -> dict:
             const mine = (e) => e.dataset.side === side;
             const all = (query) => [...root.querySelectorAll(query)].filter(mine).map((e) => e.dataset);
             found.sides[side] = {
-                scales: all('svg.scales g[data-byte]').map((d) => [+d.byte, +d.six, +d.four]),
+                scales: JSON.parse(all('svg.scales path[data-scales]')[0].scales),
                 rates: Object.fromEntries(all('[data-rate]').map((d) => [d.rate, [+d.value, +d.count, +d.of]])),
                 numbers: Object.fromEntries(all('[data-number]').map((d) => [d.number, +d.value])),
                 tokens: JSON.parse(all('svg.error path[data-field=token_nmse]')[0].counts),
@@ -408,7 +408,7 @@ class TestInJupyterLab:
         settle(page)
         measure("with a new analyze", ".nv4", "input[data-slider=a]", ["ArrowLeft"])
         lab.run(page, 4)
-        page.locator(".nv4").nth(1).locator("g[data-byte]").first.wait_for(timeout=60_000)
+        page.locator(".nv4").nth(1).locator("path[data-scales]").first.wait_for(timeout=60_000)
         page.locator(".nv4 svg.strip").last.focus()
         page.keyboard.press("End")
         page.wait_for_timeout(500)

@@ -65,8 +65,8 @@ def column(tab, name: str) -> list[str]:
 
 
 def drawn_scales(tab, side: str) -> dict:
-    script = """([s]) => [...document.querySelectorAll(`svg.scales g[data-side="${s}"]`)]
-        .map((g) => [Number(g.dataset.byte), [Number(g.dataset.six), Number(g.dataset.four)]])"""
+    script = """([s]) => JSON.parse(document.querySelector(`svg.scales path[data-scales][data-side="${s}"]`).dataset.scales)
+        .map(([byte, six, four]) => [byte, [six, four]])"""
     return dict(tab.evaluate(script, [side]))
 
 

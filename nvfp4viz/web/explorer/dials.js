@@ -94,8 +94,10 @@ export class Dials {
 
   // Greyed, and says why where the pointer rests; a click says it too.
   dim(input, why) {
+    const part = input.closest("label") || input;
+    if (part.title === why && input.hasAttribute("aria-disabled")) return;
     input.setAttribute("aria-disabled", Boolean(why));
-    (input.closest("label") || input).title = why;
+    part.title = why;
   }
 
   forget() {

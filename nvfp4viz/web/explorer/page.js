@@ -42,8 +42,10 @@ export class Page {
     return [...this.root.querySelectorAll(selector)];
   }
 
+  // The same text again would be laid out again, too.
   write(selector, content) {
-    this.one(selector).textContent = content;
+    const place = this.one(selector);
+    if (place.textContent !== content) place.textContent = content;
   }
 
   // Draw once, after all that changes now.

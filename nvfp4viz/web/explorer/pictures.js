@@ -3,12 +3,14 @@
 // A picture is {out, H, label, at}: SVG, its height, words for those who do not see it, and what is at a place. Those
 // with `stops` and point(stop) are read with a cursor. One with a `key` is not drawn again while that stays the same.
 
+import { patch } from "./patch.js";
 import { clamp } from "../lib/text.js";
 
 const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
 
 export class Pictures {
   drawn = {}; // by the svg's name
+  parts = {}; // name -> the elements in it
   cursors = {}; // name -> the stop that its cursor is at
 
   // `choices`: name -> {position(), size(), choose(i)} where a click or an arrow key chooses; elsewhere keys point.
@@ -25,14 +27,12 @@ export class Pictures {
   put(name, picture, W) {
     const { H } = picture;
     const svg = this.svg(name);
-    svg.setAttribute("aria-label", picture.label);
+    setChanged(svg, { "aria-label": picture.label });
     // beside the svg, not in it: moving it would lay out every dot of hundreds of tensors anew
     for (const [k, v] of Object.entries(picture.frame || {})) svg.previousElementSibling.style[k] = `${v}px`;
     if (picture.key && picture.key === this.drawn[name]?.key) return;
-    svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
-    svg.setAttribute("width", W);
-    svg.setAttribute("height", H);
-    svg.innerHTML = picture.out;
+    setChanged(svg, { viewBox: `0 0 ${W} ${H}`, width: W, height: H });
+    this.parts[name] = patch(svg, picture.out, this.parts[name] || []);
     this.drawn[name] = picture;
     if (this.cursors[name] !== undefined) this.point(name, this.cursors[name], false);
   }
@@ -82,6 +82,12 @@ export class Pictures {
     const { stops } = this.drawn[name];
     if (stops.length) this.point(name, stops[moved(key, stops.indexOf(this.cursors[name]), stops.length)], true);
   }
+}
+
+// Attributes that are not yet so: setting one lays out anew, even to what it was.
+function setChanged(element, attributes) {
+  for (const [name, value] of Object.entries(attributes))
+    if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
 // Where a key leads from i among n, null where it leads nowhere.

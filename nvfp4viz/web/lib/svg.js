@@ -3,10 +3,16 @@
 import { SIDES } from "./sides.js";
 import { esc } from "./text.js";
 
-const attributes = (at) =>
-  Object.entries(at)
-    .map(([k, v]) => ` ${k}="${esc(typeof v === "number" && !k.startsWith("data-") ? +v.toFixed(2) : v)}"`)
-    .join("");
+// Numbers to a hundredth of a pixel, but for those that are data
+function attributes(at) {
+  let out = "";
+  for (const k in at) {
+    const v = at[k];
+    const written = typeof v !== "number" ? esc(v) : k.startsWith("data-") ? v : Math.round(v * 100) / 100;
+    out += ` ${k}="${written}"`;
+  }
+  return out;
+}
 export const tag = (name, at, inner = "") => `<${name}${attributes(at)}>${inner}</${name}>`;
 export const line = (x1, y1, x2, y2, cls, at = {}) => tag("line", { x1, y1, x2, y2, class: cls, ...at });
 export const text = (x, y, string, cls = "", at = {}) => tag("text", { x, y, class: cls, ...at }, esc(string));

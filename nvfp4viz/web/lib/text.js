@@ -3,7 +3,9 @@
 const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
 const UNSEEN = /[\0-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]/g; // controls, and what turns the direction of text
 export const visible = (text) => String(text).replace(UNSEEN, "\ufffd");
-export const esc = (text) => visible(text).replace(/[&<>"']/g, (c) => ESCAPES[c]);
+const PLAIN = /^[\w #%().,:;/+-]*$/; // most of what is drawn: looked at once and handed on
+export const esc = (text) =>
+  PLAIN.test(text) ? String(text) : visible(text).replace(/[&<>"']/g, (c) => ESCAPES[c]);
 export const num = (v) => (v === "inf" ? Infinity : v === "-inf" ? -Infinity : v === "nan" ? NaN : v); // as JSON tells it
 export const minus = (text) => text.replace("-", "−");
 const INTEGER = new Intl.NumberFormat("en-US"); // kept: toLocaleString makes one each time

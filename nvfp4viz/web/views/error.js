@@ -158,7 +158,7 @@ function spreadFrame({ W, y, base, what, edges, first, last, least, best, most, 
   return (
     text(0, y - 2, `SQNR of ${what}, dB`, "label") +
     text(W - 8, y - 2, `tallest ${int(most)}; dashed: the tensor`, "soft end") +
-    ticks(least, best, 8).map(tick).join("") +
+    tag("g", {}, ticks(least, best, 8).map(tick).join("")) +
     (first === 0 ? text(W - 8, y + 12, `← the last bar: ${endText(edges, 0)}`, "soft end", { "data-end": 0 }) : "") +
     (last === edges.length - 2 ? text(4, y + 12, `the first bar: ${endText(edges, last)}`, "soft", { "data-end": last }) : "") +
     line(0, base, W - 8, base, "axis")

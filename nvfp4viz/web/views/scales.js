@@ -13,7 +13,7 @@ export function drawScales(c, W, H) {
   const { rows, used, edges } = plot;
   const middleOf = (byte) => (edges[byte].from + edges[byte].to) / 2;
   return {
-    out: subnormals(plot) + rows.map((_, i) => scaleRow(plot, i)).join("") + scaleLabels(plot) + CURSOR,
+    out: tag("g", {}, subnormals(plot)) + rows.map((_, i) => scaleRow(plot, i)).join("") + scaleLabels(plot) + CURSOR,
     H,
     label: `Block scales of ${c.tensor}: ${rows.map(choicesOf).join("; ")}`,
     stops: used,
@@ -99,7 +99,7 @@ function subnormals({ catalog, rows, X, start, edges, middle }) {
 
 // One recipe's half: A's grows upwards (sign -1), B's downwards.
 function scaleRow(plot, i) {
-  const { rows, W, middle, reach, used } = plot;
+  const { rows, W, middle, reach } = plot;
   const { left, right, band } = SCALE_BOX;
   const row = rows[i];
   const sign = i ? 1 : -1;
@@ -112,7 +112,7 @@ function scaleRow(plot, i) {
     ceilingMark(plot, half) +
     limitMark(plot, half, namesLimit) +
     line(left, base, W - right, base, "axis") +
-    used.map((byte) => scaleBar(plot, half, byte)).join("") +
+    scaleBars(plot, half) +
     text(left - 44, middle + sign * (reach / 2 + band / 2) + 5, row.side.toUpperCase(), `letter ${row.side}-ink`)
   );
 }
@@ -124,7 +124,7 @@ function countLines({ marks, Y, W }, { sign, base }) {
     const shown = v >= 1e3 ? short(v / 1e3) + "k" : int(v);
     return (v ? line(left, y, W - right, y, "grid") : "") + text(left - 7, y + 3.5, shown, "soft end");
   };
-  return marks.map(one).join("");
+  return tag("g", {}, marks.map(one).join(""));
 }
 
 // What is to the right is named further out: the ceiling, or the scale for 6 above which the one for 4 saturates.
@@ -165,25 +165,30 @@ function limitMark(plot, half, named) {
   return mark + text(x - 5, stop + 4 + sign * 8, words, "soft end");
 }
 
-// How many blocks have this scale: those that chose 4 behind those that chose 6.
-function scaleBar({ catalog, edges, Y }, { row, sign, base }, byte) {
-  const six = row.six.get(byte) || 0;
-  const four = row.four.get(byte) || 0;
-  if (!six && !four) return "";
-  const { side } = row;
-  const { from, to, octaves } = edges[byte];
-  const x = from + 0.5;
-  const width = Math.max(1.2, to - from - 1);
-  const inset = four ? width * 0.17 : 0;
-  const bar = (n, left, wide, cls) => {
-    const height = Y(n / octaves);
-    return n ? rect(left, sign < 0 ? base - height : base, wide, height, `${cls} ${side}`) : "";
+// How many blocks have each scale: those that chose 4 behind those that chose 6. All bars of a kind are one path: one
+// element each would be most of what a page has to lay out when another tensor is shown.
+function scaleBars({ used, edges, Y }, { row, sign, base }) {
+  const { side, six, four } = row;
+  const place = (byte, inset) => {
+    const { from, to } = edges[byte];
+    const width = Math.max(1.2, to - from - 1);
+    return [from + 0.5 + inset * width, width * (1 - 2 * inset)];
   };
-  const behind = bar(four, x, width, "four");
-  const before = bar(six, x + inset, width - 2 * inset, "six");
-  const at = { "data-side": side, "data-byte": byte, "data-value": catalog.e4m3[byte], "data-six": six };
-  return tag("g", { ...at, "data-four": four }, behind + before);
+  const bars = (counted, insetOf) =>
+    used.filter((byte) => counted.get(byte)).map((byte) => {
+      const [x, width] = place(byte, insetOf(byte));
+      const height = sign * Y(counted.get(byte) / edges[byte].octaves);
+      return `M${hundredth(x)},${hundredth(base)}h${hundredth(width)}v${hundredth(height)}h${hundredth(-width)}z`;
+    });
+  const counted = used.map((byte) => [byte, six.get(byte) || 0, four.get(byte) || 0]);
+  const at = { "data-side": side, "data-scales": JSON.stringify(counted.filter(([, p, q]) => p || q)) };
+  return (
+    tag("path", { d: bars(four, () => 0).join(""), class: `four ${side}` }) +
+    tag("path", { d: bars(six, (byte) => (four.get(byte) ? 0.17 : 0)).join(""), class: `six ${side}`, ...at })
+  );
 }
+
+const hundredth = (v) => Math.round(v * 100) / 100;
 
 // Powers of 2 between A and B, every second one where there is little room
 function scaleLabels({ X, start, zero, octave, middle }) {
