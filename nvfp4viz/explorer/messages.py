@@ -25,6 +25,7 @@ from ..stats import Stats, nmse_bins
 REQUESTS = {  # name -> its fields, and what is wanted; a field in brackets may be missing
     "hello": ((), "what was computed before the page listened: answered by `stats`"),
     "stats": (("tensor", "recipes"), "statistics of a tensor under recipes, by name: `stats`"),
+    "ahead": (("tensors", "recipes"), "of these tensors what needs no computation, before it is looked at: `stats`"),
     "recipe": (("tensor", "settings"), "statistics under a recipe that the dials made, with its name: `stats`"),
     "sweep": (("recipe",), "every tensor under one more recipe, where that is quick: `stats`, later or never"),
     "picks": (("tensor", "recipe", "rule"), "the first blocks of a rule: `picks`"),

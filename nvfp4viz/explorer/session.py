@@ -118,6 +118,12 @@ class Session:
         else:
             self._schedule(request, send)
 
+    def _answer_ahead(self, request):
+        store, names = self.store, request["recipes"]
+        ready = [t for t in request["tensors"] if t not in store.skipped and store.has(t, names)]
+        rows = {t: {n: messages.compact(store.stats[t][n]) for n in names} for t in ready}
+        self._reply(request, "stats", stats=rows)
+
     def _answer_recipe(self, request):
         self._answer_stats({**request, "recipes": [Recipe.from_dict(request["settings"])]})
 

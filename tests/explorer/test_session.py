@@ -68,7 +68,8 @@ def test_every_request_is_answered_with_the_fields_that_the_lists_promise(host):
     assert host.session.wait(20)
     settings, x = Recipe(320, four_over_six=True).to_dict(), {"tensor": "a", "recipes": PAIR}
     requests = {
-        "hello": {}, "stats": x, "recipe": {"tensor": "a", "settings": settings}, "sweep": {"recipe": "standard"},
+        "hello": {}, "stats": x, "ahead": {"tensors": ["b"], "recipes": PAIR},
+        "recipe": {"tensor": "a", "settings": settings}, "sweep": {"recipe": "standard"},
         "picks": {"tensor": "a", "recipe": PAIR[0], "rule": "worst"}, "attribution": x, "block": {**x, "block": [3, 1]},
     }  # fmt: skip
     assert {*requests, "nothing"} == set(messages.REQUESTS)
@@ -104,6 +105,13 @@ def test_what_is_known_is_answered_beside_a_running_computation(host, monkeypatc
     start = time.perf_counter()
     assert host.ask("stats", tensor="a", recipes=PAIR)["kind"] == "stats" and time.perf_counter() - start < 5
     go.set()
+
+
+def test_what_is_asked_ahead_is_answered_without_a_computation(host):
+    host.session.start("a")
+    assert host.session.wait(20)
+    assert list(host.ask("ahead", tensors=["b", "a"], recipes=PAIR)["stats"]) == ["b", "a"]
+    assert host.ask("ahead", tensors=["b", "a"], recipes=["standard"])["stats"] == {}
 
 
 def test_the_page_and_the_docs_speak_the_same_protocol():

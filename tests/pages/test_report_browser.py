@@ -65,9 +65,8 @@ def column(tab, name: str) -> list[str]:
 
 
 def drawn_scales(tab, side: str) -> dict:
-    script = """([s]) => JSON.parse(document.querySelector(`svg.scales path[data-scales][data-side="${s}"]`).dataset.scales)
-        .map(([byte, six, four]) => [byte, [six, four]])"""
-    return dict(tab.evaluate(script, [side]))
+    bars = tab.locator(f'svg.scales path[data-scales][data-side="{side}"]').get_attribute("data-scales")
+    return {byte: [six, four] for byte, six, four in json.loads(bars)}
 
 
 def test_what_is_drawn_is_what_the_library_computed(opened, measured, tmp_path):

@@ -1,4 +1,4 @@
-"""A picture that is drawn over another is what it would be in an empty place, and what stayed the same is left alone."""
+"""A picture that is drawn over another is what it is in an empty place, and what stayed the same is left alone."""
 
 import pytest
 

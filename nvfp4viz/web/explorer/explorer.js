@@ -22,6 +22,9 @@ import { drawHeat } from "../views/heat.js";
 import { drawScales } from "../views/scales.js";
 import { drawTensors, lanesOf } from "../views/tensors.js";
 
+const AHEAD = 8; // neighbours whose statistics are asked for before they are looked at, to each side
+const AHEAD_LEAST = 4; // while the nearest so many are there nothing is asked
+
 export function render({ model, el }) {
   const explorer = new Explorer(model, el);
   explorer.start();
@@ -76,6 +79,7 @@ class Explorer {
 
   receive(message) {
     const { page, dials } = this;
+    if (message.id === "ahead") return; // nothing of it is shown
     if (message.kind === "refused") {
       page.notice = message.text;
       dials.forget();
@@ -126,6 +130,7 @@ class Explorer {
     page.one(".verdict").innerHTML = measured ? verdict(this.context) : "Not measured: only the block below is computed here.";
     if (measured) page.write("footer", provenance(this.context));
     this.askSweeps(now);
+    setTimeout(() => this.askAhead(now)); // not before this is on the screen
     const [a, b] = now.sides;
     Object.assign(page.root.dataset, { tensor: now.tensor, a: a.name, b: b.name, view: now.view, drawn: ++this.drawn });
   }
@@ -248,6 +253,17 @@ class Explorer {
     this.page.debounce("sweep", () => {
       for (const recipe of lacking) this.cache.ask(`sweep|${recipe}`, { want: "sweep", recipe });
     });
+  }
+
+  // With its neighbours' statistics in the page an arrow key needs no kernel.
+  askAhead({ done, total, sides }) {
+    const { order, tensor } = this.context;
+    if (done < total) return;
+    const at = order.indexOf(tensor);
+    const recipes = sides.map((s) => s.name);
+    const lacks = (name) => recipes.some((recipe) => !this.cache.stats.has(`${name}|${recipe}`));
+    const within = (n) => order.slice(Math.max(at - n, 0), at + n + 1).filter(lacks);
+    if (within(AHEAD_LEAST).length) this.cache.ask("ahead", { want: "ahead", tensors: within(AHEAD), recipes });
   }
 }
 
