@@ -14,7 +14,7 @@ from .fixes import check
 from .names import meant
 from .programs import PROGRAMS, Site, guess, sites
 from .rules import VARIABLES
-from .settings import Settings
+from .settings import HANDED_ON, Settings
 
 SOURCES = (
     "source",
@@ -24,6 +24,7 @@ SOURCES = (
     "extends",
     "EnvironmentFile",
     "--env-file",
+    "template",
 )  # other texts that set variables
 WAYS = 12  # combinations of open values that are followed
 _ANYONE = (("sglang", {}), ("vllm", {"quantization": "nvfp4_per_token"}), ("flashinfer", {}))
@@ -46,7 +47,7 @@ def ways(settings: Settings) -> list[Way]:
     named_ones = [_named(v) for v in open_.values()]
     found = []
     for combination in itertools.islice(itertools.product(*choices), WAYS):
-        given = ", ".join(f"{short(n)}={c}" if c is not None else f"{short(n)} not set" for n, c in combination)
+        given = ", ".join(f"{short(n)}={_shown(c)}" if c is not None else f"{short(n)} not set" for n, c in combination)
         variables = settings.variables | {n: c for n, c in combination if c is not None}
         first = all(c == options[0] for (_, c), options in zip(combination, texts, strict=True))
         likely = all(
@@ -63,6 +64,11 @@ def short(name: str) -> str:
     ('USE_256', '4OVER6')
     """
     return re.sub(r"^(?:SGLANG_FLASHINFER_NVFP4_|FLASHINFER_NVFP4_(?:4OVER6_(?:E4M3_)?)?)(?=.)", "", name)
+
+
+def _shown(text: str) -> str:
+    """A value as one can see it: with quotes where blanks or what has no shape stand in it."""
+    return text if re.fullmatch(r"[!-~]*", text) else repr(text)
 
 
 def _named(value: Value) -> tuple[str, ...]:
@@ -130,7 +136,8 @@ def _remarks(settings: Settings) -> Iterator[Finding]:
 
 def settled(settings: Settings) -> bool:
     """Whether the text says all that decides the recipe."""
-    return len(ways(settings)) == 1 and not any(r.variable in SOURCES for r in settings.remarks)
+    unknown = any(r.variable in SOURCES or r.why.startswith(HANDED_ON) for r in settings.remarks)
+    return len(ways(settings)) == 1 and not unknown
 
 
 def sites_of(settings: Settings, way: Way) -> list[Site]:

@@ -15,7 +15,10 @@ FOLD = "\x1f"  # a blank that was a line break in the file: a continuation, a fo
 REACH = 2000  # characters of one value
 LOOK = 400  # characters searched for the value that belongs to `name: X`
 _CORE = "4OVER6|40VER6|NVFP4|FP4_QUANT|NVTE_|FLASHINFER|SGLANG_|VLLM_"
-NAME = re.compile(rf"(?<![A-Za-z0-9_])[A-Za-z0-9_]*?(?:{_CORE})[A-Za-z0-9_]*", re.I)
+_SHORT = r"(?<=[\s\"'\[,]-[ev])"  # `docker run -eNAME=1`, `qsub -vNAME`: the option's letter is not the name's
+NAME = re.compile(
+    rf"(?:{_SHORT}|(?<![A-Za-z0-9_])(?!(?<=[\s\"'\[,]-)(?-i:[ev][A-Z])))[A-Za-z0-9_]*?(?:{_CORE})[A-Za-z0-9_]*", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class Lines:
 
 _REFERENCE = re.compile(r"(?:\$\{?|\$\(|%|\$ENV\{|\bprintenv\s+|\benv\.)[!#]?$")
 _POWERSHELL = re.compile(r"\$\{?env:$|\bEnv:\\?$|\bprocess\.env\.$", re.I)
+_METHOD = re.compile(r"\.(?P<name>set|override|clear)\(\s*")  # SGLang's envs.NAME.set(True)
+_CONSTANT = re.compile(r"\w=[\"'(]?$|^[ \t]*(?:[\w&']+[ \t:]+){0,6}:?=[ \t]*[\"'`]$")  # the name is a variable's value
 _CALL = re.compile(r"([A-Za-z_][\w.]*)\(\s*(?:[rbRB]?\\?[\"'`])?$")
-_INDEX = re.compile(r"(\bdel\s+)?[\w.\])]+\[\s*(?:\\?[\"'`])$")
 _WORDS = re.compile(  # NAME value, with a blank between
     r"(?:^|[\s;&|(])(?:(?P<env>ENV|ARG)|(?:Set|New)-Item[ \t]+(?:-Path[ \t]+)?Env:\\?"
     r"|setenv|setx|-genv|-env|set[ \t]+-\w*x\w*|set[ \t]+--export)"
@@ -70,16 +74,17 @@ _WORDS = re.compile(  # NAME value, with a blank between
 _REMOVE = re.compile(
     r"(?:\bunset[ \t]+(?:-\w[ \t]+)?(?:\w+[ \t]+)*|[ \t]-u[ \t]*|--unset[= ]|\bunsetenv[ \t]+"
     r"|\bUnsetEnvironment=(?:\w+[ \t]+)*"
-    r"|\bset[ \t]+-\w*e\w*[ \t]+|Remove-Item\s+Env:\\?)[\"']?$",
+    r"|\bdel[ \t]+[\w.]+\[[ \t]*|\bset[ \t]+-\w*e\w*[ \t]+|Remove-Item\s+Env:\\?)[\"']?$",
     re.I,
 )
 _PASS = re.compile(
-    r"(?:(?:^|[\s\"'\[,])(?:-e|--env|-x|--setenv)[ =]|\bPassEnvironment=(?:\w+[ \t]+)*|--preserve-env=(?:\w+,)*"
-    r"|--export=(?:[\w=]+,)*"
+    r"(?:(?:^|[\s\"'\[,])(?:(?:-e|--env|-x|--setenv)[ =]|-[ev])|\bPassEnvironment=(?:\w+[ \t]+)*"
+    r"|--preserve-env=(?:\w+,)*|--export=(?:[\w=]+,)*"
     r"|\bexport[ \t]+(?:\w+[ \t]+)*)[\"']?$"
 )
-_NAME_KEY = re.compile(r"(?:\bname|\bkey|\bvariable|\bNAME|\bName)\\?[\"']?\s*[:=]\s*(?:\\?[\"'])?$")
-_VALUE_KEY = re.compile(r"\b(value(?:From)?|Value|VALUE)\\?[\"']?\s*[:=][ \t]*")
+_SEARCH = re.compile(r"(?:^|[\s;&|(!])[efz]?grep[ \t][^|;&]*$")  # looked for, not set
+_NAME_KEY = re.compile(r"(?:\bname|\bkey|\bvariable|\bNAME|\bName)\\?[\"']?\s*[:=]\s*(?:\\?[\"'])?$|<(?:name|key)>\s*$")
+_VALUE_KEY = re.compile(r"\b(value(?:From)?|Value|VALUE)\\?[\"']?\s*[:=][ \t]*|<value>")
 
 # --- what stands after it
 
@@ -102,6 +107,8 @@ _DEFAULT = re.compile(
     r"|\bor\s+(?:\\?[\"'])?(?P<go>[\w-]+)\\?[\"']?\s*\}"
 )
 _ADDED = re.compile(r"[ \t]*(?:\+(?!=)|\.\.?[ \t]*\w|%[ \t]*\w)")  # "NAME=" + x
+_JOINED = re.compile(r"\s*(?:\+|[rbfRBF]{0,2}[\"'])")  # "NAME=1 " "program"
+_ANNOTATION = re.compile(r"[\w.]+(?:\[[^\]\n]*\])?(?:[ \t]*\|[ \t]*[\w.]+)*[ \t]*=[ \t]*(?!=)")  # NAME: str = "1"
 _LITERALS = re.compile(r"[\"']([^\"'\n]{0,40})[\"']")
 
 
@@ -143,7 +150,7 @@ def _place(text: str, m: re.Match, before: str, lines: Lines, language: str) -> 
     name, line = m[0], lines.at(m.start())
 
     def made(kind: str, value: Value | None = None, end: int = m.end()) -> Place:
-        handed_on = kind == "mention" and re.search(r"\w=[\"'(]?$", before) is not None
+        handed_on = kind == "mention" and _CONSTANT.search(before) is not None
         return Place(name, m.start(), end, kind, value or Value(None, line, name), handed_on)
 
     inherited = Value(None, line, name, "taken over from whoever starts it", (None, "1"))
@@ -151,22 +158,23 @@ def _place(text: str, m: re.Match, before: str, lines: Lines, language: str) -> 
     after = _OPERATOR.match(text, m.end() + braced)
     if _REMOVE.search(before):
         return made("unset")
-    if _REFERENCE.search(before) and not _POWERSHELL.search(before):
+    if language == "shell" and _SEARCH.search(before):
+        return made("mention")
+    assigned = before.endswith("env.") and after is not None and after["op"] == "="  # --set env.NAME=1
+    if _REFERENCE.search(before) and not _POWERSHELL.search(before) and not assigned:
         return made("mention")
     if _NAME_KEY.search(before) and not (after and after["op"] == "="):
         return _pair(text, m, made, lines)
     if _WORDS.search(before) and not (after and after["op"] in ("=", ",")):
         return _word_value(text, m, before, made, lines)
+    method = _METHOD.match(text, m.end())
+    if method:
+        value, end = _value(text, method.end(), "", lines, "python")
+        return made("unset") if method["name"] == "clear" else made("set", value, end)
     if after is None:
         return made("inherit", inherited) if _PASS.search(before) else made("mention")
     op, call = after["op"], _CALL.search(before)
-    if (
-        op == ","
-        and not call
-        and after["q"]
-        and _TUPLE.match(text, m.end())
-        and before.rstrip(" \"'")[-1:] in ("(", "[")
-    ):
+    if op == "," and not call and _in_tuple(text, m, before):
         value, end = _value(text, after.end(), "", lines, "python")
         return made("set", value, end)
     if op == "," and not call:
@@ -177,8 +185,14 @@ def _place(text: str, m: re.Match, before: str, lines: Lines, language: str) -> 
         return made("mention")
     if call and op in (",", ")"):
         return _called(text, after, call[1], made, lines)
-    value, end = _value(text, after.end(), _enclosing(before, after), lines, language)
+    annotation = _ANNOTATION.match(text, after.end()) if language == "python" and op == ":" else None
+    at = annotation.end() if annotation else after.end()
+    value, end = _value(text, at, _enclosing(before, after), lines, language)
     return made("set", value, end)
+
+
+def _in_tuple(text: str, m: re.Match, before: str) -> bool:
+    return bool(_TUPLE.match(text, m.end())) and before.rstrip(" \"'")[-1:] in ("(", "[")
 
 
 def _lone_colon(text: str, after: re.Match, before: str, language: str) -> bool:
@@ -217,7 +231,11 @@ def _pair(text: str, m: re.Match, made, lines: Lines) -> Place:
     line = lines.at(m.start())
     if found[1] == "valueFrom":
         return made("inherit", Value(None, line, "valueFrom", "the cluster fills it in", ("1", "0")))
-    value, end = _value(text, base + found.end(), "", lines, "", line)
+    at = base + found.end()
+    if found[0] == "<value>":
+        end = re.compile("[^<\n]*").match(text, at, at + REACH).end()
+        return made("set", value_of(text[at:end], line), end)
+    value, end = _value(text, at, "", lines, "", line)
     return made("set", value, max(end, m.end()))
 
 
@@ -240,26 +258,40 @@ def _value(
         raw = text[at:stop]
         if end == stop and not re.search(r"[\s,]\w+=|[ \t]-|[;&|]", raw):  # the quotes hold this one assignment
             why = "an expression of the program" if not raw and _ADDED.match(text, end + len(enclosing)) else ""
+            if language == "python" and _JOINED.match(text, end + len(enclosing)):
+                raw = raw.rstrip(" ")  # a blank between the words of a command
             return value_of(raw, line, why=why), stop
     quoted = _QUOTED.match(text, at)
     if quoted and not (enclosing and quoted["quote"] == enclosing):
         return _quoted(text, quoted, line, language)
-    if language == "bat":
-        stop = re.compile(r"[^&|\n\r\"]*").match(text, at, at + REACH).end()
-        return value_of(text[at:stop], line), stop
     before = text[max(0, at - 200) : at].split("\n")[-1]
+    if language == "bat":
+        closing = ")" if before.count("(") > before.count(")") else ""  # if x (set NAME=1) else (...)
+        stop = re.compile(rf"[^&|\n\r\"{closing}]*").match(text, at, at + REACH).end()
+        return value_of(text[at:stop], line), stop
     within = before.count("'") % 2 or before.count('"') % 2  # a string of the program: a command line
     if language == "python" and not enclosing and not within:
-        stop = re.compile(r"[^\n#;,]*").match(text, at, at + REACH).end()
-        return _expression(text[at:stop].strip(" \t"), line), stop
+        raw = _closed(re.compile(r"[^\n#;,]*").match(text, at, at + REACH)[0])
+        return _expression(raw.strip(" \t"), line), at + len(raw)
     bare = _BARE.match(text, at, at + REACH)
     raw = bare[0] if bare else ""
     return value_of(re.sub(r"\\(.)", r"\1", raw) if language == "shell" else raw, line, raw), at + len(raw)
 
 
+def _closed(raw: str) -> str:
+    """An expression up to the bracket that closes what it stands in."""
+    open_ = 0
+    for i, c in enumerate(raw):
+        open_ += (c in "([{") - (c in ")]}")
+        if open_ < 0:
+            return raw[:i]
+    return raw
+
+
 def _expression(raw: str, line: int) -> Value:
-    number = re.fullmatch(r"[\d.]+|True|False", raw.rstrip(")]} "))
-    named = tuple(dict.fromkeys(_LITERALS.findall(raw)))[:4] or ("1", "0")
+    number = re.fullmatch(r"[\d.]+|True|False", re.sub(r"^str\((.*)\)$", r"\1", raw))
+    named = tuple(dict.fromkeys(_LITERALS.findall(raw)))[:4]
+    named = named or (("true", "false") if raw.endswith(".lower()") else ("1", "0"))  # str(flag).lower()
     return value_of(number[0], line) if number else Value(None, line, raw[:80], "an expression of the program", named)
 
 

@@ -6,10 +6,12 @@ import functools
 import re
 
 PROGRAMS = (  # key, what its command lines, images and modules look like
-    ("vllm", r"\bvllm[ \t\x1f]+(?:serve|bench|chat|complete|run-batch)\b|\bvllm\.entrypoints|-m[ \t\x1f,\"']+vllm\b"
+    ("vllm", r"\bvllm[\"']?[ \t\x1f,]+[\"']?(?:serve|bench|chat|complete|run-batch)\b"
+             r"|\bvllm\.entrypoints|-m[ \t\x1f,\"']+vllm\b"
              r"|\bvllm/vllm-|/vllm:"
              r"|\bvllm-openai\b|\bfrom vllm\b|\bimport vllm\b|\bdynamo\.vllm\b|\bvllm-runtime\b|\bray\.serve\.llm\b"),
-    ("sglang", r"\bsglang\.(?:launch_server|bench_\w+|srt|Engine|router)\b|\bsglang[ \t\x1f]+(?:serve|generate)\b"
+    ("sglang", r"\bsglang\.(?:launch_server|bench_\w+|srt|Engine|router)\b"
+               r"|\bsglang[\"']?[ \t\x1f,]+[\"']?(?:serve|generate)\b"
                r"|\blmsysorg/sglang\b"
                r"|\bimport sglang\b"
                r"|\bfrom sglang\b|/sglang:|\bdynamo\.sglang\b|\bsglang-runtime\b|\bsgl\.Engine\b"

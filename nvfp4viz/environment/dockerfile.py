@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
-from .assignments import FOLD, NAME, Lines, Value, value_of
+from .assignments import FOLD, NAME, Lines, Value, possible
 from .commandline import arguments_of, program_of
 from .lexer import WORD, unquote
 from .settings import Remark, Settings, settings
@@ -53,6 +54,7 @@ def read_dockerfile(text: str, lines: Lines, reader, depth: int) -> list[Setting
     remarks: list[Remark] = []
     started: list[tuple[str, int]] = []
     name, image = "", ""
+    defaults: dict[str, str] = {}  # plain values of ARG and ENV
     for word, rest, offset in [*instructions(text), ("FROM", "", len(text))]:
         line = lines.at(offset)
         if word == "FROM":
@@ -64,7 +66,7 @@ def read_dockerfile(text: str, lines: Lines, reader, depth: int) -> list[Setting
             values, remarks, started = dict(stages.get(base, {})), [], []
             stages[name] = values
         elif word in ("ENV", "ARG"):
-            _env(word, rest, Lines(rest, line), values, remarks)
+            _env(word, rest, Lines(rest, line), values, remarks, defaults)
         elif word == "RUN":
             found += _run(rest, line, values, remarks, reader, depth, name)
         elif word in ("COPY", "ADD") and "<<" in rest and NAME.search(rest):
@@ -77,19 +79,22 @@ def read_dockerfile(text: str, lines: Lines, reader, depth: int) -> list[Setting
     return found
 
 
-def _env(word: str, rest: str, lines: Lines, values: dict[str, Value], remarks: list[Remark]) -> None:
+def _env(word: str, rest: str, lines: Lines, values: dict, remarks: list[Remark], defaults: dict[str, str]) -> None:
     words = list(WORD.finditer(rest.replace(FOLD, " ")))
     if words and "=" not in words[0][0] and word == "ENV":  # the old form: ENV NAME all the rest
         pairs = [(words[0][0], rest[words[0].end() :].strip(" \t\r" + FOLD), lines.at(words[0].start()))]
     else:
         pairs = [(*w[0].partition("=")[::2], lines.at(w.start())) for w in words]
     for name, raw, line in pairs:
-        if not NAME.fullmatch(name):
-            continue
         text, literal = unquote(raw)
-        value = (
-            Value(text, line, raw[:80]) if literal else value_of(raw, line, why="it refers to a variable of the build")
-        )
+        if not NAME.fullmatch(name):
+            defaults |= {name: text} if literal and text else {}
+            continue
+        value = Value(text, line, raw[:80])
+        if not literal:
+            known = [defaults[n] for n in re.findall(r"\$\{?(\w+)", raw) if n in defaults]
+            maybe = tuple(dict.fromkeys((*known, *possible(raw))))
+            value = Value(None, line, raw[:80], "it refers to a variable of the build", maybe)
         if word == "ENV":
             values[name] = value
         else:
@@ -125,12 +130,13 @@ def _shell_form(rest: str) -> str:
 
 
 def _stage(name: str, values, remarks, started, image: str, reader, depth: int) -> list[Settings]:
-    label, found, program, arguments = f"stage {name}", [], program_of(image), {}
+    line_ = " ".join(_shell_form(rest) for rest, _ in started)  # ENTRYPOINT and CMD are one command
+    program, arguments = program_of(line_) or program_of(image), arguments_of(line_)
+    whole, found = settings(f"stage {name}", values, remarks, program, arguments), []
     for rest, line in started:
         body = _shell_form(rest)
-        program, arguments = program_of(body) or program, arguments | arguments_of(body)
         for one in reader(body, "shell", Lines(body, line), values, depth + 1) if NAME.search(body) else ():
-            found.append(one.named(label))
-    if not found or remarks:
-        found.insert(0, settings(label, values, remarks, program, arguments))
-    return found
+            if one.variables != whole.variables or one.unsettled != whole.unsettled:
+                one = replace(one, program=one.program or program, arguments=arguments | one.arguments)
+                found.append(one.named(whole.name))
+    return found if found and not remarks else [whole, *found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ _DIRECTIVE = re.compile(  # reStructuredText: what is indented behind `::`
 )  # fmt: skip
 _INDENTED = re.compile(r"(?:\A|(?<=\n))[ \t]*\n()((?:(?: {4}|\t)[^\n]*(?:\n|\Z))+)")
 _TRIPLE = re.compile(r"(?P<quote>\"{3}|'{3})(?P<body>.*?)(?P=quote)", re.S)
+_CONSTANT = re.compile(
+    r"^[ \t]*(?P<constant>[A-Za-z_]\w*)[ \t]*(?::[^=\n]*)?=[ \t]*[\"'](?P<name>\w+)[\"'][ \t]*(?:#.*)?$", re.M
+)
+CONSTANTS = 20  # that are put in where they are used, and uses of one
 _NEAR = 200  # characters before a string that say whether it is one of a program: `run(f`, `script = `
 _SCRIPTS = ("shell", "yaml", "dockerfile", "systemd")  # what a string of a program can be
 
@@ -55,6 +60,8 @@ def _blocks(text: str) -> Iterator[tuple[str, str, int]]:
 def read_python(text: str, lines: Lines, given: dict[str, Value], reader, kind_of, depth: int) -> list[Settings]:
     """What a program sets, and what a script in a string of many lines does; a docstring sets nothing."""
     found: list[Settings] = []
+    text = _constants(text)
+    lines = Lines(text, lines.first)
     own, end = [], 0  # the program without such strings
     for m in _TRIPLE.finditer(text):
         body, before = m["body"], re.split(r"[\n\"']", text[max(0, m.start() - _NEAR) : m.start()])[-1].strip()
@@ -67,6 +74,15 @@ def read_python(text: str, lines: Lines, given: dict[str, Value], reader, kind_o
         own += [text[end : m.start("body")], re.sub(r"[^\n]", " ", m["body"])]
         end = m.end("body")
     return read_generic("".join(own) + text[end:], lines, "python", given) + found
+
+
+def _constants(text: str) -> str:
+    """Names that stand in a constant, put in where it is used: `FLAG = "NAME"`, `os.environ[FLAG] = "1"`."""
+    for m in itertools.islice(_CONSTANT.finditer(text), CONSTANTS):
+        if NAME.fullmatch(m["name"]):
+            used = rf"(?<=[\[({{,])([ \t]*){m['constant']}(?=[ \t]*[\]:,])"
+            text = re.sub(used, rf'\1"{m["name"]}"', text, count=CONSTANTS)
+    return text
 
 
 def read_notebook(text: str, lines: Lines, given: dict[str, Value], reader, kind_of, depth: int) -> list[Settings]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from .assignments import NAME, OPEN, Lines, Value, possible
 from .lexer import unquote
+from .names import meant
 from .settings import Remark, Settings, settings
 
 BLANKS = " \t\r"  # ASCII only: bash, systemd and the programs themselves keep a no-break space
@@ -23,17 +24,22 @@ def read_dotenv(text: str, lines: Lines) -> list[Settings]:
     """One environment; where the readers of such a file differ the value is open, and the remark says who gets what."""
     values: dict[str, Value] = {}
     remarks: list[Remark] = []
+    told = False
     for offset, line in _logical(text):
         m = _LINE.match(line)
         if m is None or not NAME.fullmatch(m["name"]):
             continue
         at = lines.at(offset)
         if not m["eq"]:
-            if not m["rest"].strip(BLANKS):
+            if not m["rest"].strip(BLANKS) and meant(m["name"]):
                 values[m["name"]] = Value(None, at, m["name"], "taken over from whoever starts it", (None, "1"))
             continue
         values[m["name"]], remark = _value(m, at, m["export"] is not None)
         remarks += [remark] if remark else []
+        if m["export"] and not told:
+            told = True
+            why = "a file for a shell: docker run --env-file refuses a line with export, and systemd ignores it"
+            remarks.append(Remark("note", m["name"], line.strip()[:80], why, at))
     return [settings("", values, remarks)]
 
 
@@ -99,9 +105,8 @@ def _value(m: re.Match, line: int, exported: bool) -> tuple[Value, Remark | None
         f"{', '.join(rs)}: {'no such line' if v is REFUSED else repr(v)}" for v, rs in _groups(found)
     )
     remark = Remark("warning", m["name"], written, f"it depends on who reads this file: {by_program}", line)
-    if len(texts) == 1:
-        return Value(texts[0], line, written), remark
-    return Value(None, line, written, "it depends on who reads this file", tuple(texts)), remark
+    maybe = (*texts, *([None] if len(taken) < len(found) else []))  # refused: not set
+    return Value(None, line, written, "it depends on who reads this file", maybe), remark
 
 
 def _groups(found: dict) -> list[tuple[object, list[str]]]:

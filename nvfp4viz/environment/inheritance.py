@@ -22,12 +22,24 @@ def cut(words: list[str]) -> str:
         sub = next((w for w in rest if not w.startswith("-")), "")
         if head in CONTAINERS and sub in ("run", "exec", "create", "container", "compose"):
             return f"{head} {sub} starts with its own environment: pass it with -e"
-        if head in ("ssh", "pdsh", "clush", "parallel-ssh"):
+        if head in CONTAINERS and sub in ("start", "restart", "stack", "service"):
+            return f"{head} {sub} starts with the environment that it was created with"
+        if head in ("docker-compose", "podman-compose"):
+            return f"{head} starts with the environment of its file"
+        if head in ("systemctl", "service", "supervisorctl", "launchctl") and {"start", "restart", "reload"} & set(
+            rest
+        ):
+            return f"{head} has it started by its own manager, which has its own environment"
+        if head in ("ssh", "pdsh", "clush", "parallel-ssh", "pssh", "sshpass", "mosh"):
             return f"{head} sends no variables: write them into the remote command"
         if (head, sub) in (("lxc", "exec"), ("incus", "exec"), ("crictl", "exec"), ("ctr", "run"), ("ctr", "task")):
             return f"{head} {sub} starts with its own environment: pass it with --env, or with env before the command"
-        if head in ("kubectl", "oc") and sub in ("exec", "run", "apply", "create"):
+        if head in ("kubectl", "oc") and sub in ("exec", "run", "apply", "create", "rollout", "replace"):
             return f"{head} {sub} sends no variables: set them in the pod, or with env in front of the command"
+        if head == "helm" and sub in ("install", "upgrade"):
+            return f"helm {sub} sends no variables: set them in its values"
+        if head == "qsub" and "-V" not in rest:
+            return "qsub without -V passes the variables that -v names only"
         if head == "ray" and sub == "job":
             return "ray job submit sends no variables: put them into env_vars of the runtime environment"
         if head == "sudo" and not _keeps(rest, ("-E", "--preserve-env"), ("-u", "-g", "-h", "-p", "-C", "--user")):
@@ -40,7 +52,7 @@ def cut(words: list[str]) -> str:
             return f"{head} --cleanenv drops variables"
         if head == "env" and _keeps(rest, ("-i", "-", "--ignore-environment")):
             return "env -i drops variables"
-        if head in ("systemd-run", "machinectl", "at", "crontab", "gcloud"):
+        if head in ("systemd-run", "machinectl", "crontab", "gcloud", "vagrant", "aws", "az", "modal", "sky"):
             return f"{head} starts it from another environment"
     return ""
 
@@ -69,6 +81,24 @@ def runs(body: str) -> bool:
     return bool(re.search(r"\s\S*\w", body)) and bool(
         re.search(r"[A-Za-z_]\w*=\S*\s+[\w./-]|;|&&|\bexport\b|\n", body) or program_of(body)
     )
+
+
+_SUBSTITUTE = re.compile(r"(?:^|[;{\s\d$/])s([/|#,@!~+%])((?:\\.|(?!\1).)*)\1((?:\\.|(?!\1).)*)\1")
+_INSERT = re.compile(r"^(?:\d+|\$|/(?:\\.|[^/])*/)?\s*[aic](?:\\\n?|\s)\s*(.+)$", re.S)
+
+
+def replacements(script: str) -> list[str]:
+    """The texts that a script of sed puts in.
+
+    >>> replacements("s/^A=.*/A=1/"), replacements(r"s/\\(A=\\).*/\\12/"), replacements("$a export A=1")
+    (['A=1'], ['A=2'], ['export A=1'])
+    """
+    inserted, found = _INSERT.match(script), []
+    for m in () if inserted else _SUBSTITUTE.finditer(script):
+        group = re.search(r"\\?\(\^?(.*?)\\?\)", m[2])
+        new = m[3].replace("\\1", group[1]) if group else m[3]
+        found.append(re.sub(r"\\([^\w])", r"\1", new.replace("\\n", "\n")))
+    return [inserted[1]] if inserted else found
 
 
 def started(command: Command) -> str:

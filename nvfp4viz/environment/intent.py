@@ -21,8 +21,8 @@ def word(text: str) -> str:
     ('1', '1', 'mse')
     """
     text = unicodedata.normalize("NFKC", text[:200])
-    text = re.split(r"\s#|;", text)[0]
-    return text.strip().strip("\"'` ,").strip().lower()
+    text = re.split(r"(?<=\S)#|\s#|;", text)[0]
+    return re.sub(r"^[^\w+-]+|\W+$", "", text).lower()
 
 
 def scoped(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 from .assignments import NAME, Lines, Value, places
 from .commandline import arguments_of, program_of
 from .flow import Flow
-from .inheritance import cut, runs, started
+from .inheritance import cut, replacements, runs, started
 from .lexer import Command, Word, balanced
 from .settings import Building, Remark, Settings, settings
 
@@ -21,6 +22,7 @@ _RUNS_TEXT = _SHELLS | {
     "nohup", "wsl", "systemd-run", "mpirun", "flux", "gcloud", "run", "watch",
 }  # fmt: skip
 _TELLING = re.compile(NAME.pattern + r"|\benv\b|env-file", re.I)  # in commands that may set something
+_SEVERAL = {"srun", "mpirun", "mpiexec"}  # that start several programs, with `:` between them
 PRINTERS = {"echo", "printf", "cat", "tee"}
 
 Reader = Callable[..., list[Settings]]  # (text, name, lines, given, depth) -> what a text inside this one sets
@@ -38,13 +40,20 @@ class Launches(Flow):
     depth: int
     environments: list[Settings]  # of the programs started
     used: set[tuple[str, int]]  # assignments that some program was seen to get
+    printed: list[Remark]
 
     def _launch(self, command: Command, words: list[Word], prefix: dict[str, Value]) -> None:
         head = words[0].text.rsplit("/", 1)[-1]
         if head in PRINTERS:
             self._printed(command, words)
             return
-        raw = self.text[words[0].start : command.end] + " ".join(body for _, body in command.heredocs)
+        if head in ("sed", "perl"):
+            self._edited(command, words)
+            return
+        if head in _SEVERAL and any(w.raw == ":" for w in words):
+            self._several(command, words, prefix)
+            return
+        raw = " ".join([*(w.raw for w in words), *(body for _, body in command.heredocs)])
         texts = [w.text for w in words]
         program = program_of(raw) or program_of(" ".join(texts))
         if not program and not prefix and self._idle() and not _TELLING.search(raw):
@@ -59,7 +68,9 @@ class Launches(Flow):
         own = self._arguments(words, [w for w, _ in inner])
         for state in self.states:
             given = state.given() | prefix
-            values, remarks = self._passed(given, own, why, words, texts)
+            inside = state.inside if {"apptainer", "singularity"} & set(texts[:4]) else {}
+            self.used |= {(n, v.line) for n, v in inside.items()}
+            values, remarks = self._passed(given, inside | own, why, words, texts)
             carried = {n: v for name in re.findall(r"\$\{?(\w+)", raw) for n, v in state.carried.get(name, {}).items()}
             self.used |= {(n, v.line) for n, v in carried.items()}
             values |= carried
@@ -71,6 +82,17 @@ class Launches(Flow):
             if not (program or own or prefix or carried or (why and given)):
                 continue  # no program known here: what is left is told at the end
             self._emit(command, state, settings("", values, (), program, arguments_of(raw)), remarks)
+
+    def _several(self, command: Command, words: list[Word], prefix: dict[str, Value]) -> None:
+        """`mpirun -x NAME=1 a : -x NAME=0 b` starts two programs."""
+        part: list[Word] = []
+        for word in [*words[1:], Word(":", command.end)]:
+            if word.raw != ":":
+                part.append(word)
+                continue
+            own = [words[0], *part]
+            self._launch(replace(command, words=own), own, prefix)
+            part = []
 
     def _idle(self) -> bool:
         """Whether nothing is set here that a program could get, or not get."""
@@ -124,7 +146,8 @@ class Launches(Flow):
             flag = words[i - 1].raw
             body = word.raw[1:-1] if re.fullmatch(r"(?s)'.*'|\".*\"", word.raw) else ""
             body = body.replace("'\\''", "'") if word.raw[:1] == "'" else body
-            if not body or body.lstrip(" \n\t").startswith("{"):
+            split = flag in ("-S", "--split-string") and not program_of(body)  # env -S "NAME=1" program
+            if not body or split or body.lstrip(" \n\t").startswith("{"):
                 continue
             lines = Lines(body, self.lines.at(word.start))
             if python and re.fullmatch(r"-\w*c", flag) and not heads & _SHELLS:
@@ -156,25 +179,50 @@ class Launches(Flow):
 
     def _printed(self, command: Command, words: list[Word]) -> None:
         """Text that goes into a file sets what that file sets; text on a screen sets nothing."""
-        targets = [*command.targets, *[w.text for w in words[1:2] if words[0].raw == "tee"]]
         follows: list[str] = []
         if command.after == "|":
             following = next((c for c in self.items if c.start >= command.end), None)
             follows = [w.text for w in following.words] if following else []
-            targets += [w for w in follows[1:] if "tee" in follows[:3] and w not in ("tee", "-a")][-1:]
+        teed = next((ws for ws in ([w.text for w in words], follows) if "tee" in ws[:3]), [])
+        targets = [w for w in teed[teed.index("tee") + 1 :] if w[0:1] != "-"] if teed else []
+        targets += [t for t in command.targets if t != "/dev/null"]
         bodies = [(self.lines.at(s), b) for s, b in command.heredocs]
         bodies += [(self.lines.at(w.start), w.text.replace("\\n", "\n")) for w in words[1:] if NAME.search(w.raw)]
-        if (
-            command.after == "|"
-            and {w.rsplit("/", 1)[-1] for w in follows} & _RUNS_TEXT - {"tee"}
-            and "tee" not in follows
-        ):
+        if {w.rsplit("/", 1)[-1] for w in follows} & _RUNS_TEXT and "tee" not in follows:
             self._piped(command, bodies, follows)
-            return
-        for line, body in bodies if targets and self.depth < DEPTH else ():
-            for one in self.reader(body, targets[0], Lines(body, line), {}, self.depth + 1):
-                name = f"line {line}: written into {targets[0]}"
-                self._emit(command, None, one, [], name)
+        elif targets:
+            self._written(command, bodies, targets[0])
+        elif command.after not in ("|", "|&", ")") and self.depth == 0 and not self._gathered:
+            for word in words[1:]:
+                for p in places(self.text, self.lines, "shell", word.start, word.start + len(word.raw)):
+                    if p.kind == "mention":
+                        continue
+                    remark = Remark("note", p.name, p.value.written, "only printed here, not set", p.value.line)
+                    self.printed.append(remark)
+
+    @functools.cached_property
+    def _gathered(self) -> bool:
+        """Whether what commands print may go elsewhere together: `{ ...; } > file`, `done | tee file`, a function."""
+        wholes = (c for c in self.items if not c.words and not c.key)
+        return any(c.targets or c.after == "|" for c in wholes) or any(
+            c.key == "function" or (len(c.words) == 1 and c.after == "(") for c in self.items
+        )
+
+    def _edited(self, command: Command, words: list[Word]) -> None:
+        """`sed -i 's/NAME=.*/NAME=1/' file`: what the file has afterwards; the pattern sets nothing."""
+        texts = [w.text for w in words[1:]]
+        inplace = any(re.match(r"-\w*i|--in-place", t) for t in texts)
+        named = [w for w in words[1:] if NAME.search(w.raw)]
+        new = [(self.lines.at(w.start), n) for w in named for n in replacements(w.text) if NAME.search(n)]
+        targets = [*command.targets, *(texts[-1:] if inplace else [])]
+        if targets:
+            self._written(command, new, targets[0])
+
+    def _written(self, command: Command, bodies: list[tuple[int, str]], target: str) -> None:
+        for line, body in bodies if self.depth < DEPTH else ():
+            for one in self.reader(body, target, Lines(body, line), {}, self.depth + 1):
+                one = replace(one, file="" if one.name else target)
+                self._emit(command, None, one, [], f"line {line}: written into {target}")
 
     def _piped(self, command: Command, bodies: list[tuple[int, str]], follows: list[str]) -> None:
         """Text that a shell reads: echo '...' | ssh host bash."""
@@ -197,7 +245,7 @@ class Launches(Flow):
     def _rest(self) -> None:
         """What the text exports or assigns and no program that it starts was seen to get."""
         for state in self.states:
-            left = {n: v for n, v in state.values.items() if (n, v.line) not in self.used}
+            left = {n: v for n, v in (state.inside | state.values).items() if (n, v.line) not in self.used}
             for held in state.carried.values():
                 left |= {n: v for n, v in held.items() if (n, v.line) not in self.used and n not in state.values}
                 self.used |= {(n, v.line) for n, v in held.items()}

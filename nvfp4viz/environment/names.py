@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 
 from .rules import VARIABLES
 
@@ -23,7 +24,8 @@ def near_miss(name: str) -> str | None:
     """
     if name in VARIABLES or name in ELSEWHERE or len(name) > 80:
         return None
-    near = difflib.get_close_matches(name.upper(), VARIABLES, n=1, cutoff=0.86)
+    spelt = re.sub(r"(?:FOUR|4)_?OVER_?(?:SIX|6)", "4OVER6", name.upper())
+    near = difflib.get_close_matches(spelt, VARIABLES, n=1, cutoff=0.86)
     return ONCE.get(name) or (near[0] if near else None)
 
 

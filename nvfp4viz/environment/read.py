@@ -15,7 +15,7 @@ from .documents import read_markdown, read_notebook, read_python
 from .dotenv import read_dotenv
 from .names import meant
 from .rules import VARIABLES
-from .settings import Remark, Settings, settings
+from .settings import HANDED_ON, Remark, Settings, settings
 from .shell import Shell
 from .structure import read_generic, read_justfile, read_makefile, read_systemd, uncommented
 from .yaml_nodes import NotYamlError
@@ -58,7 +58,7 @@ _TEXTS = (  # pattern in a text whose name says nothing, what it is
     (r"^[ \t]*```|^#{1,4} \w", "markdown"),
     (r"^\[{1,2}[\w.\"-]+\]{1,2}[ \t]*$", "generic"),
     (r"^[ \t]*(?:export|declare|unset|env|docker|source|\.|srun|ssh|sudo|if|for|set|setenv"
-     r"|ray|python3?|exec|vllm|kubectl|apptainer|numactl)[ \t]"
+     r"|ray|python3?|exec|vllm|kubectl|apptainer|numactl|echo|printf|tee|sed|cd)[ \t]"
      r"|^[ \t]*\w+=\S*[ \t]+[\w./-]|&&|\\$|\$\(", "shell"),
 )  # fmt: skip
 _SPLIT = re.compile(r"(?<=[^\s\\])\\\n([^\s;&|()<>\\]+)")  # a word that goes on in the next line
@@ -93,15 +93,26 @@ def read_text(text: str, name: str = "", kind: str | None = None) -> list[Settin
     scoped = named <= NAMED and started <= STARTS and len(text) <= SCOPED
     found = _interpret(text, kind, lines, {}, 0) if scoped and (named or program_of(text)) else []
     found = _complete(_merged(found), text, lines, kind) or [Settings("")]
-    if returns and kind in ("shell", "dotenv") and any(one.variables or one.unsettled for one in found):
-        remark = Remark(
-            "warning",
-            "CR LF",
-            "lines end with CR LF",
-            "bash keeps the CR in each value, and FlashInfer reads it as off",
-        )
-        found = [replace(one, remarks=(*one.remarks, remark)) if one.variables else one for one in found]
+    if returns and kind in ("shell", "dotenv"):
+        rows = text.split("\n")
+        found = [_with_returns(one, rows, kind) for one in found]
     return found
+
+
+def _with_returns(one: Settings, rows: list[str], kind: str) -> Settings:
+    """Settings of a text with lines that end with CR LF: bash takes the CR for part of a value at the end of a line."""
+    ends = {n: v for n, v in one.variables.items()
+            if re.search(rf"{n}=[\"']?{re.escape(v)}[\"']?$", rows[one.lines[n] - 1])}  # fmt: skip
+    if not ends:
+        return one
+    values = {}
+    for name, text in ends.items():
+        maybe = (f"{text}\r", text) if kind == "shell" else (text, f"{text}\r")
+        values[name] = Value(None, one.lines[name], text, "it depends on who reads this file", maybe)
+    why = "bash keeps the CR in each value, and FlashInfer reads it as off"
+    remark = Remark("warning", "CR LF", "lines end with CR LF", why)
+    settled = {n: v for n, v in one.variables.items() if n not in values}
+    return replace(one, variables=settled, unsettled=one.unsettled | values, remarks=(*one.remarks, remark))
 
 
 def _count(pattern: re.Pattern, text: str, limit: int) -> int:
@@ -146,7 +157,7 @@ def _kind(name: str, text: str) -> str:
     for pattern, kind in _FILES:
         if name and name != "text" and re.fullmatch(pattern, Path(name).name, re.I):
             if kind == "dotenv" and re.search(
-                r"\A#!|^[ \t]*(?:if|for|source|\.)[ \t]|^[ \t]*export[ \t]+\w+=[^\n]*&&", text, re.M
+                r"\A#!|^[ \t]*(?:if|for|source|\.)[ \t]|^[ \t]*export[ \t]+\w+=(?:[^\n]*&&|\S*[ \t]+\w+=)", text, re.M
             ):
                 return "shell"
             return kind
@@ -201,10 +212,27 @@ _READERS = {
 # --- nothing that stands in the text stays unsaid
 
 
+def _files(found: list[Settings]) -> list[Settings]:
+    """What is written into one file by several commands is one environment, where they do not contradict."""
+    files: dict[str, int] = {}
+    result: list[Settings] = []
+    for one in found:
+        at = files.get(one.file, -1) if one.file else -1
+        if at < 0 or set(result[at].lines) & set(one.lines):
+            files[one.file] = len(result)
+            result.append(one)
+            continue
+        first = result[at]
+        result[at] = replace(first, variables=first.variables | one.variables, lines=first.lines | one.lines,
+                             unsettled=first.unsettled | one.unsettled, program=first.program or one.program,
+                             remarks=tuple(dict.fromkeys((*first.remarks, *one.remarks))))  # fmt: skip
+    return result
+
+
 def _merged(found: list[Settings]) -> list[Settings]:
     """Equal environments once, with all their places."""
     unique: dict[tuple, Settings] = {}
-    for one in found:
+    for one in _files(found):
         key = (
             tuple(sorted(one.variables.items())),
             tuple(sorted((n, v.maybe, v.written) for n, v in one.unsettled.items())),
@@ -232,7 +260,7 @@ def _complete(found: list[Settings], text: str, lines: Lines, kind: str) -> list
         return name in VARIABLES or (len(unknown) <= UNKNOWN and meant(name) is not None)
 
     for place in places(text, lines, language, wanted=wanted):
-        if (place.name, place.value.line) in claimed:
+        if (place.name, place.value.line) in claimed and place.kind != "unset":
             continue
         whole = len(everything) < PLACES
         if not whole:
@@ -274,11 +302,11 @@ def _unclaimed(place: Place, active: bool, kind: str, last: dict[str, int]) -> t
         return "note", "in a comment: not set"
     if place.kind == "unset":
         return "note", "taken out here"
-    if place.kind == "mention" and kind == "shell" and place.handed_on:
-        return "warning", "its name is put into a variable: what is set through that is not known here"
+    later = last.get(place.name, 0)
+    if place.kind == "mention" and kind in ("shell", "python", "generic") and place.handed_on and not later:
+        return "warning", HANDED_ON
     if place.kind == "mention" or kind == "markdown":
         return "note", "only named here, not set"
-    later = last.get(place.name, 0)
     if place.kind == "inherit" and later:
         return "note", "handed on here"
     if kind in ("shell", "dotenv", "dockerfile", "systemd", "makefile") and later > place.value.line:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from .assignments import Value
 
+HANDED_ON = "its name is put into a variable: what is set through that is not known here"
+
 
 @dataclass(frozen=True)
 class Remark:
@@ -29,6 +31,7 @@ class Settings:
     program: str = ""  # "sglang", "vllm", "transformer-engine", "miles"; empty where the text does not say
     arguments: dict[str, str] = field(default_factory=dict)  # of its command line, that choose what is quantized how
     remarks: tuple[Remark, ...] = ()  # what else the text says about them
+    file: str = ""  # that the text writes it into; empty for what a program gets
 
     def named(self, prefix: str) -> Settings:
         return replace(self, name=f"{prefix}: {self.name}" if self.name else prefix)
@@ -43,11 +46,12 @@ class Building:
     exported: set[str] = field(default_factory=set)
     all_exported: bool = False
     carried: dict[str, dict[str, Value]] = field(default_factory=dict)  # variable of the script -> what its words set
+    inside: dict[str, Value] = field(default_factory=dict)  # what APPTAINERENV_NAME sets in a container
     path: str = ""  # the branches that lead here
 
     def copy(self) -> Building:
         return Building(dict(self.values), list(self.remarks), set(self.exported), self.all_exported,
-                        dict(self.carried), self.path)  # fmt: skip
+                        dict(self.carried), dict(self.inside), self.path)  # fmt: skip
 
     def key(self) -> tuple:
         values = frozenset((n, v.text, v.written, v.line, n in self.exported) for n, v in self.values.items())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from .assignments import NAME, Lines, Value, places, possible
 from .inheritance import requote
 from .launches import DEPTH, Launches, Reader
 from .lexer import NAMED, Command, Word, commands, unquote
-from .settings import Building, Remark, Settings
+from .settings import Building, Remark, Settings, settings
 
 _ASSIGNMENT = re.compile(rf"({NAMED})(\+?)=")
 _HARMLESS = re.compile(
@@ -25,6 +26,7 @@ class Shell(Launches):
         super().__init__(commands(text), Building(dict(given), exported=set(given)))
         self.text, self.lines, self.reader, self.depth = text, lines, reader, depth
         self.environments: list[Settings] = []
+        self.printed: list[Remark] = []  # what is only shown on a screen
         self.literals: dict[str, tuple[str, ...]] = {}  # variables of the script with the plain values that they had
         self.used: set[tuple[str, int]] = set()  # assignments that some program was seen to get
 
@@ -38,6 +40,10 @@ class Shell(Launches):
             if name not in self.called:
                 self._call(name, start, end)
         self._rest()
+        if self.printed:
+            self.environments = self.environments or [settings("", {})]
+            first = self.environments[0]
+            self.environments[0] = replace(first, remarks=(*first.remarks, *self.printed))
         return self.environments
 
     # --- one command
@@ -102,10 +108,13 @@ class Shell(Launches):
             )
 
     def _assign(self, name: str, value: Value, export: bool) -> None:
-        name = re.sub(r"^(?:APPTAINERENV_|SINGULARITYENV_)", "", name)  # they set it inside the container
-        if not NAME.match(name):
+        inside = re.sub(r"^(?:APPTAINERENV_|SINGULARITYENV_)", "", name)
+        if not NAME.match(inside):
             return
         for state in self.states:
+            if inside != name:  # set inside the container alone
+                state.inside[inside] = value
+                continue
             state.values[name] = value
             if export or state.all_exported:
                 state.exported.add(name)
@@ -132,7 +141,7 @@ class Shell(Launches):
                 for state in self.states:
                     state.all_exported = rest[0].raw[0] == "-"
         elif head in ("source", ".") and rest:
-            self._sourced(words)
+            self._sourced(words, command)
         elif head == "eval" and rest and self.depth < DEPTH:
             self._evaluated(words)
         elif head == "setenv" and len(rest) >= 2:
@@ -178,8 +187,12 @@ class Shell(Launches):
         if not all(unquote(w.raw)[1] for w in words[1:]):
             self._sourced([words[0], Word(body, words[0].start)])
             return
+        self._run_here(body, self.lines.at(words[0].start))
+
+    def _run_here(self, body: str, first: int) -> None:
+        """A text that this very shell runs."""
         for state in self.states:
-            inner = Shell(body, Lines(body, self.lines.at(words[0].start)), {}, self.reader, self.depth + 1)
+            inner = Shell(body, Lines(body, first), {}, self.reader, self.depth + 1)
             inner.states = [state.copy()]
             inner._block(0, len(inner.items))
             self.environments += inner.environments
@@ -206,13 +219,16 @@ class Shell(Launches):
                 why, line = "kept, if it is set already", self.lines.at(word.start)
                 self._assign(m[1], Value(None, line, m[0][:80], why, (m[2], *possible(m[0]))), False)
 
-    def _sourced(self, words: list[Word]) -> None:
+    def _sourced(self, words: list[Word], command: Command | None = None) -> None:
         what = words[1].text
+        if command and command.heredocs and self.depth < DEPTH:  # source /dev/stdin <<EOF
+            self._run_here(command.heredocs[0][1], self.lines.at(command.heredocs[0][0]))
+            return
         if _HARMLESS.search(what):
             return
         remark = Remark(
             "warning",
-            words[0].raw,
+            "source",
             f"{words[0].raw} {what}",
             "not followed: what it sets is not known here; check that file too",
             self.lines.at(words[0].start),

@@ -120,7 +120,8 @@ def _ray(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
     lost = [n for n in VARIABLES if n in env and n not in names and not any(n.startswith(p) for p in prefixes)]
     if lost:
         wanted = ",".join(sorted({re.match(r"[A-Z]+_", n)[0] for n in lost} | prefixes))
-        message = f"vLLM's Ray workers get VLLM_, HF_, NCCL_ and a few more: {', '.join(lost)} stay behind"
+        message = f"vLLM's Ray workers get VLLM_, HF_, NCCL_ and a few more: {', '.join(lost)} "
+        message += "stay behind" if len(lost) > 1 else "stays behind"
         yield Finding("error", lost[0], env[lost[0]], {"the driver": env[lost[0]], "Ray's workers": "not set"}, message,
                       f"{_PREFIXES}={wanted}", changes={_PREFIXES: wanted})  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from .assignments import FOLD, NAME, Lines, Place, Value, places, possible, value_of
 from .commandline import arguments_of, program_of
@@ -72,13 +73,15 @@ def read_systemd(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
             remarks.append(
                 Remark("warning", key, rest[:80], "not followed: check that file too, as systemd reads it", at)
             )
-        elif key.startswith("Exec"):
+        elif key.startswith("Exec") and rest:
             started.append((rest.lstrip("-@:+!"), at))
     values = {n: v for n, v in values.items() if NAME.fullmatch(n)}
     found: list[Settings] = []
     for rest, line in started:
         inner = reader(rest, "shell", Lines(rest, line), values, depth + 1)
         found += [one for one in inner if one.variables or one.program or one.unsettled or one.remarks]
+    known = {(n, v.line) for n, v in values.items()}  # ExecStartPre and the like get no more than the unit
+    found = [o for o in found if o.program or o.remarks or set(o.lines.items()) - known] or found[:1]
     if not found:
         return [settings("", values, remarks)]
     return [
@@ -89,6 +92,10 @@ def read_systemd(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
 
 # --- Makefile
 
+_RULE = re.compile(
+    r"^(?:[\w./$()%-]+[ \t]*:{1,2}[ \t]*)?(?P<export>(?:override[ \t]+)?export[ \t]+)?"
+    r"(?P<name>\w+)[ \t]*(?P<op>\+|\?|:{0,3})=[ \t]*(?P<value>[^\n#]*)"
+)
 _TARGET = re.compile(r"[^\s#][^=:\n]*:(?!=)|[\w-]+(?:[ \t]+[+*]?\w+(?:=(?:\"[^\"]*\"|'[^']*'|\w*))?)+[ \t]*:(?!=)")
 
 
@@ -103,9 +110,7 @@ def read_makefile(text: str, lines: Lines, reader, depth: int, value_at=value_of
     folded = re.sub(r"\\\n", " " + FOLD, text)
     values: dict[str, Value] = {}
     exported, all_exported, recipes = set(), False, []
-    rule = re.compile(r"^(?:[\w./$()%-]+[ \t]*:{1,2}[ \t]*)?(?P<export>(?:override[ \t]+)?export[ \t]+)?"
-                      r"(?P<name>\w+)[ \t]*"
-                      r"(?P<op>\+|\?|:{0,3})=[ \t]*(?P<value>[^\n#]*)")  # fmt: skip
+    macros: dict[str, tuple[str, int]] = {}  # variables of make whose words set ours
     target, body, first, offset = "", [], 0, 0
     for row in [*folded.split("\n"), ""]:
         if row.startswith("\t"):
@@ -117,7 +122,7 @@ def read_makefile(text: str, lines: Lines, reader, depth: int, value_at=value_of
             body, first = [], 0
             if re.match(r"export[ \t]*(?:#|$)", row):
                 all_exported = True
-            m, alone = rule.match(row), re.match(r"export[ \t]+([\w \t]+)$", row)
+            m, alone = _RULE.match(row), re.match(r"export[ \t]+([\w \t]+)$", row)
             if m and NAME.fullmatch(m["name"]):
                 line, raw = lines.at(offset), m["value"].strip(" \t\r" + FOLD)
                 values[m["name"]] = value_at(raw, line)
@@ -125,6 +130,8 @@ def read_makefile(text: str, lines: Lines, reader, depth: int, value_at=value_of
                     why = "kept or added to, if it is set already"
                     values[m["name"]] = Value(None, line, raw[:80], why, (raw, *possible(raw)))
                 exported |= {m["name"]} if m["export"] else set()
+            elif m and NAME.search(m["value"]):
+                macros[m["name"]] = (m["value"], lines.at(offset + m.start("value")))
             elif alone:
                 exported |= set(alone[1].split())
             elif _TARGET.match(row):
@@ -133,8 +140,8 @@ def read_makefile(text: str, lines: Lines, reader, depth: int, value_at=value_of
     given = {n: v for n, v in values.items() if all_exported or n in exported}
     found = []
     for target, recipe, line in recipes:
-        if NAME.search(recipe) or program_of(recipe):
-            inner = reader(recipe, "shell", Lines(recipe, line), given, depth + 1)
+        if NAME.search(recipe) or program_of(recipe) or _MACRO.search(recipe):
+            inner = _recipe(recipe, line, given, macros, reader, depth)
             found += [one.named(f"target {target}") for one in inner]
     why = "assigned, but not exported: what a recipe starts does not see it"
     remarks = [Remark("warning", n, v.written, why, v.line)
@@ -142,6 +149,22 @@ def read_makefile(text: str, lines: Lines, reader, depth: int, value_at=value_of
     if remarks or not found:
         found.append(settings("", given | {n: v for n, v in values.items() if n not in given}, remarks))
     return found
+
+
+_MACRO = re.compile(r"\$[({](\w+)[)}]")
+
+
+def _recipe(recipe: str, line: int, given: dict[str, Value], macros: dict, reader, depth: int) -> list[Settings]:
+    """A recipe as the shell gets it, with the variables of make put in; what they set keeps its own line."""
+    at: dict[str, int] = {}
+    for name, (value, first) in macros.items():
+        if re.search(rf"\$[({{]{name}[)}}]", recipe):
+            at |= {p.name: p.value.line for p in places(value, Lines(value, first)) if p.kind == "set"}
+    recipe = _MACRO.sub(lambda m: macros[m[1]][0].replace(FOLD, " ") if m[1] in macros else m[0], recipe)
+    return [
+        replace(one, lines={n: at.get(n, line_) for n, line_ in one.lines.items()})
+        for one in reader(recipe, "shell", Lines(recipe, line), given, depth + 1)
+    ]
 
 
 def _expression(raw: str, line: int) -> Value:

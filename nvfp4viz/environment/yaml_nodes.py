@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterator
 
-from .assignments import FOLD, NAME
+from .assignments import FOLD, NAME, Lines
 from .commandline import program_of
 
 DEPTH = 200  # deeper ones overflow the stack of the C library
 LONG = 50_000  # characters from which documents that tell nothing are passed over
+CONDITIONS = 200  # of a template that are looked at
 LIMIT = 400_000  # characters; beyond, scopes cost more than they tell
 TEMPLATE = "\ue000"  # stands for each character of {{ ... }}
 
@@ -25,6 +26,24 @@ def untemplated(text: str) -> str:
         return text
     text = re.sub(r"^[ \t]*(?:\{\{[^\n]*\}\}|\{%[^\n]*%\})[ \t]*$", lambda m: "#" * len(m[0]), text, flags=re.M)
     return re.sub(r"\{\{[^{}\n]*\}\}", lambda m: TEMPLATE * len(m[0]), text)
+
+
+def shown(text: str) -> str:
+    """A text for a person: what stood for a template as one."""
+    return re.sub(f"{TEMPLATE}+", "{{ }}", text)
+
+
+def conditional(text: str) -> list[tuple[int, int]]:
+    """First and last line, from 0, of what a template may leave out or repeat: `{{ if }}` to `{{ end }}`."""
+    found, open_, breaks = [], [], Lines(text, 0)
+    for m in re.finditer(r"\{[{%]-?[ \t]*(if|range|with|for|define|block|macro|end\w*)\b", text):
+        line = breaks.at(m.start())
+        if not m[1].startswith("end"):
+            open_.append((m[1], line))
+        elif open_:
+            keyword, first = open_.pop()
+            found += [(first, line)] if keyword in ("if", "range", "with", "for") else []
+    return found[:CONDITIONS]
 
 
 def documents(text: str) -> list:
@@ -73,6 +92,13 @@ def pairs_of(node, depth: int = 0) -> Iterator[tuple[str, object, object]]:
     for key, value in node.value:
         if kind_of(key) == "scalar" and key.value != "<<":
             yield key.value, key, value
+
+
+def scalars_of(node) -> dict[str, str]:
+    """The scalars of a map; nothing of anything else."""
+    if kind_of(node) != "map":
+        return {}
+    return {k: v.value for k, _, v in pairs_of(node) if kind_of(v) == "scalar"}
 
 
 def argv_text(argv: list[tuple[str, int]]) -> tuple[str, int]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from .assignments import FOLD, NAME, OPEN, Lines, Value, possible
+from .assignments import FOLD, NAME, Lines, Value
 from .commandline import arguments_of, program_of
 from .settings import Remark, Settings, settings
-from .yaml_nodes import DEPTH, TEMPLATE, argv_text, documents, kind_of, pairs_of, untemplated
+from .yaml_nodes import DEPTH, TEMPLATE, argv_text, documents, kind_of, pairs_of, scalars_of, shown, untemplated
+from .yaml_values import ENV_KEY, VALUE_KEYS, Unit, Values
 
+LOOK = 4000  # characters of a map that are searched for the program and its flags
 NODES = 60_000  # walked, aliases again each time
-_ENV = re.compile(
-    r"(?i).*env(?:ironment)?s?(?:_?var(?:iable)?s)?$"
-    r"|^(?:data|stringData|literals|variables|extraEnv\w*|env_vars|with|args)$"
-)
 _COMMAND = re.compile(
     r"(?i)^(?:command|args|entrypoint|cmd|run|script|exec\w*|path|shell|launch\w*|arguments|.*cmd|steps?"
     r"|(?:.*_)?commands|.*run_options)$"
 )
+_FILLED = "a template fills it in: what it sets is not known here"
 _CUT = {
     "env_file": "not followed: check that file too",
     "envFrom": "not followed: check what it names too",
@@ -27,35 +26,24 @@ _CUT = {
 }
 
 
-@dataclass
-class Unit:
-    """A mapping that starts a program or holds its environment."""
-
-    path: tuple[str, ...]
-    dialect: str  # "compose", "kubernetes", "raw" (docker inspect), "" (others)
-    own: dict[str, Value] = field(default_factory=dict)
-    remarks: list[Remark] = field(default_factory=list)
-    texts: list[tuple[str, int]] = field(default_factory=list)  # command lines and scripts, with their line
-    words: list[str] = field(default_factory=list)
-    argv: list[tuple[str, int]] = field(default_factory=list)  # lists of words, command and arguments, with their lines
-
-
 def read_yaml(text: str, lines: Lines, given: dict[str, Value], reader, depth: int) -> list[Settings]:
     """Settings of each scope. Raises NotYamlError where there are no nodes to see."""
-    walk = _Walk(text, lines, reader, depth)
-    for document in documents(untemplated(text)):
+    walk, found = _Walk(text, lines, reader, depth), documents(untemplated(text))
+    for document in found:
+        walk.remember(document)
+    for document in found:
         walk.visit(document, (), "", given)
     return walk.environments
 
 
-class _Walk:
+class _Walk(Values):
     def __init__(self, text: str, lines: Lines, reader, depth: int):
-        self.text, self.lines, self.reader, self.depth = text, lines, reader, depth
+        super().__init__(text, lines)
+        self.reader, self.depth = reader, depth
         self.environments: list[Settings] = []
         self.visited = 0
-
-    def line(self, node) -> int:
-        return self.lines.first + node.start_mark.line
+        self.extending: list[str] = []
+        self.alone = "vllm" if "ray.serve.llm" in text else ""  # what Ray Serve's applications are
 
     def visit(self, node, path: tuple[str, ...], dialect: str, given: dict[str, Value], nested: int = 0) -> None:
         self.visited += 1
@@ -63,49 +51,45 @@ class _Walk:
             return
         if kind_of(node) == "list":
             for i, item in enumerate(node.value):
-                inner = (*path, self._item(item, i))
+                inner, before = (*path, self._item(item, i)), len(self.environments)
                 if kind_of(item) == "list" and item.value and all(kind_of(v) == "scalar" for v in item.value):
                     unit = Unit(inner, dialect)  # a command in words, among others
                     self._command(unit, "command", item)
                     self._emit(unit, given, False)
                 else:
                     self.visit(item, inner, dialect, given, nested + 1)
+                if i + 1 < len(node.value):
+                    given = given | self._handed_to_later_steps(before)
         if kind_of(node) != "map":
             return
         pairs = list(pairs_of(node))
         keys = {k: v for k, _, v in pairs}
         dialect, path = self._dialect(keys, path, dialect)
-        unit = Unit(path, dialect)
+        start = node.start_mark.index
+        unit = Unit(path, dialect, self.line(node), self.text[start : min(node.end_mark.index, start + LOOK)])
         children = self._unit(unit, pairs)
-        before, values = len(self.environments), given | unit.own
+        before, values = len(self.environments), given | unit.base | unit.own
         for key, value in children:
             self.visit(value, (*path, key), dialect, values, nested + 1)
         self._emit(unit, values, len(self.environments) > before)
 
     def _item(self, item, i: int) -> str:
-        if kind_of(item) == "map":
-            name = next(
-                (
-                    v.value
-                    for k, _, v in pairs_of(item)
-                    if k in ("name", "id", "Name", "service") and kind_of(v) == "scalar"
-                ),
-                "",
-            )
-            return str(name) or str(i + 1)
-        return str(i + 1)
+        keys = scalars_of(item)
+        return shown(next((keys[k] for k in keys if k in ("name", "id", "Name", "service")), "")) or str(i + 1)
+
+    def _handed_to_later_steps(self, since: int) -> dict[str, Value]:
+        """What a step of GitHub Actions writes into $GITHUB_ENV, the steps after it get."""
+        written = [o for o in self.environments[since:] if re.fullmatch(r"\$\{?GITHUB_ENV\}?", o.file)]
+        self.environments = [o for o in self.environments if o not in written] if written else self.environments
+        return {n: o.unsettled.get(n) or Value(o.variables[n], line, o.variables[n])
+                for o in written for n, line in o.lines.items()}  # fmt: skip
 
     def _dialect(self, keys: dict, path: tuple[str, ...], dialect: str) -> tuple[str, tuple[str, ...]]:
         if "services" in keys and kind_of(keys["services"]) == "map" and not path:
             return "compose", path
         if "kind" in keys and ("metadata" in keys or "apiVersion" in keys) and kind_of(keys["kind"]) == "scalar":
-            meta = keys.get("metadata")
-            named = (
-                {k: v.value for k, _, v in pairs_of(meta) if kind_of(v) == "scalar"}
-                if meta is not None and kind_of(meta) == "map"
-                else {}
-            )
-            return "kubernetes", (f"{keys['kind'].value} {named.get('name', '')}".strip(),)
+            named = scalars_of(keys.get("metadata")).get("name", "")
+            return "kubernetes", (shown(f"{keys['kind'].value} {named}").strip(),)
         if "Config" in keys and "HostConfig" in keys:
             return "raw", path
         return dialect, path
@@ -115,27 +99,64 @@ class _Walk:
         children = []
         keys = {k: v for k, _, v in pairs}
         name = keys.get("name")
-        if name is not None and kind_of(name) == "scalar" and NAME.fullmatch(name.value):  # one variable by itself
-            self._pair(unit, name.value, keys, name)
+        alone = name is not None and kind_of(name) == "scalar" and {*VALUE_KEYS, "valueFrom"} & set(keys)
+        if alone and NAME.fullmatch(name.value):  # one variable by itself
+            self._pair(unit, name.value, pairs, name)
             return children
         for key, key_node, value in pairs:
             kind = kind_of(value)
+            words = kind == "list" and bool(value.value) and all(kind_of(v) == "scalar" for v in value.value)
             if NAME.fullmatch(key) and kind == "scalar":
-                unit.own[key] = self._value(value, unit.dialect, self.line(key_node))
+                self._own(unit, key, self._value(value, unit, self.line(key_node)))
             elif key in _CUT and (kind != "scalar" or value.value):
-                unit.remarks.append(Remark("warning", key, self._short(value), _CUT[key], self.line(key_node)))
-                children.append((key, value))
-            elif _COMMAND.match(key) and (
-                kind == "scalar" or (kind == "list" and all(kind_of(v) == "scalar" for v in value.value))
-            ):
+                if not self._followed(unit, key, value, keys):
+                    unit.remarks.append(Remark("warning", key, self._short(value), _CUT[key], self.line(key_node)))
+                    children.append((key, value))
+            elif NAME.fullmatch(key) and words:
+                texts = tuple(dict.fromkeys(v.value for v in value.value))
+                self._own(unit, key, Value(None, self.line(key_node), ", ".join(texts)[:80], "one of a list", texts))
+            elif ENV_KEY.match(key) and kind == "scalar" and TEMPLATE in value.value:
+                written = self.text[value.start_mark.index : value.end_mark.index]
+                unit.remarks.append(
+                    Remark("warning", "template", f"{key}: {written}"[:80], _FILLED, self.line(key_node))
+                )
+            elif _COMMAND.match(key) and (kind == "scalar" or words):
                 self._command(unit, key.lower(), value)
-            elif _ENV.match(key) and kind != "scalar" and self._environment(unit, value):
+            elif ENV_KEY.match(key) and kind != "scalar" and self._environment(unit, value):
                 continue
             elif kind == "scalar":
                 self._scalar(unit, key, value)
             else:
                 children.append((key, value))
         return children
+
+    def _followed(self, unit: Unit, key: str, node, keys: dict) -> bool:
+        """Whether all that an `extends` or an `envFrom` names stands in this text; it is the base then."""
+        if key == "envFrom" and kind_of(node) == "list":
+            refs = [(re.match("configMap|secret", k), v) for item in node.value if kind_of(item) == "map"
+                    for k, _, v in pairs_of(item)]  # fmt: skip
+            kinds = {"configMap": "ConfigMap", "secret": "Secret"}
+            found = [self.shared.get((kinds[m[0]], scalars_of(v).get("name", ""))) if m else None for m, v in refs]
+            if not found or None in found:
+                return False
+            for data in found:
+                base = Unit(unit.path, unit.dialect)
+                self._environment(base, data)
+                unit.base |= base.own
+            return True
+        named = node.value if kind_of(node) == "scalar" else scalars_of(node).get("service", "")
+        target = None if "file" in scalars_of(node) else self.shared.get(("service", named))
+        if key != "extends" or target is None or named in self.extending:
+            return False
+        self.extending.append(named)
+        base = Unit(unit.path, unit.dialect, self.line(target))
+        self._unit(base, list(pairs_of(target)))
+        self.extending.pop()
+        unit.base |= base.base | base.own
+        unit.remarks += base.remarks
+        if not {"command", "entrypoint"} & set(keys):
+            unit.argv, unit.words, unit.texts = base.argv + unit.argv, base.words + unit.words, base.texts + unit.texts
+        return True
 
     def _short(self, node) -> str:
         words = (
@@ -146,93 +167,6 @@ class _Walk:
             else []
         )
         return " ".join(map(str, words))[:80] or "..."
-
-    def _environment(self, unit: Unit, node) -> bool:
-        """Take the assignments of an env block; whether it was nothing but one."""
-        only = True
-        if kind_of(node) == "map":
-            for key, key_node, value in pairs_of(node):
-                if kind_of(value) == "scalar":
-                    if NAME.fullmatch(key):
-                        unit.own[key] = self._value(value, unit.dialect, self.line(key_node))
-                    elif NAME.search(value.value):
-                        self._scalar(unit, key, value)
-                elif _ENV.match(key) and self._environment(unit, value):
-                    continue
-                elif NAME.fullmatch(key) and kind_of(value) == "map":  # NAME: {value: 1}
-                    self._pair(unit, key, {k: v for k, _, v in pairs_of(value)}, key_node)
-                else:
-                    only = False
-            return only
-        for item in node.value:
-            if kind_of(item) == "scalar":
-                self._entry(unit, item)
-            elif kind_of(item) == "map":
-                keys = {k: v for k, _, v in pairs_of(item)}
-                name = next(
-                    (
-                        keys[k]
-                        for k in ("name", "Name", "key", "variable")
-                        if k in keys and kind_of(keys[k]) == "scalar"
-                    ),
-                    None,
-                )
-                if name is not None and NAME.fullmatch(name.value):
-                    self._pair(unit, name.value, keys, name)
-                elif name is None:
-                    only &= self._environment(unit, item)
-            else:
-                only = False
-        return only
-
-    def _pair(self, unit: Unit, name: str, keys: dict, at) -> None:
-        value, line = next((keys[k] for k in ("value", "Value", "default") if k in keys), None), self.line(at)
-        if value is not None and kind_of(value) == "scalar":
-            unit.own[name] = self._value(value, unit.dialect, line)
-            if unit.dialect == "kubernetes" and not value.style and value.tag.endswith((":int", ":bool", ":float")):
-                why = f'Kubernetes takes strings only and refuses this: write value: "{value.value}"'
-                unit.remarks.append(Remark("warning", name, value.value, why, line))
-        elif "valueFrom" in keys:
-            unit.own[name] = Value(None, line, "valueFrom", "the cluster fills it in", ("1", "0"))
-        else:
-            unit.own[name] = Value("", line, "")
-
-    def _entry(self, unit: Unit, item) -> None:
-        """`- NAME=value`, or `- NAME`, which takes the caller's."""
-        name, eq, raw = item.value.partition("=")
-        line = self.line(item)
-        if TEMPLATE in raw:
-            raw = self.text[item.start_mark.index : item.end_mark.index].partition("=")[2].rstrip("\"'")
-        if NAME.fullmatch(name):
-            if eq:
-                unit.own[name] = self._text_value(raw, unit.dialect, line)
-            elif unit.dialect != "raw":
-                unit.own[name] = Value(None, line, name, "taken over from whoever starts it", (None, "1"))
-        elif NAME.search(item.value):
-            self._scalar(unit, "", item)
-
-    def _value(self, node, dialect: str, line: int) -> Value:
-        if node.tag.endswith(":null") and node.value in ("", "~", "null") and not node.style:
-            if dialect == "compose":
-                return Value(None, line, "", "taken over from whoever starts it", (None, "1"))
-            return Value("", line, "")
-        if TEMPLATE in node.value:
-            written = self.text[node.start_mark.index : node.end_mark.index]
-            return Value(None, line, written[:80], "a template fills it in", possible(written))
-        return self._text_value(node.value, dialect, line)
-
-    def _text_value(self, raw: str, dialect: str, line: int) -> Value:
-        written = raw[:80]
-        if dialect == "compose":
-            plain = raw.replace("$$", "")
-            if "$" in plain:
-                return Value(None, line, written, "docker compose fills it in from its own environment", possible(raw))
-            return Value(raw.replace("$$", "$"), line, written)
-        if dialect == "kubernetes" and "$(" in raw:
-            return Value(None, line, written, "the cluster fills it in", possible(raw))
-        if dialect in ("kubernetes", "raw") or not OPEN.search(raw):
-            return Value(raw, line, written)
-        return Value(None, line, written, "only known when it is expanded", possible(raw))
 
     def _command(self, unit: Unit, key: str, node) -> None:
         if kind_of(node) == "list":
@@ -250,36 +184,14 @@ class _Walk:
             unit.texts.append((body, line))
         unit.words.append(body)
 
-    def _scalar(self, unit: Unit, key: str, node) -> None:
-        """A text under any other key: an image, a script, a document in a document."""
-        if key == "image":
-            unit.words.insert(0, node.value)
-        elif NAME.search(node.value) or ("\n" in node.value and program_of(node.value)):
-            unit.texts.append(self._body(node))
-
-    def _body(self, node) -> tuple[str, int]:
-        """The text of a scalar and the line that it begins on; folded line breaks are kept as folds."""
-        line, raw = self.line(node), self.text[node.start_mark.index : node.end_mark.index]
-        if node.style in ("|", ">"):
-            rest = raw.partition("\n")[2]
-            body = rest if node.style == ">" else node.value
-            if node.style == ">":
-                body = re.sub(r"\n(?=[ \t]*\S)", FOLD, body)
-            leading = len(rest) - len(rest.lstrip("\n")) if node.style == "|" and not node.value.startswith("\n") else 0
-            return body, line + 1 + leading
-        if "\n" in raw and not node.style:
-            return raw.replace("\n", FOLD), line
-        if "\n" in raw and node.style in ("'", '"'):
-            inner = raw[1:-1].replace("\\\n", FOLD).replace("\n", FOLD)
-            return inner.replace('\\"', '"') if node.style == '"' else inner.replace("''", "'"), line
-        return node.value, line
-
     def _emit(self, unit: Unit, values: dict[str, Value], nested: bool) -> None:
         name = ", ".join(p for p in unit.path if p)
         name = re.sub(r"^services, ", "service ", name)
         name = re.sub(r"(?:spec, )?(?:template, )?(?:spec, )?\b(init)?[cC]ontainers?, ", r"\1container ", name)
-        line = " ".join(unit.words)
-        program, arguments = program_of(line), arguments_of(line)
+        line, alone = " ".join(unit.words), ""
+        if unit.own and not unit.words:  # no command of its own: what stands in it tells
+            line, alone = unit.text, self.alone
+        program, arguments = program_of(line) or alone, arguments_of(line)
         inner: list[Settings] = []
         texts = [(*text, "") for text in unit.texts]
         if any(NAME.search(word) for word, _ in unit.argv):
@@ -289,12 +201,15 @@ class _Walk:
         inner = [one for one in inner if one.variables or one.unsettled or one.remarks or one.program]
         whole = settings(name, values, unit.remarks, program, arguments)
         added = [one for one in inner if one.variables != whole.variables or one.unsettled != whole.unsettled]
+        lost = set(unit.own) - {n for one in inner for n in one.lines}  # what no text in the unit has taken over
         for one in inner if added else ():
-            joined = {**arguments, **one.arguments}
+            called = ", ".join(filter(None, (name, one.name)))
+            joined, remarks = {**arguments, **one.arguments}, (*unit.remarks, *one.remarks)
             self.environments.append(
-                Settings(f"{name}, {one.name}" if one.name else name, one.variables, one.lines, one.unsettled,
-                         one.program or program, joined, (*unit.remarks, *one.remarks))
-            )  # fmt: skip
+                replace(one, name=called, program=one.program or program, arguments=joined, remarks=remarks)
+            )
+        if added and lost:
+            self.environments.append(settings(name, values, unit.remarks, program, arguments))
         if not added and (unit.own or unit.remarks or program) and (unit.words or not nested or unit.remarks):
             program = program or next((o.program for o in inner if o.program), "")
             more = tuple(r for o in inner for r in o.remarks)

@@ -80,6 +80,21 @@ def test_the_last_ones_of_a_dotenv_and_of_a_shell():
     assert read_text(f"{FI}=0\n{FI}=1\n", ".env")[0].variables == {FI: "1"}
 
 
+def test_what_a_template_or_a_file_fills_in_is_said():
+    (tasks,) = read_text("- command: vllm serve /m\n  environment: '{{ env }}'\n", "a.yml")
+    assert any("a template fills it in" in f.message for f in check_settings(tasks))
+    (removed,) = read_text(f"import os\ndel os.environ['{FI}']\n", "a.py")
+    assert [r.why for r in removed.remarks] == ["taken out here"]
+
+
+def test_who_takes_which_line_of_a_dotenv_is_said():
+    (exported,), (blanks,) = read_text(f"export {FI}=1\n", ".env"), read_text(f"{FI} = 1\n", ".env")
+    assert exported.variables == {FI: "1"} and "refuses a line with export" in exported.remarks[0].why
+    assert blanks.unsettled[FI].maybe == ("1", None)  # bash and docker run take no such line
+    (returns,) = read_text(f"{FI}=1\r\nA=2\r\n", ".env")
+    assert returns.unsettled[FI].maybe == ("1", "1\r") and returns.lines == {FI: 1}
+
+
 def test_what_docker_and_kubectl_print_is_read():
     inspect = f'[{{"Id": "x", "Name": "/srv", "Config": {{"Env": ["PATH=/bin", "{FI}=$1", "{U256}=1"], "Cmd": ["vllm", "serve", "/m"]}},'
     (s,) = read_text(inspect + ' "HostConfig": {}}]')
