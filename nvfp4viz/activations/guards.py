@@ -175,11 +175,26 @@ def walk(value, name: str, left: list[int]) -> Iterable[tuple[str, Tensor]]:
             yield from walk(inner, f"{name}.{i}" if name else str(i), left)
 
 
-def reason(error: Exception) -> str:
+def instead(path: Path) -> str:
+    """What stands in place of a file that was not fetched: a pointer of Git LFS, a web page; else nothing."""
+    with open(path, "rb") as f:
+        start = f.read(64).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself: git lfs pull fetches it"
+    if start.startswith((b"<!doctype", b"<html")):
+        return "it is a web page, not the file: what fetched it was sent elsewhere, to a login most likely"
+    return ""
+
+
+def reason(error: Exception, path: Path) -> str:
     """What is wrong with a file, from whatever its reader raised."""
+    if path.is_file() and instead(path):
+        return instead(path)
     text = error_text(error)
     text = text if " " in text else f"{type(error).__name__}: {text}"  # KeyError: 101
     words = ("weights_only", "pickle", "python objects", "object arrays")
     if isinstance(error, pickle.UnpicklingError) or any(w in str(error).lower() for w in words):
-        return f"it holds pickled objects, not loaded since they could run code; save tensors only ({text[:120]})"
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch's own words go on for pages
+        which = named[1] if named else text[:120]
+        return f"it holds pickled objects, not loaded since they could run code; save tensors only ({which})"
     return f"truncated or damaged, or not what its name says ({text})"

@@ -96,7 +96,7 @@ def _read(path: Path) -> Contents:
     except QuantizedCheckpointError:
         raise
     except Exception as error:  # every reader fails in its own way; the caller gets one
-        raise ValueError(f"cannot read {str(path)!r}: {reason(error)}") from error
+        raise ValueError(f"cannot read {str(path)!r}: {reason(error, path)}") from error
 
 
 def _merge(contents: Contents, path: Path, readers: dict, left_out: dict) -> list[str]:

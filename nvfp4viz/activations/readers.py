@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import error_text
 from .dumps import Steps, dumped, hidden_layers
 from .guards import (
     calibrated,
@@ -84,15 +85,23 @@ def npy(path: Path) -> Contents:
 
 def npz(path: Path) -> Contents:
     check_magic(path, b"PK")
-    found = {}
+    found, refused = {}, {}
     with zipfile.ZipFile(path) as archive:
         check_growth(sum(i.file_size for i in archive.infolist()), path.stat().st_size)
         for info in archive.infolist():
-            with archive.open(info) as f:
-                shape, dtype = described(f, info.file_size)
-            found[info.filename.removesuffix(".npy")] = (dtype.str, len(shape), _member(path, info.filename))
+            name = info.filename.removesuffix(".npy")
+            try:
+                with archive.open(info) as f:
+                    shape, dtype = described(f, info.file_size)
+            except ValueError as error:  # one array does not lose the others
+                refused[name] = error_text(error)
+                continue
+            found[name] = (dtype.str, len(shape), _member(path, info.filename))
+    if refused and not found:
+        raise ValueError(next(iter(refused.values())))
     refuse_checkpoint(path, {name: dtype for name, (dtype, _, _) in found.items()})
-    return _sorted(found)
+    contents = _sorted(found)
+    return replace(contents, left_out=contents.left_out | refused)
 
 
 def _member(path: Path, name: str):

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..activations import instead
 from ..files import error_text
 
 HEADER = 64 << 20  # bytes of a header; 187,000 tensors of a 256-expert model in one file take 37 MB
@@ -96,7 +97,8 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             for name, at in header.items()
         }
     except Exception as error:  # the parser's own kinds, RecursionError, a folder
-        raise ValueError(f"cannot read {str(path)!r}: truncated or damaged ({error_text(error)})") from error
+        why = (instead(path) if path.is_file() else "") or f"truncated or damaged ({error_text(error)})"
+        raise ValueError(f"cannot read {str(path)!r}: {why}") from error
     return found, metadata
 
 

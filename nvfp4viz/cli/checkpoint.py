@@ -137,9 +137,13 @@ def _summary(found: Checkpoint) -> Iterator[tuple[str, str]]:
     where = f" in {_many(len(layers), 'layer')}" if layers else ""
     where += f", {_many(len(experts), 'expert')} each" if experts else ""
     yield "quantized", f"{_many(len(found.matrices), 'matrix')}{where}; {_count(elements)} weights"
-    kept = [n.removesuffix(".weight") for n, e in found.layout.plain.items() if len(e.shape) > 1]
-    if kept:
-        yield "kept", f"{len(kept)} in high precision: {_some(kept)}"
+    kept = {n.removesuffix(".weight"): e.dtype for n, e in found.layout.plain.items() if len(e.shape) > 1}
+    high = [n for n, dtype in kept.items() if dtype in ("BF16", "F16", "F32", "F64")]
+    if high:
+        yield "kept", f"{len(high)} in high precision: {_some(high)}"
+    for dtype in sorted(set(kept.values()) - {"BF16", "F16", "F32", "F64"}):
+        others = [n for n in kept if kept[n] == dtype]
+        yield "other", f"{len(others)} as {dtype}, not NVFP4 and not looked at: {_some(others)}"
     inputs = sum(m.input is not None for m in found.matrices.values())
     yield "scales", f"stored as {found.convention}; {_inputs(inputs, len(found.matrices))}"
 

@@ -1,5 +1,6 @@
 """Reading activations: every format, foreign and hostile files, names; and the synthetic kinds."""
 
+import argparse
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import torch
 from hostile import STORABLE
 from safetensors.torch import save_file
 
-from nvfp4viz import load, sweep, synthetic
+from nvfp4viz import checkpoint, load, sweep, synthetic
 from nvfp4viz.activations import SYNTHETIC, QuantizedCheckpointError, as_activations
 
 X = synthetic("lognormal", 6, 32)
@@ -512,3 +513,27 @@ def test_metadata_has_one_order(tmp_path):
     save_file({"x": torch.zeros(2, 16)}, tmp_path / "x.safetensors", metadata=about)
     (source,) = load(tmp_path / "x.safetensors").sources
     assert list(source["metadata"]) == sorted(about)
+
+
+def test_one_array_of_an_npz_does_not_lose_the_others(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones((4, 64), np.float32), notes=np.array([{"step": 1}], dtype=object))
+    found = sweep(load(tmp_path / "a.npz"))
+    assert list(found.stats) == ["x"] and "Python objects" in found.skipped["notes"]
+    np.savez(tmp_path / "b.npz", notes=np.array([{"step": 1}], dtype=object))
+    with pytest.raises(ValueError, match="pickled objects"):
+        load(tmp_path / "b.npz")
+
+
+def test_what_stands_in_place_of_a_file_is_named(tmp_path):
+    pointer = tmp_path / "a.safetensors"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n")
+    with pytest.raises(ValueError, match=r"pointer of Git LFS.*git lfs pull"):
+        load(pointer)
+    with pytest.raises(ValueError, match="pointer of Git LFS"):
+        checkpoint(pointer)
+    (tmp_path / "b.npy").write_text("<!DOCTYPE html><html>")
+    with pytest.raises(ValueError, match="web page"):
+        load(tmp_path / "b.npy")
+    torch.save({"x": torch.ones(4, 64), "args": argparse.Namespace(lr=1)}, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"pickled objects.*\(argparse.Namespace\)"):
+        load(tmp_path / "c.pt")

@@ -178,3 +178,12 @@ def test_the_command_line(tmp_path, capsys, dense):
     values = json.loads(capsys.readouterr().out)
     assert len(values["against"]["sqnr_db"]) == 21 and values["activations"]["rows"][0]["static_sqnr_db"] is None
     assert main(["checkpoint", model[0], "--activations", str(tmp_path / "none.safetensors")]) == 2
+
+
+def test_what_is_neither_nvfp4_nor_in_high_precision_is_named(tmp_path, capsys):
+    def to_fp8(t):
+        t[f"{DOWN.replace('down', 'other')}.weight"] = torch.ones(64, 64).to(torch.float8_e4m3fn)
+
+    main(["checkpoint", str(spoil("llama-modelopt", tmp_path, to_fp8))])
+    out = capsys.readouterr().out
+    assert "1 as F8_E4M3, not NVFP4 and not looked at" in out and "other_proj" in out
