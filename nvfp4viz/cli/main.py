@@ -94,6 +94,8 @@ def _notebooks(arguments: argparse.Namespace) -> int:
     from ..pages import check_notebooks, export
 
     files = arguments.files or sorted(Path("notebooks").glob("*.ipynb"))
+    if not files:
+        raise ValueError("no NOTEBOOK given, and the folder notebooks has none: name the files")
     if arguments.html:
         for path in export(files, arguments.html):
             if not arguments.quiet:

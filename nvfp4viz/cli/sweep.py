@@ -117,13 +117,17 @@ def progress_bar(quiet: bool):
 
 
 def bundled() -> Path:
-    """The activations that come with the repository; ValueError where it is not there."""
+    """The activations that come with the repository and the wheel; ValueError where neither has them."""
+    from .lab import installed
+
     for folder in (Path("data"), Path(__file__).parents[2] / "data"):
         if (folder / BUNDLED).exists():
             return folder / BUNDLED
-    raise ValueError(
-        "no FILE given, and the bundled activations come only with the repository: name a file of your own"
-    )
+    with contextlib.suppress(RuntimeError, ImportError):  # no notebooks and data, or the package not installed at all
+        for name, path in installed():
+            if name == f"data/{BUNDLED}":
+                return path
+    raise ValueError("no FILE given, and the bundled activations are not installed: name a file of your own")
 
 
 def _is_report(path) -> bool:

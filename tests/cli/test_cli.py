@@ -227,7 +227,13 @@ def test_the_bundled_data_are_the_default(run, bundled, monkeypatch):
     assert [p.resolve() for p in read] == [bundled]
     monkeypatch.setattr("nvfp4viz.cli.sweep.BUNDLED", "none.safetensors")
     code, _, err = run("sweep", "-o", "s.json")
-    assert code == 2 and "no FILE given, and the bundled activations come only with the repository" in err
+    assert code == 2 and "no FILE given, and the bundled activations are not installed" in err
+
+
+@pytest.mark.parametrize("what", [["--check"], ["--html", "pages"]])
+def test_no_notebook_at_all_is_a_mistake_and_no_success(run, what):
+    code, _, err = run("notebooks", *what)
+    assert code == 2 and "no NOTEBOOK given" in err and not Path("pages").exists()
 
 
 def test_an_interrupt_writes_what_is_done(run, monkeypatch):
