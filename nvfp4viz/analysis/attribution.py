@@ -41,14 +41,14 @@ CHUNK = 1 << 22  # elements at a time: 40 MB of errors
 class Attribution(Additive):
     """The squared error of one tensor under one recipe, split. Errors are in the unit of x, squared."""
 
-    recipe: Recipe
+    recipe: Recipe  # by which the tensor was quantized
     sample: int  # one block in so many was searched over every E4M3 scale; 1 is all, 0 none
     blocks: int = summed()  # non-zero ones
-    x_sq: float = summed(0.0)
-    quantizers: np.ndarray = summed_array(7, dtype=np.float64)  # squared error of each quantizer of the table above
+    x_sq: float = summed(0.0)  # sum of x^2
+    quantizers: np.ndarray = summed_array(7, dtype=np.float64)  # squared error of each quantizer, one step apart
     six_only: np.ndarray = summed_array(7, dtype=np.float64)  # the same if every block maps its amax to 6
-    sampled_blocks: int = summed()
-    sampled_two: float = summed(0.0)  # squared error of those blocks under quantizer 4
+    sampled_blocks: int = summed()  # blocks that were searched
+    sampled_two: float = summed(0.0)  # their squared error under E4M3 as it is, in exact arithmetic
     sampled_every: float = summed(0.0)  # the same if each has the best of all E4M3 scales
 
     def _card(self):

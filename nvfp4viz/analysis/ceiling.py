@@ -62,8 +62,8 @@ class CeilingDial(Additive):
     families: tuple[str, ...]  # names of the recipes at ceiling 448
     values: tuple[float, ...]  # the ceilings
     blocks: int = summed()  # non-zero ones
-    x_sq: float = summed(0.0)
-    err_sq: np.ndarray = summed_array(dtype=np.float64)
+    x_sq: float = summed(0.0)  # sum of x^2
+    err_sq: np.ndarray = summed_array(dtype=np.float64)  # sum of (x_hat - x)^2
     four_saturated: np.ndarray = summed_array()  # blocks whose 4 candidate exceeds 448
     scale_saturated: np.ndarray = summed_array()  # blocks whose chosen scale would
     underflowed: np.ndarray = summed_array()  # blocks whose scale is subnormal or 0
@@ -161,9 +161,9 @@ class StaticCurve(Additive):
     amax: float  # the true one
     factors: tuple[float, ...]  # calibrated amax / true amax
     blocks: int = summed()  # non-zero ones
-    x_sq: float = summed(0.0)
+    x_sq: float = summed(0.0)  # sum of x^2
     quantizers: np.ndarray = summed_array(dtype=np.float64)  # [factors, 7], as in Attribution
-    per_token_err_sq: float = summed(0.0)
+    per_token_err_sq: float = summed(0.0)  # squared error of its per-token twin
 
     def _card(self):
         best = self.factors[int(self.nmse.argmin())]

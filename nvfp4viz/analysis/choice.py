@@ -30,14 +30,14 @@ class Choice(Additive):
     The gain of a block is err6 - err4, over its squared signal: positive where 4 is better.
     """
 
-    recipe: Recipe
-    blocks: int = summed()
+    recipe: Recipe  # the one that chose
+    blocks: int = summed()  # non-zero ones
     n_four: int = summed()  # chose 4
     n_wrong_four: int = summed()  # chose 4 although 6 has less squared error
-    n_wrong_six: int = summed()
+    n_wrong_six: int = summed()  # chose 6 although 4 has
     cost_wrong_four: float = summed(0.0)  # squared error that the other candidate would have saved there
-    cost_wrong_six: float = summed(0.0)
-    x_sq: float = summed(0.0)
+    cost_wrong_six: float = summed(0.0)  # the same of those
+    x_sq: float = summed(0.0)  # sum of x^2
     err_six: float = summed(0.0)  # if all blocks mapped their amax to 6
     err_four: float = summed(0.0)  # or to 4
     err_chosen: float = summed(0.0)  # as it is
@@ -93,19 +93,17 @@ class Choice(Additive):
 class Agreement(Additive):
     """Where two recipes choose differently, and what that costs: squared error under b less that under a."""
 
-    a: Recipe
-    b: Recipe
+    a: Recipe  # the first
+    b: Recipe  # the second
     blocks: int = summed()  # non-zero ones
     n_to_four: int = summed()  # a takes 6, b takes 4
-    n_to_six: int = summed()
+    n_to_six: int = summed()  # a takes 4, b takes 6
     cost_to_four: float = summed(0.0)  # change of squared error over those blocks, negative where b is better
-    cost_to_six: float = summed(0.0)
+    cost_to_six: float = summed(0.0)  # the same over those
     cost_elsewhere: float = summed(0.0)  # over blocks of the same choice: other scales or arithmetic
-    err_a: float = summed(0.0)
-    err_b: float = summed(0.0)
-    flip_histogram: np.ndarray = summed_array(
-        2, 2 * SIDE + 1
-    )  # by direction (to 4, to 6) and change over squared signal
+    err_a: float = summed(0.0)  # squared error under a
+    err_b: float = summed(0.0)  # under b
+    flip_histogram: np.ndarray = summed_array(2, 2 * SIDE + 1)  # by direction (to 4, to 6) and change over x^2
 
     def _card(self):
         return f"{self.a.name} and {self.b.name}, {self.blocks:,} blocks", {

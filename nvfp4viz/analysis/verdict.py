@@ -28,8 +28,8 @@ class Comparison:
     margin_db: float  # mean over inputs of 10 log10(error of a typical token under the other / under the named)
     interval_db: Interval  # holds with 95 % for all of a verdict's comparisons together
     by_tensor_db: dict[str, float]  # the margin on each input, by its first tensor
-    by_tensor_interval_db: dict[str, Interval]
-    worth_db: float = WORTH_DB
+    by_tensor_interval_db: dict[str, Interval]  # of each of them; None where it has too few tokens
+    worth_db: float = WORTH_DB  # a smaller difference is none for practical purposes
 
     @property
     def decided(self) -> bool:

@@ -30,7 +30,7 @@ class Finding:
     value: str  # as seen; empty where something is missing
     message: str  # what is wrong
     engine: str  # what an engine does with it
-    fix: str
+    fix: str  # what to do about it
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -55,7 +55,7 @@ class Recorder(Observer):
         self._streams.rest()
 
     def seek(self, token: int) -> None:
-        """Say which place in the whole stream the next token has, for all modules; it seeds the bootstrap."""
+        """Say which place in the whole stream the next token has, for all modules: which run it belongs to."""
         self._first, self._seen = token, Counter()
         for _, total in self._stacks.values():
             total.seek(token)
@@ -214,7 +214,7 @@ class Recorder(Observer):
         """The statistics of all ranks of a torch.distributed group (gloo or nccl) together; every rank must call it.
 
         Where each rank runs tokens of its own (data parallel, FSDP) it equals one process over all tokens: counts
-        exactly, sums but for rounding, bootstrap draws too if each rank said with `seek` where its tokens belong.
+        exactly, sums but for rounding, runs too if each rank said with `seek` where its tokens belong.
         The recorder itself stays as it is.
         """
         from .ranks import all_reduce

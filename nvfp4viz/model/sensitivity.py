@@ -20,7 +20,7 @@ from .hooks import Observer
 class Sensitivity:
     """What quantizing each input alone is predicted to do to the output; `a + b` is that of both texts together."""
 
-    recipes: dict[str, Recipe]
+    recipes: dict[str, Recipe]  # name -> Recipe
     nats: dict[str, dict[str, float]]  # input -> recipe's name -> KL, summed over the tokens predicted
     tokens: int  # predicted
     names: dict[str, tuple[str, ...]]  # input -> all layers that read it, itself first

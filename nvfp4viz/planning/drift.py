@@ -29,14 +29,14 @@ class Drift:
     Layers stand in the order in which they are called. SQNR in dB is 10 log10(signal / error).
     """
 
-    layers: list[str]
-    signal: np.ndarray
+    layers: list[str]  # L names, as called
+    signal: np.ndarray  # power of what should have come out
     cumulative: np.ndarray  # with all that is quantized before it
     local: np.ndarray = field(default_factory=lambda: BLANK)  # with only this layer quantized; NaN of whole blocks
     floor: np.ndarray = field(default_factory=lambda: BLANK)  # of bf16 against fp32, nothing quantized
-    output: OutputChange | None = None
+    output: OutputChange | None = None  # what became of the output; None of two recordings
     skipped: dict[str, str] = field(default_factory=dict)  # layer -> why it is not compared
-    provenance: dict = field(default_factory=dict)
+    provenance: dict = field(default_factory=dict)  # model, text, versions
 
     def sqnr(self, what: str = "cumulative") -> np.ndarray:
         """dB by layer and token, [L, T]; NaN where nothing came out."""

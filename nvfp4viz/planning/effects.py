@@ -18,10 +18,10 @@ from .predict import PASSES, predicted, rank_correlation, share_found
 class LayerEffects:
     """Effects by unit under one recipe: KL in nats a token, with 95 % intervals over the text."""
 
-    recipe: str
+    recipe: str  # short name
     rows: list[dict]  # in the model's order; NaN where nothing was measured
-    everything: tuple[float, float, float]  # KL where all are quantized
-    provenance: dict = field(default_factory=dict)
+    everything: tuple[float, float, float]  # KL where all are quantized, and the ends of its interval
+    provenance: dict = field(default_factory=dict)  # model, text, versions, passes
 
     def table(self):
         """A pandas DataFrame, a row a unit, the largest effect first.

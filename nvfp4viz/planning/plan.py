@@ -31,16 +31,16 @@ PRICES = ("bits", "layers", "multiply-adds")
 class Point:
     """A set of kept units, and what the model does with it."""
 
-    kept: tuple[str, ...]
+    kept: tuple[str, ...]  # names of units
     kl: float  # nats a token, measured
     kl_low: float  # 95 % over the text; NaN where it is too short
-    kl_high: float
+    kl_high: float  # the other end
     additive_kl: float  # what it would be if the drops of units kept alone added up
     bits: float  # a weight, over all matrices of the plan
     fp4_share: float  # of the model's multiply-adds
     other_kl: float = math.nan  # on other text, where some was given
-    other_kl_low: float = math.nan
-    other_kl_high: float = math.nan
+    other_kl_low: float = math.nan  # 95 % over that
+    other_kl_high: float = math.nan  # the other end
 
 
 @dataclass(frozen=True)

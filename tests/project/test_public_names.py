@@ -11,11 +11,17 @@ from pathlib import Path
 import pytest
 
 import nvfp4viz
-from nvfp4viz import environment, planning, plots
+from nvfp4viz import analysis, checkpoints, environment, model, planning, plots
 from nvfp4viz.integrations import huggingface, sglang, vllm
 
 PAGES = Path(__file__).parents[2] / "docs/reference"
 INTEGRATIONS = {sglang: ("record",), vllm: ("Recording",), huggingface: ("load_model", "batches")}
+RESULTS = {  # what functions return
+    analysis: ("Agreement", "Attribution", "CeilingDial", "Choice", "Comparison", "StaticCurve", "Verdict"),
+    checkpoints: ("Finding",),
+    model: ("Recorder", "Sensitivity"),
+    planning: ("Drift", "LayerEffects", "Point"),
+}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -27,7 +33,7 @@ def public_names() -> list[str]:
         *(f"nvfp4viz.plots.{name}" for name in figures),
         *(f"nvfp4viz.planning.{name}" for name in planning._FIGURES),
         *(f"nvfp4viz.environment.{name}" for name in environment.__all__),
-        *(f"{module.__name__}.{name}" for module, names in INTEGRATIONS.items() for name in names),
+        *(f"{module.__name__}.{name}" for module, names in (INTEGRATIONS | RESULTS).items() for name in names),
     ]
 
 
