@@ -1,8 +1,11 @@
 """Figures and a saved notebook in JupyterLab: dark and light, untrusted and trusted, without a cell run."""
 
 import io
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import quote
 
 import nbformat
@@ -12,6 +15,7 @@ from test_explorer_browser import Lab
 from nvfp4viz.pages import running
 
 pytestmark = pytest.mark.browser
+VIEW = "application/vnd.jupyter.widget-view+json"
 CELLS = [
     "import nvfp4viz\nfrom nvfp4viz import plots\nx = nvfp4viz.synthetic('lognormal', 64, 256)\n"
     "s = nvfp4viz.analyze(x, '4/6-mae-448')",
@@ -63,8 +67,35 @@ def test_a_saved_notebook_shows_pictures_untrusted_and_lives_trusted(lab, browse
     page.emulate_media(color_scheme="light" if lab.dark else "dark")
     assert (corner(figure) < 60) == lab.dark  # JupyterLab's theme, not the system's
     page.locator(".nv4[data-state=ready][data-drawn]").wait_for()  # from the state that the file holds
-    assert page.locator("svg.scales rect").count() > 10
+    assert page.locator("svg.scales path[data-scales]").count() == 2
     page.close()
+
+
+def displays(saved) -> list:
+    """The data of each output that is a widget."""
+    outputs = [o for c in nbformat.read(saved, 4).cells if c.cell_type == "code" for o in c.outputs]
+    return [o.data for o in outputs if VIEW in getattr(o, "data", {})]
+
+
+def test_who_has_no_widgets_is_left_with_the_picture(saved):
+    """GitHub shows the richest that it knows, and knows no widget's view."""
+    (data,) = displays(saved)
+    assert set(data) == {VIEW, "image/png", "text/plain"}
+
+
+def test_nbconvert_writes_the_picture_where_it_is_told_to_prefer_it(saved, tmp_path, browser):
+    documented = (Path(__file__).parents[2] / "docs" / "hosts.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^jupyter (nbconvert .*) notebook\.ipynb$", documented, re.MULTILINE)
+    words = [*shlex.split(command), "--output-dir", str(tmp_path), str(saved)]
+    subprocess.run([sys.executable, "-m", "jupyter", *words], check=True, capture_output=True, timeout=120)
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    page.goto((tmp_path / "explore.html").as_uri(), wait_until="domcontentloaded")
+    picture = page.locator('.jp-OutputArea-output img[src^="data:image/png"]')
+    picture.wait_for()
+    assert picture.evaluate("img => img.complete && img.naturalWidth > 300")
+    assert page.locator(f'script[type="{VIEW}"]').count() == 0  # nothing that waits for a network in vain
+    context.close()
 
 
 def test_a_figure_is_readable_on_a_page_without_a_theme(saved, browser):
