@@ -189,11 +189,12 @@ def _margins(sweep: Sweep, comparisons: tuple[Comparison, ...]) -> list[dict]:
         other = sweep.recipes[c.over]
         left, right = (place[v] for v in c.interval_db or (c.margin_db,) * 2)
         zero, to = place[0.0], place[c.margin_db]
+        interval = "{:.3f} to {:.3f}".format(*c.interval_db) if c.interval_db else "too few tokens"
         places = {"zero": zero, "from": min(zero, to), "reach": abs(to - zero), "left": left, "width": right - left}
         rows.append({
             "role": c.role, "over": c.over, "study": study_only(other), "color": style(other)["color"],
-            "gain": f"{c.margin_db:+.3f}", "wins": c.wins, "tensors": len(c.by_tensor_db),
-            "interval": "{:.3f} to {:.3f}".format(*c.interval_db) if c.interval_db else "too few tokens",
+            "gain": f"{c.margin_db:+.3f}".replace("-", "−"), "wins": c.wins, "tensors": len(c.by_tensor_db),
+            "interval": interval.replace("-", "−"),
             **{name: f"{v:.2f}" for name, v in places.items()},
         })  # fmt: skip
     return rows

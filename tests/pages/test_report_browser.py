@@ -316,6 +316,34 @@ def test_five_hundred_tensors_open_quickly(browser, measured, tmp_path):
     assert min(took) < 2, took
 
 
+CHANGES = """async () => {
+    const [slider, svg] = ['.value-slider', 'svg.microscope'].map((one) => document.querySelector(one));
+    const [low, high] = [Number(slider.min), Number(slider.max)], took = [];
+    for (let i = 0; i < 100; i++) {
+        const drawn = new Promise((done) => new MutationObserver((_, watch) => (watch.disconnect(), done()))
+            .observe(svg, {subtree: true, attributes: true, childList: true, characterData: true}));
+        const start = performance.now();
+        slider.value = low + ((high - low) * ((7 * i) % 100)) / 100;
+        slider.dispatchEvent(new InputEvent('input', {bubbles: true}));
+        await drawn;
+        svg.getBoundingClientRect();  // lay it out, too
+        took.push(performance.now() - start);
+        await new Promise(requestAnimationFrame);
+    }
+    return took.sort((p, q) => p - q)[50];
+}"""
+
+
+@pytest.mark.bench
+def test_a_change_under_the_microscope_takes_under_5_ms(opened, measured, tmp_path):
+    tab = opened(report(measured, tmp_path / "r.html"))
+    tab.get_by_role("tab", name="Microscope").click()
+    tab.locator("svg.microscope circle").first.wait_for()
+    took = tab.evaluate(CHANGES)
+    print(f"\na change under the microscope, without a kernel: {took:.1f} ms")
+    assert took < 5
+
+
 def test_printing(browser, measured, tmp_path):
     """Every row is printed, below the headings on each page; what only works on a screen is not."""
     tab = browser.new_page()
@@ -329,6 +357,9 @@ def test_printing(browser, measured, tmp_path):
         assert tab.locator(selector).first.evaluate("e => getComputedStyle(e).breakInside") == "avoid"
     bottom = tab.locator("header").evaluate("e => e.getBoundingClientRect().bottom")
     assert bottom < 900  # A4 without its margins, in CSS pixels: 1010
+    tab.set_viewport_size({"width": 690, "height": 1010})
+    for table in (".worst table", ".margins"):
+        assert tab.locator(table).evaluate("e => e.getBoundingClientRect().right") <= 690
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     assert tab.locator("#results th button").count() == len(COLUMNS)
     assert tab.pdf(prefer_css_page_size=True).startswith(b"%PDF")

@@ -58,6 +58,15 @@ def test_nothing_is_wider_than_the_window(opened, width, scheme):
     assert tab.complaints == []
 
 
+def test_letters_of_figures_can_be_read_on_a_phone(opened):
+    tab = opened(viewport={"width": 360, "height": 800})
+    heights = tab.eval_on_selector_all(
+        "figure.card svg text", "all => all.map((e) => e.getBoundingClientRect().height)"
+    )
+    assert min(heights) > 7  # px, of a line: smaller letters were blurs
+    assert tab.locator("figure.card figcaption").first.evaluate("e => e.getBoundingClientRect().right") <= 360
+
+
 def test_a_tensor_is_chosen_everywhere_and_stays_in_the_address(opened, page):
     measured, _ = page
     tab = opened(viewport={"width": 1280, "height": 900})

@@ -301,3 +301,15 @@ test("the drift map is stronger where the error is larger, and says where", () =
   assert.match(point(stops.at(-1)).label, /^c, tokens? .*511, 1[0-9]\.\d dB$/);
   assert.match(drawDriftMap(900, outputs.recordings.drift).point(2).label, /b, token 0, nothing came out/);
 });
+
+test("the kinds of a heat map are whole where there is room, and its colours are named where there is little", () => {
+  const c = context("real");
+  const kind = "mlp.experts.gate_proj";
+  const name = `model.layers.0.${kind}`;
+  const catalog = { ...c.catalog, tensors: [{ name, layer: 0 }] };
+  const one = { ...c, catalog, tensor: name, order: [name], layerOf: new Map([[name, 0]]), summaryOf: () => [20] };
+  const written = (W) => [...drawHeat(one, W, "error").out.matchAll(/>([^<]+)<\/text>/g)].map(([, words]) => words);
+  assert.ok(written(1000).includes(kind));
+  assert.ok(!written(250).includes(kind) && written(250).some((words) => /^…\w/.test(words)));
+  assert.ok(written(250).includes("A&#39;s SQNR, dB"));
+});

@@ -12,6 +12,8 @@ export class Dials {
   asked = ""; // the side that the awaited recipe is for
   recorded = {}; // side -> the last recipe that the page has statistics of
   made = new Set(); // names of recipes that the page has none of
+  turns = 0; // how often one was turned
+  synced = {}; // side -> what its dials were set for
 
   constructor(page, cache) {
     this.page = page;
@@ -23,6 +25,7 @@ export class Dials {
   }
 
   turn(side, change) {
+    this.turns++;
     this.page.notice = "";
     if (this.cache.waiting.has("recipe")) {
       this.turned[side] = { ...this.turned[side], ...change };
@@ -116,7 +119,14 @@ export class Dials {
   }
 
   syncSide(side, { name, settings }) {
-    const { page } = this;
+    const { page, cache, turns } = this;
+    const slider = page.one(`input[data-slider="${side}"]`);
+    const held = document.activeElement === slider && !page.notice; // the hand is ahead of the answers
+    if (!held) slider.value = page.get("catalog").e4m3.findLastIndex((v) => v <= settings.e4m3_max);
+    const shown = ["live", "view", "tensor"].map((trait) => page.get(trait));
+    const key = [name, turns, page.notice, cache.recipes.size, cache.stats.size, ...shown].join("|");
+    if (key === this.synced[side]) return;
+    this.synced[side] = key;
     page.write(`.name.${side}`, name);
     for (const input of page.all(`input[data-dial="${side}"]`)) {
       const { setting } = input.dataset;
@@ -127,10 +137,7 @@ export class Dials {
     const study = studyOnly(settings);
     page.one(`.name.${side}`).classList.toggle("study", Boolean(study));
     page.one(`.name.${side}`).title = study;
-    const slider = page.one(`input[data-slider="${side}"]`);
     this.dim(slider, this.lacking({ ...settings, e4m3_max: 1.125 })); // what no page has recorded
-    const held = document.activeElement === slider && !page.notice; // the hand is ahead of the answers
-    if (!held) slider.value = page.get("catalog").e4m3.findLastIndex((v) => v <= settings.e4m3_max);
     slider.setAttribute("aria-valuetext", short(settings.e4m3_max));
     page.write(`output.${side}`, short(settings.e4m3_max));
   }

@@ -36,6 +36,7 @@ class Explorer {
   drawn = 0; // how often
   width = null; // of its place, once that is known
   block = {}; // what the microscope shows
+  controls = ""; // what the controls show
 
   constructor(model, el) {
     this.model = model;
@@ -118,16 +119,15 @@ class Explorer {
     if (this.drawn && now.busy && page.patient()) return;
     if (!now.busy) page.arrived();
     this.showState(now);
-    this.showControls(now.view);
+    this.showControls(now);
     this.list.show();
     if (now.sides.some((s) => !s.entry)) return;
     this.context = this.contextOf(now);
     this.drawAllTensors(now.view, W);
     if (now.lacking) return;
     this.drawView(now.view, W);
-    const measured = now.sides.every((s) => s.stats);
-    page.one("svg.strip").parentElement.hidden ||= !measured;
-    page.one(".verdict").innerHTML = measured ? verdict(this.context) : "Not measured: only the block below is computed here.";
+    const { measured } = now;
+    page.fill(".verdict", measured ? verdict(this.context) : "Not measured: only the block below is computed here.");
     if (measured) page.write("footer", provenance(this.context));
     this.askSweeps(now);
     setTimeout(() => this.askAhead(now)); // not before this is on the screen
@@ -147,9 +147,10 @@ class Explorer {
     const id = `stats|${tensor}|${recipes.join("|")}`;
     const recorded = sides.some((s) => !s.stats && s.entry && !this.dials.made.has(s.name)); // it says so above the block
     if ((lacking || recorded) && !skipped && !cache.unpacking) cache.ask(id, { want: "stats", tensor, recipes });
+    const measured = sides.every((s) => s.stats);
     const busy = lacking && !cache.refused.has(id) && !skipped;
     const { done = 0, total = 0 } = page.get("progress");
-    return { tensor, view, sides, lacking, skipped, busy, refusal: cache.refused.get(id), done, total };
+    return { tensor, view, sides, lacking, measured, skipped, busy, refusal: cache.refused.get(id), done, total };
   }
 
   sideOf(side, tensor) {
@@ -166,8 +167,14 @@ class Explorer {
     page.write(".progress", progressOf(now));
   }
 
-  showControls(view) {
+  // Only where something of it changed: a browser works at each attribute that is set, even to what it was.
+  showControls({ view, lacking, measured }) {
     const { page } = this;
+    const unmeasured = !lacking && !measured;
+    const given = Object.keys(page.get("output")).join();
+    const key = [view, unmeasured, given, ...["scale", "span", "sort", "rule", "under"].map((name) => page.get(name))].join("|");
+    if (key === this.controls) return;
+    this.controls = key;
     for (const button of page.all(".tabs button")) {
       const on = button.dataset.view === view;
       button.setAttribute("aria-selected", on);
@@ -175,6 +182,7 @@ class Explorer {
       if (button.dataset.view === "output") this.output.dim(button);
     }
     for (const part of page.all("[data-in]")) part.hidden = !part.dataset.in.split(" ").includes(view);
+    page.one("svg.strip").parentElement.hidden ||= unmeasured;
     for (const select of page.all("select[data-trait]"))
       if (select.dataset.trait !== "tensor") select.value = page.get(select.dataset.trait);
     for (const radio of page.all("input[data-trait]")) radio.checked = radio.value === page.get(radio.dataset.trait);

@@ -1,5 +1,6 @@
 // The microscope: which block lies under it, and one value of it that can be changed.
 
+import { patch } from "./patch.js";
 import { own } from "../lib/own.js";
 import { int, num, short } from "../lib/text.js";
 import { blockSteps, STAGES } from "../views/steps.js";
@@ -12,6 +13,7 @@ export class Microscope {
   look = null; // what was drawn last
   inspecting = null; // tensor, [token, block] and recipes that it was asked by
   stage = 0; // the step that is played, 0 for all at once
+  steps = []; // the elements of their table
 
   constructor(page, cache) {
     this.page = page;
@@ -72,7 +74,7 @@ export class Microscope {
 
   showSteps(context) {
     const { page, stage, look, column } = this;
-    page.one(".stages").innerHTML = blockSteps(context, look, column, stage);
+    this.steps = patch(page.one(".stages"), blockSteps(context, look, column, stage), this.steps);
     page.write(".stage", stage ? `step ${stage} of ${STAGES.length}: ${STAGES[stage - 1]}` : "all steps");
     page.one("svg.microscope").dataset.stage = stage;
   }

@@ -11,6 +11,7 @@ export class Page {
   notice = ""; // what stands under the dials
   queued = false; // whether a drawing is due
   since = null; // when it began to wait for statistics
+  filled = {}; // selector -> what `fill` wrote there
   rests = {}; // what -> the timer that does it
 
   constructor(model, el, draw) {
@@ -46,6 +47,11 @@ export class Page {
   write(selector, content) {
     const place = this.one(selector);
     if (place.textContent !== content) place.textContent = content;
+  }
+
+  // The same for HTML
+  fill(selector, html) {
+    if (this.filled[selector] !== html) this.one(selector).innerHTML = this.filled[selector] = html;
   }
 
   // Draw once, after all that changes now.

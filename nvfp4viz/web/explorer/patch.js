@@ -1,9 +1,8 @@
-// SVG as text into an element that was drawn before: what stayed as it was is left alone, since a browser lays out
-// every new text anew, and that takes longer than all the rest of a drawing.
+// SVG or HTML as text into an element that was drawn before: what stayed as it was is left alone, since a browser lays
+// out every new text anew, and that takes longer than all the rest of a drawing.
 //
-// Understood is what lib/svg.js writes: each element holds others, or a text.
+// Understood is what lib/svg.js writes: each element is closed, and holds others or a text.
 
-const SVG = "http://www.w3.org/2000/svg";
 const ENTITIES = { "&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'" };
 
 // Draw `out` into `place`. `before` is what this returned for the same place, [] for an empty one.
@@ -33,7 +32,7 @@ function patchParts(place, parts, before) {
   parts.forEach((part, i) => {
     const was = before[i];
     const same = was && nameOf(was) === nameOf(part);
-    part.node = same ? was.node : document.createElementNS(SVG, nameOf(part));
+    part.node = same ? was.node : document.createElementNS(place.namespaceURI, nameOf(part));
     if (part.open !== was?.open || !same) setAttributes(part, same ? was : null);
     if (part.text !== (same ? was.text : "")) part.node.textContent = plain(part.text);
     patchParts(part.node, part.parts, same ? was.parts : []);

@@ -6,6 +6,8 @@ import { clamp, fixed, nearest, num } from "../lib/text.js";
 const HEAT_TOP = 4;
 const HEAT_ROW = 17; // the height of one
 const HEAT_LEGEND = 40;
+const NARROW_LEGEND = 56; // with the words below the colours
+const LETTER = 6; // px, what a letter of the kinds' names takes
 
 // What cells show: of A and B, or the difference; `worse` says which end is drawn strongest
 const MEASURES = {
@@ -17,10 +19,10 @@ const MEASURES = {
 export function drawHeat(c, W, measure) {
   const { rows, layers } = heatCells(c, measure);
   const names = rows.map((row) => row.kind);
-  const left = clamp(Math.max(...names.map((n) => n.length)) * 6.6 + 12, 60, W * 0.4);
+  const left = clamp(Math.max(...names.map((n) => n.length)) * LETTER + 14, 60, W * 0.4);
   const width = Math.min((W - left - 8) / layers.length, 34);
   const plot = { c, W, left, width, layers, ...heatScale(rows, measure), measure };
-  const H = HEAT_TOP + rows.length * HEAT_ROW + HEAT_LEGEND;
+  const H = HEAT_TOP + rows.length * HEAT_ROW + (isNarrow(plot) ? NARROW_LEGEND : HEAT_LEGEND);
   const cells = rows.flatMap((row, r) => row.cells.map((cell) => ({ ...cell, r, kind: row.kind })));
   const key = [W, measure, c.tensor, c.sort, c.filter, ...c.sides.map((s) => s.name), c.version].join();
   return {
@@ -99,8 +101,8 @@ const mixed = (color, share) => `color-mix(in oklab, ${color} ${Math.round(6 + 8
 
 function heatRow({ left, width, paint, c }, row, r) {
   const y = HEAT_TOP + r * HEAT_ROW;
-  const room = Math.floor((left - 12) / 7.2);
-  const shown = row.kind.length > room ? "…" + row.kind.slice(1 - room) : row.kind;
+  const room = Math.floor((left - 12) / LETTER);
+  const shown = row.kind.length > room ? "…" + row.kind.slice(1 - room).replace(/^[._/]+/, "") : row.kind;
   const cell = ({ column, name, value }) => {
     const known = Number.isFinite(value);
     const at = { "data-tensor": name, "data-heat": value, style: `fill:${known ? paint(value) : "none"}` };
@@ -110,7 +112,10 @@ function heatRow({ left, width, paint, c }, row, r) {
   return text(left - 6, y + 12, shown, "soft end") + row.cells.map(cell).join("");
 }
 
-function heatLegend({ left, width, layers, low, high, paint, measure, W }, rows) {
+const isNarrow = ({ W, left }) => W - left < 330;
+
+function heatLegend(plot, rows) {
+  const { left, width, layers, low, high, paint, measure } = plot;
   const y = HEAT_TOP + rows * HEAT_ROW;
   const every = Math.ceil(26 / width);
   const numbers = layers.map((layer, i) =>
@@ -119,13 +124,14 @@ function heatLegend({ left, width, layers, low, high, paint, measure, W }, rows)
   const steps = Array.from({ length: 11 }, (_, i) => low + ((high - low) * i) / 10);
   const swatches = steps.map((v, i) => rect(left + i * 9, y + 22, 9, 10, "", { style: `fill:${paint(v)}` }));
   const { label } = MEASURES[measure];
-  const written = W - left < 330 ? "" : label;
+  const narrow = isNarrow(plot);
   return (
     numbers.join("") +
     text(left - 6, y + 13, "layer", "soft end") +
     text(left - 6, y + 31, fixed(low), "soft end") +
     swatches.join("") +
-    text(left + 105, y + 31, `${fixed(high)}  ${written}`, "soft")
+    text(left + 105, y + 31, narrow ? fixed(high) : `${fixed(high)}  ${label}`, "soft") +
+    (narrow ? text(left, y + 47, label, "soft") : "")
   );
 }
 
