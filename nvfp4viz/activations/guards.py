@@ -144,7 +144,7 @@ def check_pickle(path: Path, zipped: bool) -> None:
     else:
         with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             calls = data.find(b"bytearray") >= 0
-            _check_names(f, 5)
+            _check_names(data, 5)  # unlike the file, it makes no room for more bytes than there are
     if calls:
         raise pickle.UnpicklingError("bytearray is no tensor")
 

@@ -48,7 +48,7 @@ _FILES = (  # pattern of a file's name, what it is
 _TEXTS = (  # pattern in a text whose name says nothing, what it is
     (r"\A#![^\n]*python|^[ \t]*(?:import|from)[ \t]+\w+|^[ \t]*def \w+\(|^[ \t]*os\.environ\b", "python"),
     (r"\A#!", "shell"),
-    (r"\A(?:\s*#[^\n]*\n|\s)*(?i:from)[ \t]+[\w./:$@{}-]+(?:[ \t]+(?i:as)[ \t]+\S+)?[ \t]*$"
+    (r"\A(?:[ \t\r\f\v]*(?:#[^\n]*)?\n)*[ \t]*(?i:from)[ \t]+[\w./:$@{}-]+(?:[ \t]+(?i:as)[ \t]+\S+)?[ \t]*$"
      r"|^ENTRYPOINT[ \t]|^CMD[ \t]*\[", "dockerfile"),
     (r"^\[(?:Unit|Service|Install)\][ \t]*$", "systemd"),
     (r"^(?:services|apiVersion|kind|spec|containers|env|environment|metadata|jobs)[ \t]*:"

@@ -133,6 +133,8 @@ def _parse(f, value):
         raise ValueError(f"{f.name} holds what is no count: {error}") from error
     if f.metadata["shape"] and array.shape != f.metadata["shape"]:
         raise ValueError(f"{f.name} has shape {array.shape}, expected {f.metadata['shape']}")
+    if array.dtype == np.int64 and array.min(initial=0) < 0:
+        raise ValueError(f"{f.name} holds what is no count: {array.min()}")
     return array
 
 

@@ -311,6 +311,7 @@ def test_lists_that_share_lists_are_not_followed_without_end():
     ("call", "why"),
     [
         (b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R.", "pickled objects, not loaded"),
+        (b"\x80\x05\x96" + 7 * b"\x7f" + b"\x01.", "but only 1 remain"),
         (b"\x80\x02c" + 40_000 * b"x" + b"\nhooked\n.", "a pickled name of 40,007 characters"),
     ],
 )

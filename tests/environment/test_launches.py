@@ -165,6 +165,11 @@ LONG = {  # a megabyte of what could cost its square
     "steps": ("a.yaml", "steps:\n" + f"- run: echo {FI}=1 >> $GITHUB_ENV\n" * 590), "returns": ("a.sh", f"export {FI}=1\r\n" * 590 + "a\r\n" * 12_000),
     "a line of Python": ("a.py", f"os.environ['{FI}'] = '1'\nf(" + "SHIN" * 250_000),
     "strings of no script": ("a.py", "x = '''a\n" * 110_000 + FI),
+    "comments and blank lines": ("text", "  # comment\n\n\n" * 80_000 + f"ENV {FI}=1 \\\n  # comment\n"),
+    "maps that hold and merge each other": (
+        "compose.yaml", "x-a: &a\n" + "  s:\n    environment:\n      <<: *a\n      B: true\n" * 500
+        + f"  {FI}: 1\nservices:\n  s:\n    environment:\n      <<: *a\n      B: true\n",
+    ),
     "fences": ("a.md", "".join("`" * (3 + i % 900) + "\n" for i in range(2000)) + FI),
 }  # fmt: skip
 
