@@ -1,11 +1,11 @@
 """Is a plan under a budget as good as a full greedy search, and what ranks layers: Fisher, output error, or SQNR?
 
     python tests/benchmarks/plan_against_greedy.py MODEL TEXT [--tokens 4096] [--length 128] [--budgets 40 200]
-        [--most 12] [--write]
+        [--most 12] [--write SECTION]
 
 MODEL is a folder of Hugging Face or a .gguf file. The first half of the tokens chooses, the second half judges: both
 searches keep units one by one in bf16, and the KL of their sets of the same size is measured on both halves. --write
-puts the tables into docs/plan.md.
+puts the tables into that section of docs/plan.md.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def ranks(model, chosen, recipe: str, resume) -> Table:
         ("SQNR of the output", sqnr),
     )
     rows = [[name, f"{rank_correlation(g, alone):.2f}", f"{share_found(g, alone):.0%}"] for name, g in guesses]
-    caption = f"What ranks its {len(alone)} units by the KL that each makes alone:"
+    caption = f"How well predictions rank its {len(alone)} units by the KL that each makes alone:"
     return Table(caption, ["prediction", "Spearman", "of the ten worst, found"], rows)
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[40, 200])
     parser.add_argument("--recipe", default="4/6-mse-448")
     parser.add_argument("--resume", metavar="FILE", help="measurements, kept between runs")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/plan.md")
+    parser.add_argument("--write", metavar="SECTION", help="put the tables there, in docs/plan.md")
     given = parser.parse_args()
     model, tokenizer = load_model(given.model, dtype=torch.float32)
     text = Path(given.text).read_text(encoding="utf-8", errors="replace")
@@ -78,7 +78,8 @@ def main() -> None:
     on, judge = (Meter(model, b, as_recipes([given.recipe]), quantize="all-linear", resume=r)
                  for b, r in ((chosen, given.resume), (other, None)))  # fmt: skip
     full = greedy(on, given.recipe, min(given.most, len(on.units) - 1))
-    print(f"full greedy search: {on.passes} passes", flush=True)
+    took = on.passes
+    print(f"full greedy search: {took:,} passes", flush=True)
     planned = {b: plan(model, chosen, [given.recipe], price="layers", budget=b, resume=given.resume)
                for b in given.budgets}  # fmt: skip
     rows = _compared(on, judge, given.recipe, full, planned)
@@ -86,9 +87,9 @@ def main() -> None:
     for b in planned:
         columns += [f"plan, {b} passes: text chosen on", f"{b} passes: other text"]
     what = f"{len(on.units)} units, {given.tokens:,} tokens to choose on and as many others to judge by"
-    caption = f"`{given.recipe}`, {what}; full greedy search takes {on.passes} passes."
-    put("plan.md", "plan_against_greedy", Table(caption, columns, rows),
-        ranks(model, chosen, given.recipe, given.resume), write=given.write)  # fmt: skip
+    caption = f"`{given.recipe}`, {what}; full greedy search takes {took:,} passes."
+    put("plan.md", given.write or "", Table(caption, columns, rows),
+        ranks(model, chosen, given.recipe, given.resume), write=bool(given.write))  # fmt: skip
 
 
 def _compared(on: Meter, judge: Meter, recipe: str, full: list[frozenset[int]], planned: dict) -> list[list[str]]:
