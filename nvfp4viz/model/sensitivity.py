@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..analysis import EXPERT, HEADS
+from ..files import error_text
 from ..nvfp4 import RECIPES, Recipe, as_recipes
 from ..shown import table as html_table
 from .choose import unwrapped
 from .gradients import OUT_OF_MEMORY, Gradients
 from .hooks import Observer
+from .inputs import eager
+from .presets import MODES, plan_of
+from .swap import Swap
+from .task import Task
+
+HELD = 1 << 30  # bytes of logits kept for the level; beyond, the model runs once more as it is
 
 
 @dataclass(frozen=True)
@@ -26,16 +33,29 @@ class Sensitivity:
     names: dict[str, tuple[str, ...]]  # input -> all layers that read it, itself first
     skipped: dict[str, str] = field(default_factory=dict)  # input -> why nothing is predicted, or only partly
     apart: frozenset[str] = frozenset()  # inputs that do not count in the total
+    checked: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # nats of all inputs together where that was measured: predicted, measured
+
+    @property
+    def level(self) -> float:
+        """What all inputs together do, measured under the first recipe, over what was predicted; 1 if not measured."""
+        predicted, measured = self.checked
+        return measured / predicted if predicted > 0 and measured > 0 else 1.0
 
     def kl(self, tensor: str, recipe: str) -> float:
         """Nats a token."""
         return self.nats[tensor][recipe] / self.tokens if self.tokens else 0.0
 
     def total(self, recipe: str) -> float:
-        """Nats a token of all inputs together, as if their effects added up.
+        """Nats a token of all inputs together: the sum of their effects, at the level that was measured.
 
         Without the output head, which is rarely quantized, and what a block of experts is given, which each expert has.
         """
+        return self.level * self._sum(recipe)
+
+    def _sum(self, recipe: str) -> float:
         return sum(self.kl(tensor, recipe) for tensor in self.nats if tensor not in self.apart)
 
     def worst(self, recipe: str, n: int = 10) -> list[str]:
@@ -47,7 +67,7 @@ class Sensitivity:
         import pandas as pd
 
         rows = [
-            {"tensor": t, "recipe": r, "predicted_kl": self.kl(t, r), "share": self.kl(t, r) / (self.total(r) or 1.0),
+            {"tensor": t, "recipe": r, "predicted_kl": self.kl(t, r), "share": self.kl(t, r) / (self._sum(r) or 1.0),
              "layers": ", ".join(self.names[t])}
             for t in self.nats for r in self.recipes
         ]  # fmt: skip
@@ -56,7 +76,11 @@ class Sensitivity:
 
     def __repr__(self) -> str:
         totals = ", ".join(f"{r} {self.total(r):.4g}" for r in self.recipes)
-        return f"Sensitivity({len(self.nats)} inputs, {self.tokens:,} tokens; predicted KL in nats a token: {totals})"
+        level = f"level measured, {self.level:.2f} of the gradients'" if self.checked[1] else "level not measured"
+        return (
+            f"Sensitivity({len(self.nats)} inputs, {self.tokens:,} tokens; predicted KL in nats a token: {totals}; "
+            f"{level})"
+        )
 
     def _repr_html_(self) -> str:
         first = next(iter(self.recipes))
@@ -74,7 +98,9 @@ class Sensitivity:
             mine = nats.setdefault(tensor, dict.fromkeys(self.recipes, 0.0))
             nats[tensor] = {r: mine[r] + value for r, value in row.items()}
         names, skipped = {**other.names, **self.names}, {**other.skipped, **self.skipped}
-        return Sensitivity(self.recipes, nats, self.tokens + other.tokens, names, skipped, self.apart | other.apart)
+        checked = tuple(a + b for a, b in zip(self.checked, other.checked, strict=True))
+        apart = self.apart | other.apart
+        return Sensitivity(self.recipes, nats, self.tokens + other.tokens, names, skipped, apart, checked)
 
 
 class Watcher(Observer):
@@ -99,15 +125,17 @@ def sensitivity(
     *,
     modules=None,
     draws: int = 1,
+    level: bool = True,
     seed: int = 0,
     engine: str = "auto",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Sensitivity:
     """Predict what quantizing each input does to the model's output: KL in nats a token, 1/2 sum of g^2 delta^2.
 
-    g is the gradient of an input for tokens drawn from the model's own predictions, delta the error of a recipe. Summed
-    over inputs it predicts the level of the whole model; `impact` measures it, at a pass a recipe and layer. Where
-    routers choose experts, that choice is held as it is: what tokens lose by going to another expert comes on top.
+    g is the gradient of an input for tokens drawn from the model's own predictions, delta the error of a recipe. A
+    gradient does not see what tokens lose by being routed to another expert, so one more pass measures all inputs
+    together under the first recipe, and totals are scaled to that. What each input does stays predicted; `impact`
+    measures it, at a pass a recipe and layer.
 
     Args:
         model:   a causal language model in evaluation mode, as for `impact`; parameters get no gradients.
@@ -115,6 +143,7 @@ def sensitivity(
         recipes: as for `sweep`.
         modules: as for `record`.
         draws:   backward passes a batch; more batches say more than more draws.
+        level:   measure the level of totals, too low by gradients alone where errors reroute tokens.
         seed:    of the tokens drawn.
     Returns: Sensitivity; `.table()` has the inputs, the largest effect first.
     Raises ValueError for a model in training mode, RuntimeError where no backward pass is possible or it does not fit.
@@ -126,27 +155,66 @@ def sensitivity(
     named, batches = as_recipes(recipes), list(batches)
     if not named or not batches:
         raise ValueError(f"{len(named)} recipes and {len(batches)} batches: at least one of both")
-    gradients = Gradients(list(named.values()), draws, seed, engine)
+    found, before = _predicted(model, batches, named, modules, Gradients(list(named.values()), draws, seed, engine),
+                               HELD if level else 0, progress)  # fmt: skip
+    return _at_level(found, model, batches, before, modules, engine) if level else found
+
+
+def _predicted(model, batches: list, named: dict, modules, gradients: Gradients, room: int, progress):
+    """Without a level, and the logits of the first batches, as many as there is room for."""
     with Watcher(model, modules, gradients) as watcher:
-        _run(model, batches, gradients, progress)
+        before = _run(model, batches, gradients, room, progress)
     if not gradients.sums:
         why = "; ".join(f"{n}: {text}" for n, text in list(watcher.remarks().items())[:5])
         raise RuntimeError(f"no gradient reached an input of {type(unwrapped(model)).__name__}: {why}")
     nats = {label: dict(zip(named, values, strict=True)) for label, values in gradients.sums.items()}
     blocks = {e[1] for e in map(EXPERT.fullmatch, nats) if e}
     apart = frozenset(t for t in nats if t in blocks or t.rpartition(".")[2] in HEADS)
-    return Sensitivity(named, nats, gradients.tokens, gradients.names, watcher.remarks(), apart)
+    found = Sensitivity(named, nats, gradients.tokens, gradients.names, watcher.remarks(), apart)
+    return found, before
 
 
-def _run(model: nn.Module, batches: list, gradients: Gradients, progress) -> None:
-    """Every batch through the model, whose hooks gather; RuntimeError where that is impossible or does not fit."""
+def _run(model: nn.Module, batches: list, gradients: Gradients, room: int, progress) -> list[Tensor]:
+    """Every batch through the model, whose hooks gather; the logits of the first ones, as many as there is room for.
+
+    Raises RuntimeError where that is impossible or does not fit.
+    """
+    kept = []
     for done, batch in enumerate(batches):
         if progress:
             progress(done, len(batches), "")
         given = dict(batch) if isinstance(batch, dict) else {"input_ids": batch}
         try:
-            model(given.pop("input_ids"), **given) if "input_ids" in given else model(**given)
+            out = model(given.pop("input_ids"), **given) if "input_ids" in given else model(**given)
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(OUT_OF_MEMORY) from error
         if gradients.problem:
             raise RuntimeError(gradients.problem)
+        logits = (out if isinstance(out, Tensor) else out.logits).detach()
+        room -= logits.nbytes
+        if room >= 0:
+            kept.append(logits)
+    return kept
+
+
+def _at_level(found: Sensitivity, model, batches: list, before: list[Tensor], modules, engine: str) -> Sensitivity:
+    """With the KL of all inputs together, measured under the first recipe; or why it was not."""
+    name, recipe = next(iter(found.recipes.items()))
+    predicted = sum(row[name] for t, row in found.nats.items() if t not in found.apart)
+    try:
+        if not predicted:
+            raise ValueError("no input counts in the total")
+        task = Task(model, None, None)
+        batches = task.batches(batches)
+        plan = plan_of(model, MODES[0], modules, None, None)
+        plan = plan.of({w: taken for w, taken in plan.choice.observed.items() if not w.head})
+        measured = 0.0
+        with torch.no_grad(), eager():
+            for i, batch in enumerate(batches):
+                p = task.log_probabilities(before[i] if i < len(before) else task.outcomes(batch))
+                with Swap(plan, recipe, None, engine, {}):
+                    measured += sum(row[4] for row in task.compare(p, task.outcomes(batch), batch))
+    except (TypeError, ValueError, torch.cuda.OutOfMemoryError) as error:
+        why = f"the level of the predictions was not measured: {error_text(error)}"
+        return replace(found, skipped={**found.skipped, "level": why})
+    return replace(found, checked=(predicted, measured))

@@ -11,7 +11,7 @@ from torch import nn
 from ..nvfp4 import as_recipes
 from .meter import AS_IS, Meter
 from .outputs import kl_interval
-from .predict import PASSES, predicted, rank_correlation, share_found
+from .predict import PASSES, at_most, predicted, rank_correlation, share_found
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def layer_effects(
          **_measured("alone", None), **_measured("spared", None)}
         for u, p in zip(meter.units, guess, strict=True)
     ]  # fmt: skip
-    everything = meter.measure(meter.variant(name))
-    for i in sorted(range(len(rows)), key=lambda i: -guess[i]):  # what is predicted small stays predicted
+    everything, ends = meter.measure(meter.variant(name)), at_most(meter, [name])[name]
+    for i in sorted(range(len(rows)), key=lambda i: -ends[i]):  # what is surely small stays predicted
         for what, variant, than in (("alone", meter.alone(name, i), None),
                                     ("spared", meter.variant(name, [i], AS_IS), everything)):  # fmt: skip
             if meter.left:

@@ -18,13 +18,33 @@ def predicted(meter: Meter, recipes: Sequence[str], seed: int = 0) -> dict[str, 
     All recipes are predicted at once, or taken from the file of measurements. Weights are not predicted: their part is
     taken to rank alike.
     """
-    named = {name: meter.recipes[name] for name in recipes}
-    key = f"prediction {seed}: " + ", ".join(r.name for r in named.values())
     meter.spend(PASSES)
+    tokens, by_batch = _by_batch(meter, recipes, seed)
+    return {name: np.average(by_batch[name], 0, tokens).tolist() for name in recipes}
+
+
+def at_most(meter: Meter, recipes: Sequence[str], seed: int = 0) -> dict[str, list[float]]:
+    """What was predicted and two standard errors of it over batches, of which a single one has none; costs no pass."""
+    tokens, by_batch = _by_batch(meter, recipes, seed)
+    share = np.asarray(tokens, float)[:, None] / sum(tokens)  # [batches, 1]
+    found = {}
+    for name in recipes:
+        mean = np.average(by_batch[name], 0, tokens)
+        squares = np.square(share * (np.asarray(by_batch[name]) - mean)).sum(0)  # of the weighted mean
+        found[name] = (mean + 2 * np.sqrt(squares)).tolist()
+    return found
+
+
+def _by_batch(meter: Meter, recipes: Sequence[str], seed: int) -> tuple[list[int], dict[str, list[list[float]]]]:
+    """Tokens of each batch, and by recipe its predictions, [batches, units]."""
+    named = {name: meter.recipes[name] for name in recipes}
+    key = f"predictions by batch {seed}: " + ", ".join(r.name for r in named.values())
     if key not in meter.store:
         modules = [label for unit in meter.units for label in unit.matrices]
-        found = sensitivity(meter.model, meter.batches, named, modules=modules, seed=seed, engine=meter.engine)
-        meter.store.put(key, {name: [_of(found, unit, name) for unit in meter.units] for name in named})
+        options = {"modules": modules, "engine": meter.engine, "level": False}  # the meter measures it
+        found = [sensitivity(meter.model, [b], named, seed=seed + i, **options) for i, b in enumerate(meter.batches)]
+        rows = {name: [[_of(f, unit, name) for unit in meter.units] for f in found] for name in named}
+        meter.store.put(key, [[f.tokens for f in found], rows])
     return meter.store[key]
 
 

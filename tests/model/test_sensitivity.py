@@ -1,5 +1,7 @@
 """Predicted KL against its definition worked out by hand, and against what quantizing does to the output."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -68,10 +70,40 @@ def test_it_is_half_the_expected_squared_gradient_times_squared_error():
         assert found.kl(name, "4/6-mse-256") == pytest.approx(by_hand(model, batch, "4/6-mse-256", name), rel=0.1)
 
 
+def test_the_level_is_what_all_inputs_together_were_measured_to_do():
+    model, batches = Model(), [ids(2, 9), ids(1, 12)]
+    whole = impact(model, batches, ["standard"]).table()["kl"].iloc[-1]
+    found = sensitivity(model, batches, ["standard", "4/6-mse-256"])
+    plain = sensitivity(model, batches, ["standard", "4/6-mse-256"], level=False)
+    assert found.total("standard") == pytest.approx(whole, rel=1e-6) and found.level != 1 == plain.level
+    assert found.total("4/6-mse-256") == pytest.approx(found.level * plain.total("4/6-mse-256"))
+    assert found.nats == plain.nats
+    assert "level measured" in repr(found) and "level not measured" in repr(plain)
+    a, b = (sensitivity(model, [one], ["standard"]) for one in batches)
+    both = a + b  # a level each, weighed by what was predicted there
+    assert both.total("standard") == pytest.approx(sum(s.total("standard") * s.tokens for s in (a, b)) / both.tokens)
+
+
+def test_the_level_does_not_depend_on_what_is_kept_in_memory(monkeypatch):
+    model, batches = Model(), [ids(2, 9), ids(1, 12)]
+    found = sensitivity(model, batches, ["standard"])
+    monkeypatch.setattr(sys.modules[sensitivity.__module__], "HELD", 0)
+    assert sensitivity(model, batches, ["standard"]).checked == pytest.approx(found.checked)
+
+
+def test_a_level_that_cannot_be_measured_is_said_and_loses_nothing():
+    model = Model()
+    found = sensitivity(model, [ids()], ["standard"], modules=["lm_head"])  # in no total
+    assert found.level == 1 and "was not measured: no input counts in the total" in found.skipped["level"]
+    assert found.kl("lm_head", "standard") > 0
+
+
 def test_an_input_that_layers_share_is_one():
     found = sensitivity(Model(), [ids()])
     assert found.names["q"] == ("q", "k") and set(found.nats) == {"q", "up", "down", "lm_head"}
-    assert found.total("standard") == pytest.approx(sum(found.kl(n, "standard") for n in ("q", "up", "down")))
+    assert found.total("standard") == pytest.approx(
+        found.level * sum(found.kl(n, "standard") for n in ("q", "up", "down"))
+    )
     table = found.table()
     assert len(table) == 4 * len(RECIPES) and table["predicted_kl"].is_monotonic_decreasing
     assert found.worst("standard", 1) == [table["tensor"][0]]

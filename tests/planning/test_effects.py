@@ -8,7 +8,7 @@ from small_model import ids, small_model
 
 from nvfp4viz.model import Decoded, impact
 from nvfp4viz.nvfp4 import as_recipes
-from nvfp4viz.planning import layer_effects
+from nvfp4viz.planning import layer_effects, predict
 from nvfp4viz.planning.meter import Meter
 
 UNITS = [f"model.layers.{i}.{name}" for i in (0, 1)
@@ -46,6 +46,17 @@ def test_a_budget_measures_the_largest_predicted_first():
     predicted = sorted(found.rows, key=lambda r: -r["predicted_kl"])
     assert alone == {r["unit"] for r in predicted[:2]} == {r["unit"] for r in found.measured("spared_kl")}
     assert not math.isnan(predicted[0]["alone_kl_low"]) and math.isnan(predicted[-1]["alone_kl"])
+
+
+def test_what_may_be_large_is_measured_before_what_is_surely_smaller(monkeypatch):
+    by_batch = [[0.1] * 8, [0.1] * 8]
+    by_batch[0][2], by_batch[1][2] = 2.5, 2.5
+    by_batch[0][5], by_batch[1][5] = 4.0, 0.0  # 2 on the average, but it may be more
+    monkeypatch.setattr(predict, "_by_batch", lambda *_: ([12, 12], {"standard": by_batch}))
+    assert predict.predicted(Meter(small_model(), [ids(1, 12)], as_recipes(["standard"]), quantize="activations"),
+                             ["standard"])["standard"][5] == 2  # fmt: skip
+    found = layer_effects(small_model(), [ids(1, 12), ids(1, 12, seed=3)], "standard", budget=7)
+    assert [r["unit"] for r in found.measured("alone_kl")] == [UNITS[5]]
 
 
 def test_interrupted_at_any_pass_it_resumes_with_the_same_result(tmp_path):
