@@ -8,11 +8,10 @@ from dataclasses import replace
 from .assignments import FOLD, NAME, Lines, Value
 from .commandline import arguments_of, program_of
 from .settings import Remark, Settings, settings
-from .yaml_nodes import DEPTH, TEMPLATE, argv_text, documents, kind_of, pairs_of, scalars_of, shown, untemplated
-from .yaml_values import ENV_KEY, VALUE_KEYS, Unit, Values
+from .yaml_nodes import DEPTH, TEMPLATE, argv_text, documents, kind_of, scalars_of, shown, untemplated
+from .yaml_values import ENV_KEY, NODES, VALUE_KEYS, Unit, Values
 
 LOOK = 4000  # characters of a map that are searched for the program and its flags
-NODES = 60_000  # walked, aliases again each time
 _COMMAND = re.compile(
     r"(?i)^(?:command|args|entrypoint|cmd|run|script|exec\w*|path|shell|launch\w*|arguments|.*cmd|steps?"
     r"|(?:.*_)?commands|.*run_options)$"
@@ -41,7 +40,6 @@ class _Walk(Values):
         super().__init__(text, lines)
         self.reader, self.depth = reader, depth
         self.environments: list[Settings] = []
-        self.visited = 0
         self.extending: list[str] = []
         self.alone = "vllm" if "ray.serve.llm" in text else ""  # what Ray Serve's applications are
 
@@ -62,7 +60,7 @@ class _Walk(Values):
                     given = given | self._handed_to_later_steps(before)
         if kind_of(node) != "map":
             return
-        pairs = list(pairs_of(node))
+        pairs = self.pairs(node)
         keys = {k: v for k, _, v in pairs}
         dialect, path = self._dialect(keys, path, dialect)
         start = node.start_mark.index
@@ -134,7 +132,7 @@ class _Walk(Values):
         """Whether all that an `extends` or an `envFrom` names stands in this text; it is the base then."""
         if key == "envFrom" and kind_of(node) == "list":
             refs = [(re.match("configMap|secret", k), v) for item in node.value if kind_of(item) == "map"
-                    for k, _, v in pairs_of(item)]  # fmt: skip
+                    for k, _, v in self.pairs(item)]  # fmt: skip
             kinds = {"configMap": "ConfigMap", "secret": "Secret"}
             found = [self.shared.get((kinds[m[0]], scalars_of(v).get("name", ""))) if m else None for m, v in refs]
             if not found or None in found:
@@ -150,7 +148,7 @@ class _Walk(Values):
             return False
         self.extending.append(named)
         base = Unit(unit.path, unit.dialect, self.line(target))
-        self._unit(base, list(pairs_of(target)))
+        self._unit(base, self.pairs(target))
         self.extending.pop()
         unit.base |= base.base | base.own
         unit.remarks += base.remarks

@@ -14,6 +14,7 @@ ENV_KEY = re.compile(
     r"(?i).*env(?:ironment)?s?(?:_?var(?:iable)?s)?$"
     r"|^(?:data|stringData|literals|variables|extraEnv\w*|env_vars|with|args)$"
 )
+NODES = 60_000  # nodes and keys walked, aliases again each time
 VALUE_KEYS = ("value", "Value", "default")
 
 
@@ -39,8 +40,15 @@ class Values:
 
     def __init__(self, text: str, lines: Lines):
         self.text, self.lines = text, lines
+        self.visited = 0
         self.shared: dict[tuple[str, str], object] = {}  # ("service", name): what other parts of the text refer to
         self.conditional = conditional(text) if "{" in text else []
+
+    def pairs(self, node) -> list[tuple[str, object, object]]:
+        """As `pairs_of`, and counted, since maps that merge each other have pairs without end; then none."""
+        found = list(pairs_of(node)) if self.visited <= NODES else []
+        self.visited += len(found)
+        return found
 
     def line(self, node) -> int:
         return self.lines.first + node.start_mark.line
@@ -68,7 +76,7 @@ class Values:
         """Take the assignments of an env block; whether it was nothing but one."""
         only = True
         if kind_of(node) == "map":
-            for key, key_node, value in pairs_of(node):
+            for key, key_node, value in self.pairs(node):
                 if kind_of(value) == "scalar":
                     if NAME.fullmatch(key):
                         self._own(unit, key, self._value(value, unit, self.line(key_node)))
@@ -77,7 +85,7 @@ class Values:
                 elif ENV_KEY.match(key) and self._environment(unit, value):
                     continue
                 elif NAME.fullmatch(key) and kind_of(value) == "map":  # NAME: {value: 1}
-                    self._pair(unit, key, list(pairs_of(value)), key_node)
+                    self._pair(unit, key, self.pairs(value), key_node)
                 else:
                     only = False
             return only
@@ -85,7 +93,7 @@ class Values:
             if kind_of(item) == "scalar":
                 self._entry(unit, item)
             elif kind_of(item) == "map":
-                pairs = list(pairs_of(item))
+                pairs = self.pairs(item)
                 names = {k: v for k, _, v in pairs if k in ("name", "Name", "key", "variable")}
                 name = next((v for v in names.values() if kind_of(v) == "scalar"), None)
                 if name is not None and NAME.fullmatch(name.value):
