@@ -65,6 +65,7 @@ def rows(name: str, path: Path, text: Path, tokens: int, length: int, recipe: st
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     found = batches(tokenizer, text.read_text(encoding="utf-8"), tokens, length, size=max(1, 4096 // length))
     given = [ids.to(model.device) for ids in found]
+    name += f", {sum(ids.numel() for ids in given):,} tokens"
     found = nvfp4viz.sensitivity(model, given, [LEVEL, recipe])
     inputs = {n: layers for n, layers in found.names.items() if n not in found.apart}
     guess, total = [found.kl(n, recipe) for n in inputs], found.total(recipe)
@@ -112,10 +113,10 @@ def main() -> None:
     parser.add_argument("--recipe", default="4/6-mse-256")
     parser.add_argument("--write", action="store_true", help="put the table into docs/verdict.md")
     given = parser.parse_args()
-    found = rows(f"toy mixture, {given.tokens:,} tokens", TOY, TEXT, given.tokens, 128, given.recipe)
+    found = rows("toy mixture", TOY, TEXT, given.tokens, 128, given.recipe)
     if SMALL.exists():
         text = SMALL.with_name("alice.txt")
-        found += rows(f"SmolLM2-135M, {given.small:,} tokens", SMALL, text, given.small, 128, given.recipe)
+        found += rows("SmolLM2-135M", SMALL, text, given.small, 128, given.recipe)
     caption = f"`{given.recipe}`, float32, each input quantized alone, one draw of labels a token; level of `{LEVEL}`:"
     put("verdict.md", "sensitivity_against_measured", Table(caption, COLUMNS, found), write=given.write)
 
