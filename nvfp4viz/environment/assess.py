@@ -16,16 +16,8 @@ from .programs import PROGRAMS, Site, guess, sites
 from .rules import VARIABLES
 from .settings import HANDED_ON, Settings
 
-SOURCES = (
-    "source",
-    ".",
-    "env_file",
-    "envFrom",
-    "extends",
-    "EnvironmentFile",
-    "--env-file",
-    "template",
-)  # other texts that set variables
+# other texts that set variables
+SOURCES = ("source", ".", "env_file", "envFrom", "extends", "EnvironmentFile", "--env-file", "template")
 WAYS = 12  # combinations of open values that are followed
 _ANYONE = (("sglang", {}), ("vllm", {"quantization": "nvfp4_per_token"}), ("flashinfer", {}))
 
@@ -131,7 +123,8 @@ def _unsettled(settings: Settings) -> Iterator[Finding]:
 def _remarks(settings: Settings) -> Iterator[Finding]:
     for r in settings.remarks:
         if r.variable in (*SOURCES, "branches", "CR LF", "") or meant(r.variable):
-            yield Finding(r.severity, r.variable, r.written or None, {}, r.why, line=r.line)
+            written = None if r.written in ("", r.variable) else r.written
+            yield Finding(r.severity, r.variable, written, {}, r.why, line=r.line)
 
 
 def settled(settings: Settings) -> bool:

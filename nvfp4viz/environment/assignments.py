@@ -36,6 +36,11 @@ class Value:
         return not self.open
 
 
+def inherited(name: str, line: int, whom: str = "whoever starts it") -> Value:
+    """The value of a variable that is handed on by name only."""
+    return Value(None, line, name, f"taken over from {whom}", (None, "1"))
+
+
 @dataclass(frozen=True)
 class Place:
     """One occurrence of a name."""
@@ -71,6 +76,9 @@ _WORDS = re.compile(  # NAME value, with a blank between
     r"(?:(?<=:|\\)|[ \t]+(?:\\?[\"'])?)$",
     re.I | re.M,
 )
+_SET = re.compile(
+    r"\bset(?:-environment)?(?:[ \t]+-\w+)*[ \t]+[\"']?$"
+)  # gh variable set NAME, tmux set-environment NAME 1
 _REMOVE = re.compile(
     r"(?:\bunset[ \t]+(?:-\w[ \t]+)?(?:\w+[ \t]+)*|[ \t]-u[ \t]*|--unset[= ]|\bunsetenv[ \t]+"
     r"|\bUnsetEnvironment=(?:\w+[ \t]+)*"
@@ -153,7 +161,7 @@ def _place(text: str, m: re.Match, before: str, lines: Lines, language: str) -> 
         handed_on = kind == "mention" and _CONSTANT.search(before) is not None
         return Place(name, m.start(), end, kind, value or Value(None, line, name), handed_on)
 
-    inherited = Value(None, line, name, "taken over from whoever starts it", (None, "1"))
+    passed = "inherit" if _PASS.search(before) else "mention"
     braced = before.endswith("{env:") and text[m.end() : m.end() + 1] == "}"  # ${env:NAME} of PowerShell
     after = _OPERATOR.match(text, m.end() + braced)
     if _REMOVE.search(before):
@@ -165,20 +173,21 @@ def _place(text: str, m: re.Match, before: str, lines: Lines, language: str) -> 
         return made("mention")
     if _NAME_KEY.search(before) and not (after and after["op"] == "="):
         return _pair(text, m, made, lines)
-    if _WORDS.search(before) and not (after and after["op"] in ("=", ",")):
+    words = _WORDS.search(before) or (language == "shell" and _SET.search(before))
+    if words and not (after and after["op"] in ("=", ",")):
         return _word_value(text, m, before, made, lines)
     method = _METHOD.match(text, m.end())
     if method:
         value, end = _value(text, method.end(), "", lines, "python")
         return made("unset") if method["name"] == "clear" else made("set", value, end)
     if after is None:
-        return made("inherit", inherited) if _PASS.search(before) else made("mention")
+        return made(passed, inherited(name, line))
     op, call = after["op"], _CALL.search(before)
     if op == "," and not call and _in_tuple(text, m, before):
         value, end = _value(text, after.end(), "", lines, "python")
         return made("set", value, end)
     if op == "," and not call:
-        return made("inherit", inherited) if _PASS.search(before) else made("mention")
+        return made(passed, inherited(name, line))
     if op in ("==", "===", "!=", "=~"):
         return made("mention")
     if op == ":" and (language == "prose" or (after["q"] is None and _lone_colon(text, after, before, language))):
@@ -240,7 +249,7 @@ def _pair(text: str, m: re.Match, made, lines: Lines) -> Place:
 
 
 def _word_value(text: str, m: re.Match, before: str, made, lines: Lines) -> Place:
-    found = re.compile(r"\\?[\"']?[ \t]+(?:-Value[ \t]+)?(?=\S)").match(text, m.end())
+    found = re.compile(r"\\?[\"']?[ \t]+(?:(?:-Value|--body|--value|-b)[ \t=]+)?(?=\S)").match(text, m.end())
     if found is None:
         return made("mention")
     value, end = _value(text, found.end(), "", lines, "shell")

@@ -6,9 +6,10 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
-from .assignments import NAME, Lines, Value
-from .settings import Settings
+from .assignments import NAME, Lines, Value, places
+from .settings import Remark, Settings, settings
 from .structure import read_generic
 
 _LANGUAGES = {  # of a fenced block: the name of a file of its kind
@@ -62,8 +63,14 @@ def read_python(text: str, lines: Lines, given: dict[str, Value], reader, kind_o
     found: list[Settings] = []
     text = _constants(text)
     lines = Lines(text, lines.first)
-    own, end = [], 0  # the program without such strings
+    own, end, remarks = [], 0, []  # the program without such strings
     for m in _TRIPLE.finditer(text):
+        if NAME.search(m["body"]) and _documents(text, m.start()):
+            for p in places(text, lines, "prose", m.start(), m.end()):
+                remarks.append(Remark("note", p.name, p.value.written, "in a docstring: not set", p.value.line))
+            own += [text[end : m.start()], re.sub(r"[^\n]", " ", m[0])]
+            end = m.end()
+            continue
         body, before = m["body"], re.split(r"[\n\"']", text[max(0, m.start() - _NEAR) : m.start()])[-1].strip()
         if not before or "\n" not in body or not NAME.search(body) or kind_of("", body) not in _SCRIPTS:
             continue
@@ -73,7 +80,16 @@ def read_python(text: str, lines: Lines, given: dict[str, Value], reader, kind_o
         found += [one.named(f"string of line {first}") for one in reader(body, "", Lines(body, first), {}, depth + 1)]
         own += [text[end : m.start("body")], re.sub(r"[^\n]", " ", m["body"])]
         end = m.end("body")
-    return read_generic("".join(own) + text[end:], lines, "python", given) + found
+    found = read_generic("".join(own) + text[end:], lines, "python", given) + found
+    return found if not remarks else [settings("", {}, remarks)] if not found else [
+        replace(found[0], remarks=(*found[0].remarks, *remarks)), *found[1:]]  # fmt: skip
+
+
+def _documents(text: str, at: int) -> bool:
+    """Whether a string that begins at an offset is the docstring of a file, a class or a function."""
+    before = text[max(0, at - _NEAR) : at].rstrip(" \trR")
+    first = at < _NEAR and not re.sub(r"#[^\n]*", "", text[:at]).strip(" \t\nrR")
+    return first or (before.endswith("\n") and before.rstrip().endswith(":"))
 
 
 def _constants(text: str) -> str:

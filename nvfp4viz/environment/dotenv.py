@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from .assignments import NAME, OPEN, Lines, Value, possible
+from .assignments import NAME, OPEN, Lines, Value, inherited, possible
 from .lexer import unquote
 from .names import meant
 from .settings import Remark, Settings, settings
@@ -32,7 +32,7 @@ def read_dotenv(text: str, lines: Lines) -> list[Settings]:
         at = lines.at(offset)
         if not m["eq"]:
             if not m["rest"].strip(BLANKS) and meant(m["name"]):
-                values[m["name"]] = Value(None, at, m["name"], "taken over from whoever starts it", (None, "1"))
+                values[m["name"]] = inherited(m["name"], at)
             continue
         values[m["name"]], remark = _value(m, at, m["export"] is not None)
         remarks += [remark] if remark else []

@@ -24,7 +24,7 @@ from .finding import (
     is_on,
     prose,
     readings_of,
-)
+)  # fmt: skip
 from .names import ELSEWHERE, near_miss
 from .recipes import environment_of, flashinfer_config, recipe_from_environment
 from .rules import CONSUMERS, VARIABLES
@@ -132,16 +132,9 @@ def _ineffective(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
         message = "a ceiling without 4over6 is ignored: the recipe is standard, with 448"
         shown = prose(readings_of(U256, env, context))
         yield Finding("warning", U256, env[U256], shown, message, f"{FI}=1", changes=change(FI, "1"))
-    per_token_anyway = context.arguments.get("quantization", "").replace("-", "_") in (
-        "nvfp4_online",
-        "minimax_m3_nvfp4",
-    )
-    if (
-        context.program in ("", "sglang")
-        and not per_token_anyway
-        and is_on(FI, env, context)
-        and not is_on(PER_TOKEN, env, context)
-    ):
+    quantization = context.arguments.get("quantization", "").replace("-", "_")
+    asks = context.program in ("", "sglang") and quantization not in ("nvfp4_online", "minimax_m3_nvfp4")
+    if asks and is_on(FI, env, context) and not is_on(PER_TOKEN, env, context):
         ceiling = ", so 256 has no effect" if is_on(U256, env, context) else ""
         unknown = "quantization" not in context.arguments
         anyway = "; nvfp4_online and MiniMax-M3 are per token without it" if unknown else ""
@@ -168,10 +161,8 @@ def _rht(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
 
 def _alias(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
     """Strict arithmetic asked of some kernels only."""
-    strict, readings = (
-        is_on(STRICT, env, context),
-        {CONSUMERS["flashinfer-cuda"]: "strict", CONSUMERS["cute-dsl"]: "fast"},
-    )
+    strict = is_on(STRICT, env, context)
+    readings = {CONSUMERS["flashinfer-cuda"]: "strict", CONSUMERS["cute-dsl"]: "fast"}
     if is_on(ALIAS, env, context) and not strict:
         message = f"only the C++ kernels read this name, so {_HARM['strict']}"
         yield Finding("error", ALIAS, env[ALIAS], readings, message, f"{STRICT}=1", changes=change(STRICT, "1"))

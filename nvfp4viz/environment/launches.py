@@ -12,6 +12,7 @@ from .commandline import arguments_of, program_of
 from .flow import Flow
 from .inheritance import cut, replacements, runs, started
 from .lexer import Command, Word, balanced
+from .names import meant
 from .settings import Building, Remark, Settings, settings
 
 DEPTH = 6  # of texts in texts
@@ -124,15 +125,8 @@ class Launches(Flow):
         for flag, word in zip(texts, [*texts[1:], ""], strict=True):
             if flag.startswith("--env-file"):
                 path = flag.partition("=")[2] or word
-                remarks.append(
-                    Remark(
-                        "warning",
-                        "--env-file",
-                        path,
-                        "not followed: check that file too, as docker run reads it",
-                        self.lines.at(words[0].start),
-                    )
-                )
+                why = "not followed: check that file too, as docker run reads it"
+                remarks.append(Remark("warning", "--env-file", path, why, self.lines.at(words[0].start)))
         return values, remarks
 
     def _inner(self, command: Command, words: list[Word]) -> list[tuple[Word | None, tuple[str, Lines, str]]]:
@@ -249,6 +243,7 @@ class Launches(Flow):
             for held in state.carried.values():
                 left |= {n: v for n, v in held.items() if (n, v.line) not in self.used and n not in state.values}
                 self.used |= {(n, v.line) for n, v in held.items()}
+            left = {n: v for n, v in left.items() if meant(n)}  # a script's own FLASHINFER_VERSION is no setting
             if not left and not (state.remarks and not self.environments):
                 continue
             remarks = [

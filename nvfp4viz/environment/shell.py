@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from .assignments import NAME, Lines, Value, places, possible
+from .assignments import NAME, Lines, Value, inherited, places, possible
 from .inheritance import requote
 from .launches import DEPTH, Launches, Reader
 from .lexer import NAMED, Command, Word, commands, unquote
@@ -153,13 +153,10 @@ class Shell(Launches):
         return True
 
     def _plain(self, word: Word) -> Value:
-        text, literal = unquote(word.raw)
-        line = self.lines.at(word.start)
-        return (
-            Value(text, line, word.raw[:80])
-            if literal
-            else Value(None, line, word.raw[:80], "only known when the shell runs", possible(word.raw))
-        )
+        (text, literal), line, written = unquote(word.raw), self.lines.at(word.start), word.raw[:80]
+        if literal:
+            return Value(text, line, written)
+        return Value(None, line, written, "only known when the shell runs", possible(word.raw))
 
     def _export(self, word: Word, export: bool) -> None:
         bare = word.raw.strip("\"'")
@@ -176,10 +173,7 @@ class Shell(Launches):
         elif export and NAME.match(bare):
             for state in self.states:
                 state.exported.add(bare)
-                inherited = Value(
-                    None, self.lines.at(word.start), bare, "taken over from whoever starts it", (None, "1")
-                )
-                state.values.setdefault(bare, inherited)
+                state.values.setdefault(bare, inherited(bare, self.lines.at(word.start)))
 
     def _evaluated(self, words: list[Word]) -> None:
         """What eval runs is run here where it is plain; else it is as unknown as a file that is sourced."""
@@ -201,15 +195,12 @@ class Shell(Launches):
 
     def _unknown(self, written: str, word: Word) -> None:
         """Words that only the shell knows may set anything."""
-        remark = Remark(
-            "warning",
-            "source",
-            written,
-            "what these words set is only known when the shell runs",
-            self.lines.at(word.start),
-        )
+        self._warn(written, "what these words set is only known when the shell runs", word)
+
+    def _warn(self, written: str, why: str, word: Word) -> None:
+        """What may set variables that are not known here."""
         for state in self.states:
-            state.remarks.append(remark)
+            state.remarks.append(Remark("warning", "source", written, why, self.lines.at(word.start)))
 
     def _defaulted(self, words: list[Word]) -> None:
         """`: ${NAME:=value}` sets what is not set."""
@@ -226,12 +217,5 @@ class Shell(Launches):
             return
         if _HARMLESS.search(what):
             return
-        remark = Remark(
-            "warning",
-            "source",
-            f"{words[0].raw} {what}",
-            "not followed: what it sets is not known here; check that file too",
-            self.lines.at(words[0].start),
-        )
-        for state in self.states:
-            state.remarks.append(remark)
+        why = "not followed: what it sets is not known here; check that file too"
+        self._warn(f"{words[0].raw} {what}", why, words[0])

@@ -58,18 +58,11 @@ def _vllm(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
     if mixed:
         where = " and ".join(SITES[s.site] for s in mixed)
         first = mixed[0].recipe
-        unsure = (
-            "" if mixed[0].sure else "; so with --quantization nvfp4_per_token, and for checkpoints that ask for it"
-        )
+        unsure = "; so with --quantization nvfp4_per_token, and for checkpoints that ask for it"
         scale, score = _ceiling(first.e4m3_max), _ceiling(first.scored_as)
-        message = (
-            f"vLLM, {where}: the scale is made for {scale}, whatever is set, and FlashInfer's kernel scores 4 or 6 "
-        )
-        message += f"for {score}{unsure}"
-        readings = {
-            "vLLM, the scale": _ceiling(first.e4m3_max),
-            "FlashInfer's kernel, the score": _ceiling(first.scored_as),
-        }
+        message = f"vLLM, {where}: the scale is made for {scale}, whatever is set, and FlashInfer's kernel scores "
+        message += f"4 or 6 for {score}{'' if mixed[0].sure else unsure}"
+        readings = {"vLLM, the scale": scale, "FlashInfer's kernel, the score": score}
         other = [s for s in found if s.site == "fc2" and s.recipe and not s.mismatch and s.recipe.per_token]
         if other:
             readings["FlashInfer, experts' inner input"] = (
@@ -81,10 +74,8 @@ def _vllm(env: Mapping[str, str], context: Context) -> Iterator[Finding]:
         )
     small = next((s for s in found if s.site == "dense-small" and s.recipe), None)
     if small and small.recipe.four_over_six:
-        message = (
-            "vLLM with --linear-backend flashinfer_trtllm: dense layers run 4over6 in batches of up to 32 tokens, "
-        )
-        message += "standard in larger ones"
+        message = "vLLM with --linear-backend flashinfer_trtllm: dense layers run 4over6 in batches of up to 32 "
+        message += "tokens, standard in larger ones"
         readings = {"m <= 32, FlashInfer's quantizer": small.recipe.name, "m > 32, vLLM's own": "standard-tensor-fast"}
         yield Finding("error", FI, env.get(FI), readings, message, f"another --linear-backend, or {FI}=0")
     yield from _unread(env, context, found)

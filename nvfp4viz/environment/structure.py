@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from .assignments import FOLD, NAME, Lines, Place, Value, places, possible, value_of
+from .assignments import FOLD, NAME, Lines, Place, Value, inherited, places, possible, value_of
 from .commandline import arguments_of, program_of
 from .lexer import WORD, unquote
 from .settings import Remark, Settings, settings
@@ -60,19 +60,16 @@ def read_systemd(text: str, lines: Lines, reader, depth: int) -> list[Settings]:
                 name, eq, text_ = unquote(word[0])[0].partition("=")
                 if eq and NAME.fullmatch(name):
                     line = lines.at(m.start(2) + word.start())
-                    values[name] = (
-                        value_of(text_, line, why="a specifier of systemd")
-                        if re.search(r"%[^%]", text_)
-                        else Value(text_, line, text_[:80])
-                    )
+                    values[name] = Value(text_, line, text_[:80])
+                    if re.search(r"%[^%]", text_):
+                        values[name] = value_of(text_, line, why="a specifier of systemd")
         elif key in ("PassEnvironment", "UnsetEnvironment"):
             for name in rest.split():
-                passed = Value(None, at, name, "taken over from the service manager", (None, "1"))
-                values[name] = passed if key[0] == "P" else Value(None, at, name)
+                passed = key == "PassEnvironment"
+                values[name] = inherited(name, at, "the service manager") if passed else Value(None, at, name)
         elif key == "EnvironmentFile":
-            remarks.append(
-                Remark("warning", key, rest[:80], "not followed: check that file too, as systemd reads it", at)
-            )
+            why = "not followed: check that file too, as systemd reads it"
+            remarks.append(Remark("warning", key, rest[:80], why, at))
         elif key.startswith("Exec") and rest:
             started.append((rest.lstrip("-@:+!"), at))
     values = {n: v for n, v in values.items() if NAME.fullmatch(n)}
@@ -120,7 +117,7 @@ def read_makefile(text: str, lines: Lines, reader, depth: int, value_at=value_of
             if body:
                 recipes.append((target, "\n".join(body), first))
             body, first = [], 0
-            if re.match(r"export[ \t]*(?:#|$)", row):
+            if re.match(r"export[ \t]*(?:#|$)|\.EXPORT_ALL_VARIABLES[ \t]*:", row):
                 all_exported = True
             m, alone = _RULE.match(row), re.match(r"export[ \t]+([\w \t]+)$", row)
             if m and NAME.fullmatch(m["name"]):
@@ -189,8 +186,7 @@ def read_generic(text: str, lines: Lines, language: str, given: dict[str, Value]
     remarks: list[Remark] = []
     outer = assemble(scoped.pop(-1, []), given, remarks)
     program, arguments = program_of(text), arguments_of(text)
-    if not scoped:
-        return [settings("", outer, remarks, program, arguments)] if outer or program else []
+    whole = [settings("", outer, remarks, program, arguments)] if outer or program else []
     result = []
     for start, inner in scoped.items():
         label = (
@@ -199,7 +195,7 @@ def read_generic(text: str, lines: Lines, language: str, given: dict[str, Value]
         values = assemble(inner, outer, remarks)
         if any(p.kind != "mention" for p in inner):
             result.append(settings(label, values, remarks, program, arguments))
-    return result or ([settings("", outer, remarks, program, arguments)] if outer or program else [])
+    return result or whole
 
 
 def _groups(text: str) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from .assignments import FOLD, NAME, OPEN, Lines, Value, possible
+from .assignments import FOLD, NAME, OPEN, Lines, Value, inherited, possible
 from .commandline import program_of
 from .settings import Remark
 from .yaml_nodes import TEMPLATE, conditional, kind_of, pairs_of, scalars_of
@@ -143,14 +143,14 @@ class Values:
             if eq:
                 self._own(unit, name, self._text_value(raw, unit, line))
             elif unit.dialect != "raw":
-                self._own(unit, name, Value(None, line, name, "taken over from whoever starts it", (None, "1")))
+                self._own(unit, name, inherited(name, line))
         elif NAME.search(item.value):
             self._scalar(unit, "", item)
 
     def _value(self, node, unit: Unit, line: int) -> Value:
         if node.tag.endswith(":null") and node.value in ("", "~", "null") and not node.style:
             if unit.dialect == "compose":
-                return Value(None, line, "", "taken over from whoever starts it", (None, "1"))
+                return inherited("", line)
             return Value("", line, "")
         if TEMPLATE in node.value:
             written = self.text[node.start_mark.index : node.end_mark.index]

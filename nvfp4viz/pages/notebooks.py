@@ -29,8 +29,8 @@ def export(notebooks: Iterable[str | os.PathLike], folder: str | os.PathLike) ->
     """Run each notebook where it lies and write folder/name.html; yields the paths as they are written.
 
     A notebook that does not run costs no other: its page says why, and shows the outputs that it holds. Raises
-    ValueError where there is nothing to do or a file is no notebook, RuntimeError, at the end, that says which do not
-    run and why.
+    ValueError where there is nothing to do or the only file is no notebook, RuntimeError, at the end, that says which
+    do not run and why.
     """
     planned, failed = targets(notebooks, folder), []
     if not planned:
@@ -42,6 +42,11 @@ def export(notebooks: Iterable[str | os.PathLike], folder: str | os.PathLike) ->
         except RuntimeError as error:
             failed.append(error_text(error, 400))
             html = page(path, why_not=failed[-1])
+        except (ValueError, OSError) as error:  # no notebook, or none there
+            if len(planned) == 1:
+                raise
+            failed.append(error_text(error, 400))
+            continue
         yield write(html, target)
     if failed:
         many = f"{len(failed)} of {len(planned)} notebooks do not run: " if len(planned) > 1 else ""

@@ -175,6 +175,8 @@ ROWS = [
     ("str_of.py", "import os\nos.putenv(\"‹FI›\", str(1))\nfor k, v in {\"‹256›\": True}.items():\n    os.environ[k] = str(v)\n", {"FI": ("1", 2), "256": ("True", 3)}, "256"),
     ("lower.py", "import os\nos.environ['‹FI›'] = str(args.four).lower()\nimport sglang\n", {"FI": (None, 2)}, "FI"),
     ("envs.py", "from sglang.srt.environ import envs\nenvs.‹TOKEN›.set(True)\nwith envs.‹FI›.override('true'):\n    ...\n", {"TOKEN": ("True", 2), "FI": ("true", 3)}, "FI"),
+    ("tmux_set.sh", "tmux set-environment -g ‹FI› true\ngh variable set ‹256› --body 1\n", {"FI": ("true", 1)}, "FI"),
+    ("all.mk", f".EXPORT_ALL_VARIABLES:\n‹FI› = 1\n‹256› = true\nserve:\n\t{SGL}\n", {"FI": ("1", 2), "256": ("true", 3)}, "256"),
     ("split.sh", "env -S \"‹FI›=1 ‹256›=true\" vllm serve /m\n", {"FI": ("1", 1), "256": ("true", 1)}, "256"),
     ("stdin.sh", "set -a\nsource /dev/stdin <<EOF\n‹FI›=true\nEOF\nvllm serve /m\n", {"FI": ("true", 3)}, "FI"),
     ("several.sh", "mpirun -np 1 -x ‹FI›=true vllm serve /a : -np 1 -x ‹FI›=1 vllm serve /b\n", {"FI": ("true", 1)}, "FI"),

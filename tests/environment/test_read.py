@@ -87,6 +87,13 @@ def test_what_a_template_or_a_file_fills_in_is_said():
     assert [r.why for r in removed.remarks] == ["taken out here"]
 
 
+def test_a_docstring_and_a_script_s_own_variables_set_nothing():
+    (program,) = read_text(f'"""Serve with {FI}=1."""\nimport os\nos.environ["{FI}"] = "0"\n', "a.py")
+    assert program.variables == {FI: "0"} and [r.why for r in program.remarks] == ["in a docstring: not set"]
+    (given,) = read_text(f"FLASHINFER_VERSION=0.7.2\nexport {FI}=1\nvllm serve /m\n", "a.sh")
+    assert given.variables[FI] == "1" and given.program == "vllm"
+
+
 def test_who_takes_which_line_of_a_dotenv_is_said():
     (exported,), (blanks,) = read_text(f"export {FI}=1\n", ".env"), read_text(f"{FI} = 1\n", ".env")
     assert exported.variables == {FI: "1"} and "refuses a line with export" in exported.remarks[0].why

@@ -152,3 +152,12 @@ def test_a_formula_follows_the_text_s_colour_and_has_words():
     svg = formula("x < \\alpha")
     assert svg.startswith("<svg ") and 'aria-label="x &lt; \\alpha"' in svg and 'fill="currentColor"' in svg
     assert "<style" not in svg and "fill:" not in svg and formula("\\begin{align}x\\end{align}") is None
+
+
+def test_what_is_no_notebook_costs_no_other_its_page(tmp_path):
+    (tmp_path / "bad.ipynb").write_text("{nope")
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# kept")]), tmp_path / "good.ipynb")
+    found = export([tmp_path / "bad.ipynb", tmp_path / "none.ipynb", tmp_path / "good.ipynb"], tmp_path / "out")
+    assert next(found).name == "good.html" and "kept" in (tmp_path / "out" / "good.html").read_text()
+    with pytest.raises(RuntimeError, match=r"2 of 3 notebooks do not run.*bad\.ipynb.*none\.ipynb"):
+        next(found)
