@@ -195,6 +195,9 @@ def sites(
 
 
 def _site(row: Row, env: Mapping[str, str], version: str | None, sure: bool) -> Site:
+    activations = row.program == "transformer-engine" and env.get("NVTE_NVFP4_4OVER6") in ("activations", "all")
+    if activations and env.get("NVTE_NVFP4_DISABLE_RHT") != "1":  # its recipe is refused, weights and all
+        return Site(row.program, row.site, None, row.why, "4over6 activations need NVTE_NVFP4_DISABLE_RHT=1", sure)
     try:
         return Site(row.program, row.site, _recipe(row, env, version), row.why, "", sure)
     except ValueError as error:

@@ -253,3 +253,10 @@ LINES = [
 @pytest.mark.parametrize(("line", "program", "arguments"), LINES, ids=[program or "none" for _, program, _ in LINES])
 def test_command_lines(line, program, arguments):
     assert program_of(line) == program and arguments_of(line) == arguments
+
+
+def test_transformer_engine_runs_nothing_where_it_refuses():
+    env = {"NVTE_NVFP4_4OVER6": "activations"}
+    assert all(s.recipe is None and "DISABLE_RHT" in s.error for s in sites(env, "transformer-engine"))
+    assert all(s.recipe and not s.error for s in sites(env | {"NVTE_NVFP4_DISABLE_RHT": "1"}, "transformer-engine"))
+    assert all(s.recipe for s in sites({"NVTE_NVFP4_4OVER6": "weights"}, "transformer-engine"))
