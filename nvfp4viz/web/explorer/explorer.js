@@ -171,7 +171,7 @@ class Explorer {
   showControls({ view, lacking, measured }) {
     const { page } = this;
     const unmeasured = !lacking && !measured;
-    const given = Object.keys(page.get("output")).join();
+    const given = [page.get("catalog").predicted, ...Object.keys(page.get("output"))].join();
     const key = [view, unmeasured, given, ...["scale", "span", "sort", "rule", "under"].map((name) => page.get(name))].join("|");
     if (key === this.controls) return;
     this.controls = key;

@@ -7,7 +7,7 @@ const HEAT_TOP = 4;
 const HEAT_ROW = 17; // the height of one
 const HEAT_LEGEND = 40;
 const NARROW_LEGEND = 56; // with the words below the colours
-const LETTER = 6; // px, what a letter of the kinds' names takes
+const LETTER = 6.6; // px, about the most that a letter of a name takes
 
 // What cells show: of A and B, or the difference; `worse` says which end is drawn strongest
 const MEASURES = {
