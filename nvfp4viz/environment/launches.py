@@ -70,7 +70,6 @@ class Launches(Flow):
         for state in self.states:
             given = state.given() | prefix
             inside = state.inside if {"apptainer", "singularity"} & set(texts[:4]) else {}
-            self.used |= {(n, v.line) for n, v in inside.items()}
             values, remarks = self._passed(given, inside | own, why, words, texts)
             carried = {n: v for name in re.findall(r"\$\{?(\w+)", raw) for n, v in state.carried.get(name, {}).items()}
             self.used |= {(n, v.line) for n, v in carried.items()}
@@ -80,7 +79,7 @@ class Launches(Flow):
                     for one in self.reader(body, kind, lines, values, self.depth + 1):
                         self._emit(command, state, one, remarks)
                 continue
-            if not (program or own or prefix or carried or (why and given)):
+            if not (program or own or inside or prefix or carried or (why and given)):
                 continue  # no program known here: what is left is told at the end
             self._emit(command, state, settings("", values, (), program, arguments_of(raw)), remarks)
 

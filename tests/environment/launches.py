@@ -194,6 +194,7 @@ ROWS = [
     ("attached.sh", f"docker run -e‹FI›=1 -e'‹256›=true' img {SGL}\n", {"FI": ("1", 1), "256": ("true", 1)}, "256"),
     ("helm_set.sh", "helm upgrade --install s ./c --set env.‹FI›=true --set-string env.‹256›=1\n", {"FI": ("true", 1), "256": ("1", 1)}, "FI"),
     ("env_dot.Jenkinsfile", "script {\n  env.‹FI› = 'true'\n}\n", {"FI": ("true", 2)}, "FI"),
+    ("container_env.sh", "export SINGULARITYENV_‹FI›=true\nsingularity exec --nv s.sif ./serve\n", {"FI": ("true", 1)}, "FI"),
     ("cleanenv.sh", f"export SINGULARITYENV_‹FI›=1\nexport APPTAINERENV_‹256›=true\napptainer exec --cleanenv s.sif {SGL}\n", {"FI": ("1", 1), "256": ("true", 2)}, "256"),
     ("macro.mk", f"ENVS := ‹FI›=1 \\\n  ‹256›=true\nserve:\n\t$(ENVS) {SGL}\n", {"FI": ("1", 1), "256": ("true", 2)}, "256"),
     ("words_into_file.sh", "printf '%s\\n' ‹FI›=1 ‹256›=true > .env\n", {"FI": ("1", 1), "256": ("true", 1)}, "256"),
