@@ -73,12 +73,13 @@ export class Cache {
     this.summary.set(key, short);
   }
 
-  // Ask once, until it is answered.
-  ask(id, message) {
+  // Ask once, until it is answered; what nobody waits for is not `hurried`.
+  ask(id, message, hurried = true) {
     if (this.waiting.has(id) || this.refused.has(id) || this.answers.has(id)) return;
     const late = setTimeout(() => this.answer({ kind: "refused", id, text: NO_KERNEL }), NO_ANSWER_MS);
     this.waiting.set(id, late);
     this.model.send({ ...message, id });
+    if (!hurried) return;
     const nudge = () => this.waiting.has(id) && this.model.send({ want: "nothing" });
     for (const ms of NUDGES_MS) setTimeout(nudge, ms);
   }

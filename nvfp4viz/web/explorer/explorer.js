@@ -24,6 +24,7 @@ import { drawTensors, lanesOf } from "../views/tensors.js";
 
 const AHEAD = 8; // neighbours whose statistics are asked for before they are looked at, to each side
 const AHEAD_LEAST = 4; // while the nearest so many are there nothing is asked
+const AHEAD_MS = 50; // after a drawing: it is on the screen then
 
 export function render({ model, el }) {
   const explorer = new Explorer(model, el);
@@ -130,7 +131,7 @@ class Explorer {
     page.fill(".verdict", measured ? verdict(this.context) : "Not measured: only the block below is computed here.");
     if (measured) page.write("footer", provenance(this.context));
     this.askSweeps(now);
-    setTimeout(() => this.askAhead(now)); // not before this is on the screen
+    setTimeout(() => this.askAhead(now), AHEAD_MS);
     const [a, b] = now.sides;
     Object.assign(page.root.dataset, { tensor: now.tensor, a: a.name, b: b.name, view: now.view, drawn: ++this.drawn });
   }
@@ -266,12 +267,13 @@ class Explorer {
   // With its neighbours' statistics in the page an arrow key needs no kernel.
   askAhead({ done, total, sides }) {
     const { order, tensor } = this.context;
-    if (done < total) return;
+    if (done < total || !this.page.root.isConnected) return; // or it was taken away meanwhile
     const at = order.indexOf(tensor);
     const recipes = sides.map((s) => s.name);
-    const lacks = (name) => recipes.some((recipe) => !this.cache.stats.has(`${name}|${recipe}`));
+    const has = (known, name) => recipes.every((recipe) => known.has(`${name}|${recipe}`));
+    const lacks = (name) => has(this.cache.summary, name) && !has(this.cache.stats, name); // measured, and not here
     const within = (n) => order.slice(Math.max(at - n, 0), at + n + 1).filter(lacks);
-    if (within(AHEAD_LEAST).length) this.cache.ask("ahead", { want: "ahead", tensors: within(AHEAD), recipes });
+    if (within(AHEAD_LEAST).length) this.cache.ask("ahead", { want: "ahead", tensors: within(AHEAD), recipes }, false);
   }
 }
 
