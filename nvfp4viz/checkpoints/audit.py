@@ -15,7 +15,7 @@ from ..nvfp4 import Recipe
 from ..shown import table as html_table
 from .config import Config, read_config
 from .findings import FULL, SEVERITIES, Evidence, Finding, check_scales
-from .folder import instead, list_files, open_files, outside, twice, unconfigured, unlike
+from .folder import check_there, instead, list_files, open_files, outside, twice, unconfigured, unlike, unread
 from .headers import Entry, leaves, read_header
 from .layout import Layout, Matrix, arrange, fused
 from .scan import FOUR, Scan, decode, multiplier, row_chunks, scan, value
@@ -214,28 +214,45 @@ def checkpoint(path: str | os.PathLike, *, progress: Callable[[int, int, str], N
                   SGLang's names, experts by name or in stacks.
         progress: called with matrices done, matrices in all and the name of the next.
     Returns: Checkpoint. Block scales are read whole, 16 kB of codes a matrix, no weight; memory stays at some 10 MB.
-    Raises FileNotFoundError, TypeError for what is no path, ValueError of one line for files that cannot be read or
-    hold no NVFP4 weight.
+    A shard that is missing or damaged is a finding, and the others are judged. Raises FileNotFoundError, TypeError for
+    what is no path, ValueError of one line for files of which none can be read or that hold no NVFP4 weight.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"checkpoint takes a path, not a {type(path).__name__}: a checkpoint's folder, or a file of it")
     path = Path(path).expanduser()
     folder = path if path.is_dir() else path.parent
     files, listed = list_files(path)
-    entries: dict[str, Entry] = {}
-    findings: list[Finding] = []
-    for file in files:
-        found, _ = read_header(file)
-        for name in found.keys() & entries.keys():
-            findings.append(twice(name, entries[name].path, file))
-        entries |= found
+    entries, findings, lost = _entries(path, files, listed)
     findings += [outside(file) for file in files if leaves(file, folder)]
-    findings += unlike(listed, entries)
+    findings += unlike(listed, entries, lost)
     config, _ = read_config(folder)
     if path.is_dir() and not config.found:
         findings.append(unconfigured(folder))
-    sources = [{"path": str(f), "bytes": f.stat().st_size} for f in files]
+    sources = [{"path": str(f), "bytes": f.stat().st_size} for f in files if f.name not in lost]
     return Checkpoint(path, entries, config, sources, findings).scan(progress)
+
+
+def _entries(path: Path, files: list[Path], listed: dict[str, str]) -> tuple[dict[str, Entry], list[Finding], set[str]]:
+    """Tensors by name, what is wrong with the files, and the names of those that could not be read."""
+    entries: dict[str, Entry] = {}
+    findings, lost, first = [], set(), None
+    for file in files:
+        try:
+            if not file.is_file():
+                raise FileNotFoundError("the index lists it, the folder lacks it")
+            found, _ = read_header(file)
+        except (ValueError, OSError) as error:
+            findings.append(unread(file, listed, str(error)))
+            lost.add(file.name)
+            first = first or error
+            continue
+        for name in found.keys() & entries.keys():
+            findings.append(twice(name, entries[name].path, file))
+        entries |= found
+    if first is not None and not entries:
+        check_there(path, files)
+        raise first
+    return entries, findings, lost
 
 
 def _recipe(s: Scan, largest: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ..activations import INDEX, natural
@@ -14,7 +14,7 @@ from .headers import Entry, read_header, read_json
 
 
 def list_files(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """The .safetensors files of a checkpoint, and what its index says of tensors and files."""
+    """The .safetensors files of a checkpoint, and what its index says of tensors and files, which may be missing."""
     if not path.exists():
         raise FileNotFoundError(f"no file or folder {str(path)!r}")
     if path.is_file() and path.name.endswith(INDEX):
@@ -40,17 +40,31 @@ def _listed(index: Path) -> tuple[list[Path], dict[str, str]]:
     away = next((n for n in names if Path(n).name != n or n in ("", ".", "..")), None)
     if away is not None:
         raise ValueError(f"{str(index)!r} lists {away[:100]!r}, which is not a file of its folder")
-    missing = [n for n in names if not (index.parent / n).is_file()]
-    if missing:
-        some = ", ".join(repr(n[:100]) for n in missing[:5])
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise FileNotFoundError(f"{str(index)!r} lists {some}{more}, which the folder lacks: copy all shards")
     return [index.parent / n for n in names], listed
 
 
-def unlike(listed: dict[str, str], entries: dict[str, Entry]) -> Iterator[Finding]:
-    """Tensors that an index lists and its shards lack, or keep elsewhere."""
+def check_there(path: Path, files: list[Path]) -> None:
+    """FileNotFoundError where a file that the index lists is missing."""
+    missing = [f.name for f in files if not f.is_file()]
+    if missing:
+        some = ", ".join(repr(n[:100]) for n in missing[:5])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise FileNotFoundError(f"the index of {str(path)!r} lists {some}{more}, which it lacks: copy all shards")
+
+
+def unread(file: Path, listed: dict[str, str], why: str) -> Finding:
+    """A shard that is missing or damaged, with what the index lists in it."""
+    n = sum(name == file.name for name in listed.values())
+    seen = f"{n:,} tensor{'s' * (n > 1)} listed" if n else ""
+    return Finding("error", "shard-unread", file.name, seen, why,
+                   "loading fails; what stands in it was not judged", "copy or download that file again")  # fmt: skip
+
+
+def unlike(listed: dict[str, str], entries: dict[str, Entry], lost: Collection[str]) -> Iterator[Finding]:
+    """Tensors that an index lists and its shards lack, or keep elsewhere; not those of files that are lost."""
     for name, file in listed.items():
+        if file in lost:
+            continue
         there = entries[name].path.name if name in entries else None
         if there != file:
             yield Finding("error", "index-disagrees", name, file, f"the index lists it in {file}, "
@@ -83,6 +97,7 @@ def instead(entries: dict[str, Entry]) -> str:
 def open_files(path: Path) -> tuple[dict[str, Entry], list[dict]]:
     """Tensors by name of a folder or file of safetensors, and its files; errors as `checkpoint` raises them."""
     files, entries = list_files(path)[0], {}
+    check_there(path, files)
     for file in files:
         entries |= read_header(file)[0]
     return entries, [{"path": str(f), "bytes": f.stat().st_size} for f in files]

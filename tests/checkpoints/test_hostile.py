@@ -111,6 +111,25 @@ def test_an_index_whose_shards_are_gone(tmp_path):
     clear(str(e.value))
 
 
+def test_a_shard_that_is_gone_or_damaged_costs_what_stands_in_it(tmp_path, capsys):
+    copy = spoil("llama-modelopt", tmp_path)
+    whole = nvfp4viz.checkpoint(copy)
+    names = list(load_file(copy / "model.safetensors"))
+    listed = dict.fromkeys(names, "model.safetensors") | {
+        "gone.a": "part-2.safetensors",
+        "gone.b": "part-2.safetensors",
+    }
+    listed["spoilt"] = "part-3.safetensors"
+    (copy / "part-3.safetensors").write_bytes(b"no tensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    found = nvfp4viz.checkpoint(copy)
+    assert list(found.matrices) == list(whole.matrices) and not found.ok
+    gone, spoilt = (f for f in found.findings if f not in whole.findings)
+    assert (gone.code, gone.tensor, gone.value) == ("shard-unread", "part-2.safetensors", "2 tensors listed")
+    assert (spoilt.code, spoilt.tensor) == ("shard-unread", "part-3.safetensors") and "damaged" in str(spoilt.to_dict())
+    assert main(["checkpoint", str(copy)]) == 1 and "part-2.safetensors" in capsys.readouterr().out
+
+
 def test_links(tmp_path):
     copy = spoil("llama-modelopt", tmp_path / "a")
     real = tmp_path / "elsewhere.safetensors"
