@@ -80,7 +80,7 @@ def _weights(names: dict[str, tuple[str, ...]], sweep: Sweep) -> tuple[dict[str,
     total: dict[str, int] = {}
     for tensor, g in rivals.items():
         total[g] = total.get(g, 0) + tokens[tensor]
-    return {t: tokens[t] / total[group[t]] / len(total) if t in rivals else 0.0 for t in names}, len(total)
+    return {t: tokens[t] / (total[group[t]] or 1) / len(total) if t in rivals else 0.0 for t in names}, len(total)
 
 
 def _towers(names, sweep: Sweep) -> dict[str, tuple[int, float]]:

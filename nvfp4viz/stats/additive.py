@@ -138,10 +138,16 @@ def _parse(f, value):
     return array
 
 
+def _whole(value) -> int:
+    if int(value) != value:
+        raise ValueError(f"{value!r} is no whole number")
+    return int(np.int64(int(value)))  # OverflowError beyond
+
+
 _PARSERS = {  # by a field's annotation
     "Recipe": Recipe.from_dict,
     "str": str,
-    "int": lambda value: int(np.int64(int(value))),  # OverflowError beyond
+    "int": _whole,
     "float": float,
     "tuple[float, ...]": lambda value: tuple(map(float, value)),
     "tuple[str, ...]": lambda value: tuple(map(str, value)),
