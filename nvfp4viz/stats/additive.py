@@ -138,16 +138,10 @@ def _parse(f, value):
     return array
 
 
-def _whole(value) -> int:
-    if int(value) != value:
-        raise ValueError(f"{value!r} is no whole number")
-    return int(np.int64(int(value)))  # OverflowError beyond
-
-
 _PARSERS = {  # by a field's annotation
     "Recipe": Recipe.from_dict,
     "str": str,
-    "int": _whole,
+    "int": lambda value: int(np.int64(int(str(value)))),  # whole; OverflowError beyond
     "float": float,
     "tuple[float, ...]": lambda value: tuple(map(float, value)),
     "tuple[str, ...]": lambda value: tuple(map(str, value)),
