@@ -33,10 +33,7 @@ class Sensitivity:
     names: dict[str, tuple[str, ...]]  # input -> all layers that read it, itself first
     skipped: dict[str, str] = field(default_factory=dict)  # input -> why nothing is predicted, or only partly
     apart: frozenset[str] = frozenset()  # inputs that do not count in the total
-    checked: tuple[float, float] = (
-        0.0,
-        0.0,
-    )  # nats of all inputs together where that was measured: predicted, measured
+    checked: tuple[float, float] = (0.0, 0.0)  # nats of all inputs together: predicted, and measured where they were
 
     @property
     def level(self) -> float:

@@ -65,7 +65,7 @@ function recipesTable(pairs) {
     return `<tr><th scope="row">${esc(name)}</th>${ends.map((v) => `<td>${difference(v)}</td>`).join("")}</tr>`;
   };
   const heads = ["B − A in dB", "least", "median", "most"].map((head) => `<th scope="col">${head}</th>`);
-  return `<div class="scroll"><table class="plain"><thead><tr>${heads.join("")}</tr></thead><tbody>${names.map(row).join("")}</tbody></table></div>`;
+  return `<div class="scroll" tabindex="0"><table class="plain"><thead><tr>${heads.join("")}</tr></thead><tbody>${names.map(row).join("")}</tbody></table></div>`;
 }
 
 function listed(title, pairs) {
