@@ -52,7 +52,8 @@ def test_recipes_to_study_are_marked_in_the_report():
 
 
 def test_without_a_script_there_is_a_table(measured):
-    plain = re.search(r'<noscript><div class="scroll"[^>]*><table class="plain">(.*?)</table>', render(measured), re.S)[1]
+    found = re.search(r'<noscript><div class="scroll"[^>]*><table class="plain">(.*?)</table>', render(measured), re.S)
+    plain = found[1]
     rows = re.findall(r"<tr( class=\"best\")?><td", plain)
     assert len(rows) == 10 and len([r for r in rows if r]) >= 2
     assert plain.count("<td") == 10 * (2 + len(SHORT))
