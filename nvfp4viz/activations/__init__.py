@@ -3,7 +3,7 @@
 from .felt import SQUARES
 from .folders import INDEX, natural
 from .given import as_activations
-from .guards import QuantizedCheckpointError, instead
+from .guards import QuantizedCheckpointError, placeholder
 from .load import load
 from .metadata import token_texts
 from .synthetic import SYNTHETIC, synthetic

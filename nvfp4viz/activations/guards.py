@@ -175,8 +175,10 @@ def walk(value, name: str, left: list[int]) -> Iterable[tuple[str, Tensor]]:
             yield from walk(inner, f"{name}.{i}" if name else str(i), left)
 
 
-def instead(path: Path) -> str:
+def placeholder(path: Path) -> str:
     """What stands in place of a file that was not fetched: a pointer of Git LFS, a web page; else nothing."""
+    if not path.is_file():
+        return ""
     with open(path, "rb") as f:
         start = f.read(64).lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
@@ -188,8 +190,8 @@ def instead(path: Path) -> str:
 
 def reason(error: Exception, path: Path) -> str:
     """What is wrong with a file, from whatever its reader raised."""
-    if path.is_file() and instead(path):
-        return instead(path)
+    if unfetched := placeholder(path):
+        return unfetched
     text = error_text(error)
     text = text if " " in text else f"{type(error).__name__}: {text}"  # KeyError: 101
     words = ("weights_only", "pickle", "python objects", "object arrays")

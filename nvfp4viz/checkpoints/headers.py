@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..activations import instead
+from ..activations import placeholder
 from ..files import error_text
 
 HEADER = 64 << 20  # bytes of a header; 187,000 tensors of a 256-expert model in one file take 37 MB
@@ -97,7 +97,7 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             for name, at in header.items()
         }
     except Exception as error:  # the parser's own kinds, RecursionError, a folder
-        why = (instead(path) if path.is_file() else "") or f"truncated or damaged ({error_text(error)})"
+        why = placeholder(path) or f"truncated or damaged ({error_text(error)})"
         raise ValueError(f"cannot read {str(path)!r}: {why}") from error
     return found, metadata
 

@@ -50,10 +50,11 @@ class Sensitivity:
 
         Without the output head, which is rarely quantized, and what a block of experts is given, which each expert has.
         """
-        return self.level * self._sum(recipe)
+        return self.level * self.together(recipe) / self.tokens if self.tokens else 0.0
 
-    def _sum(self, recipe: str) -> float:
-        return sum(self.kl(tensor, recipe) for tensor in self.nats if tensor not in self.apart)
+    def together(self, recipe: str) -> float:
+        """Nats of the inputs that count in the total, summed over the tokens, by gradients alone."""
+        return sum(row[recipe] for tensor, row in self.nats.items() if tensor not in self.apart)
 
     def worst(self, recipe: str, n: int = 10) -> list[str]:
         """The inputs of the largest predicted effect."""
@@ -64,8 +65,8 @@ class Sensitivity:
         import pandas as pd
 
         rows = [
-            {"tensor": t, "recipe": r, "predicted_kl": self.kl(t, r), "share": self.kl(t, r) / (self._sum(r) or 1.0),
-             "layers": ", ".join(self.names[t])}
+            {"tensor": t, "recipe": r, "predicted_kl": self.kl(t, r),
+             "share": self.nats[t][r] / (self.together(r) or 1.0), "layers": ", ".join(self.names[t])}
             for t in self.nats for r in self.recipes
         ]  # fmt: skip
         columns = ["tensor", "recipe", "predicted_kl", "share", "layers"]
@@ -197,7 +198,7 @@ def _run(model: nn.Module, batches: list, gradients: Gradients, room: int, progr
 def _at_level(found: Sensitivity, model, batches: list, before: list[Tensor], modules, engine: str) -> Sensitivity:
     """With the KL of all inputs together, measured under the first recipe; or why it was not."""
     name, recipe = next(iter(found.recipes.items()))
-    predicted = sum(row[name] for t, row in found.nats.items() if t not in found.apart)
+    predicted = found.together(name)
     try:
         if not predicted:
             raise ValueError("no input counts in the total")

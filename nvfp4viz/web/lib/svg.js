@@ -3,12 +3,14 @@
 import { SIDES } from "./sides.js";
 import { esc } from "./text.js";
 
-// Numbers to a hundredth of a pixel, but for those that are data
+export const hundredth = (v) => Math.round(v * 100) / 100; // of a pixel
+
+// Numbers to a hundredth, but for those that are data
 function attributes(at) {
   let out = "";
   for (const k in at) {
     const v = at[k];
-    const written = typeof v !== "number" ? esc(v) : k.startsWith("data-") ? v : Math.round(v * 100) / 100;
+    const written = typeof v !== "number" ? esc(v) : k.startsWith("data-") ? v : hundredth(v);
     out += ` ${k}="${written}"`;
   }
   return out;

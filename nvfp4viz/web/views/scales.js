@@ -2,7 +2,7 @@
 
 import { markedName } from "../lib/recipe.js";
 import { SIDES } from "../lib/sides.js";
-import { CURSOR, line, rect, tag, text, tip } from "../lib/svg.js";
+import { CURSOR, hundredth, line, rect, tag, text, tip } from "../lib/svg.js";
 import { counts, fixed, hex, int, nearest, percent, short, ticks } from "../lib/text.js";
 
 const SCALE_BOX = { left: 52, right: 14, top: 42, band: 22 }; // margins, and the band between A and B for the axis
@@ -187,8 +187,6 @@ function scaleBars({ used, edges, Y }, { row, sign, base }) {
     tag("path", { d: bars(six, (byte) => (four.get(byte) ? 0.17 : 0)).join(""), class: `six ${side}`, ...at })
   );
 }
-
-const hundredth = (v) => Math.round(v * 100) / 100;
 
 // Powers of 2 between A and B, every second one where there is little room
 function scaleLabels({ X, start, zero, octave, middle }) {
