@@ -14,6 +14,7 @@ TORCH := torch==2.13.0  # for make constraints: PyTorch moves on purpose, the re
 CELL_SECONDS := $(if $(wildcard .cache/smollm2/*.gguf),1800,120)  # notebook 06 takes minutes where its model is
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=$(strip $(CELL_SECONDS)) --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
+unexport PYTHONDONTWRITEBYTECODE  # else each test process and notebook compiles anew what it imports
 .DELETE_ON_ERROR:
 .PHONY: help report test test-gpu lab book dist bench fuzz soak wheels model constraints clean distclean
 
