@@ -22,7 +22,7 @@ from .coverage import Coverage
 from .inputs import computed, eager, local_part, module_input, routing
 from .products import Product, Watch
 from .rows import Mask, finite, recomputed
-from .seen import Rows, Seen, by_expert, counts
+from .seen import Known, Rows, Seen, by_expert, counts
 from .weights import Weight
 
 PADDING = "{n} rows of padding left out"
@@ -45,7 +45,7 @@ class Observer:
         self.ended: str | None = None  # what ended the recording before its time
         self.coverage: Coverage | None = None
         self.mask = Mask(tokens)
-        self._known: dict[str, tuple] = {}  # name -> what its last input was like
+        self._known: dict[str, Known] = {}  # name -> what its last input was like
         self._choice: Choice | None = None
         self._handles: dict = {}
         self._undo = contextlib.ExitStack()
@@ -127,20 +127,20 @@ class Observer:
     def _as_before(self, name, weight, module, x) -> bool:
         """Take a call whose tensor is like the last one's, which needs no second look; False where it is not."""
         known = self._known.get(name)
-        if known is None or type(x) is not Tensor or (x.dtype, x.device, x.shape[-1:]) != known[0] or not x.numel():
+        if known is None or type(x) is not Tensor or (x.dtype, x.device, x.shape[-1]) != known.kind or not x.numel():
             return False
-        if self.mask.active or recomputed() or torch.is_autocast_enabled(x.device.type):
+        if self.mask.active or recomputed() or torch.is_autocast_enabled(known.device_type):
             return False  # rows are left out, or cast
-        with torch._C.DisableTorchFunction(), self._lock, torch.no_grad():
-            rows = x.detach().reshape(-1, x.shape[-1])
-            if self.checks(rows) and not finite(rows):
+        with torch._C.DisableTorchFunction(), self._lock:
+            rows = (x.detach() if x.requires_grad else x).reshape(-1, known.kind[2])  # without a graph
+            if known.checks and not finite(rows):
                 return False
             self._local.module = module
             if weight is not None:
                 self.coverage.add(weight, rows.shape[0], *weight.shape[-2:])
             self.calls[name] += 1
             try:
-                self.take(Seen(name, rows, x, self.calls[name] - 1, known[1], read=as_tokens))
+                self.take(Seen(name, rows, x, self.calls[name] - 1, known.shape, read=as_tokens))
             except Exception as error:
                 self._let_go(name, str(error) or type(error).__name__)
         return True
@@ -189,7 +189,7 @@ class Observer:
                     shape = (n, x.shape[-1]) if n else ()
                     self._take(Rows(as_tokens(x)), label, name, given, shape, as_tokens)
                     if len(args) == 1 and args[0] is x and type(x) is Tensor and label == name:
-                        self._known[name] = (x.dtype, x.device, x.shape[-1:]), shape
+                        self._known[name] = Known.of(x, shape, self.checks(x))
         except Exception as error:
             self._let_go(name, str(error) or type(error).__name__)
 

@@ -40,7 +40,8 @@ class Recorder(Observer):
         if engine != "auto":
             find_engine(engine)  # a misspelt engine is the caller's mistake, not a module's
         self.engine = engine
-        self.gradients = Gradients(list(self.recipes.values()), 1, seed, engine) if sensitivity else None
+        self._asked = list(self.recipes.values())
+        self.gradients = Gradients(self._asked, 1, seed, engine) if sensitivity else None
         self._per_token = all(r.per_token for r in self.recipes.values())
         self._streams = Streams(self._analyze, collect=self._per_token)
         self._stacks: dict[str, tuple] = {}  # a stack of experts -> its labels, and the statistics of all its experts
@@ -84,15 +85,15 @@ class Recorder(Observer):
         self._order.setdefault(seen.name)
         labels, total = self._stacks.get(seen.name, (seen.labels, None))
         ends = torch.nn.functional.pad(seen.offsets, (1, 0)).to(torch.int32)
-        found = self._engine(seen.x).launch_segments(seen.x, ends, list(self.recipes.values()), total, self._first)
+        found = self._engine(seen.x).launch_segments(seen.x, ends, self._asked, total, self._first)
         self._stacks[seen.name] = labels, found
 
     def _add(self, label: str, x: Tensor, given: Tensor | None = None) -> None:
         """One more call's rows; `given` where the next call may have the same."""
         self._order.setdefault(label)
-        first, sequences = self._first + self._seen[label], self._begun(label, x, given)
-        self._streams.add(label, x, x if given is None else given, first, sequences)
-        self._seen[label] += x.shape[0]
+        seen, sequences = self._seen[label], self._begun(label, x, given)
+        self._streams.add(label, x, x if given is None else given, self._first + seen, sequences)
+        self._seen[label] = seen + x.shape[0]
 
     def _begun(self, label: str, x: Tensor, given: Tensor | None) -> tuple[int, int] | None:
         """Where these rows stand among the recorded sequences, see `Tokens`; None for experts, whose rows are mixed.
@@ -106,22 +107,22 @@ class Recorder(Observer):
         length = given.shape[-2] if given.ndim > 2 and given.numel() == x.numel() else m
         if length == 1:
             return (max(begun - 1, 0) * m, m)
-        self._sequences[label] += m // length
+        self._sequences[label] = begun + m // length
         return begun * length, length
 
     def _engine(self, x: Tensor):
         """Who analyses tensors like x."""
         kind = x.dtype, x.device
         if kind not in self._engines:
-            self._engines[kind] = choose(self.engine, x, list(self.recipes.values()))
+            self._engines[kind] = choose(self.engine, x, self._asked)
         return self._engines[kind]
 
     def _analyze(self, x: Tensor, first: int, sequences: tuple[int, int] | None, total: Pending | None) -> Pending:
         """`total` and the statistics of rows x; on a GPU they stay there, so that the model does not wait for them."""
-        recipes, engine = list(self.recipes.values()), self._engine(x)
+        engine = self._engine(x)
         if engine.device(x) == x.device:
-            return engine.launch(Tokens(x, first, sequences), recipes, [None] * len(recipes), total)
-        found = Ready(analyze_all(x, recipes, engine=self.engine, first_token=first, sequences=sequences))
+            return engine.launch(Tokens(x, first, sequences), self._asked, [None] * len(self._asked), total)
+        found = Ready(analyze_all(x, self._asked, engine=self.engine, first_token=first, sequences=sequences))
         return found if total is None else total + found
 
     def _stats(self) -> dict:

@@ -52,7 +52,7 @@ class Mask:
     @property
     def active(self) -> bool:
         """Whether a token of the pass under way does not count."""
-        return any(mask is not None for mask in self._stack)
+        return bool(self._stack) and any(mask is not None for mask in self._stack)
 
     def _enter(self, module, args, kwargs) -> None:
         mask = None

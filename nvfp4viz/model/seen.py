@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .products import Product
+
+
+class Known(NamedTuple):
+    """What the last input of a layer was like."""
+
+    kind: tuple[torch.dtype, torch.device, int]  # with the number of features
+    device_type: str
+    shape: tuple[int, ...]  # of the weight, as in Seen
+    checks: bool  # whether rows with NaN or Inf are looked for
+
+    @classmethod
+    def of(cls, x: Tensor, shape: tuple[int, ...], checks: bool) -> Known:
+        return cls((x.dtype, x.device, x.shape[-1]), x.device.type, shape, checks)
 
 
 @dataclass

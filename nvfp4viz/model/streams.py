@@ -31,23 +31,33 @@ class Stream:
         self._analyze = analyze
         self.first = first  # index of the next row in the stream of its inputs
         self.calls = 0
+        self.members: list[_Member] = []  # inputs that have this stream
         self.total: Pending | None = None
         self._before: tuple | None = None  # total and first without the last call, if that was not buffered
         self._rows: Tensor | None = None
+        self._kind: tuple | None = None  # of the buffer's rows
+        self._fits = 0  # rows of a call that goes into the buffer, at most
         self._used = self._last_rows = 0
         self._sequence: int | None = None  # whose rows are in the buffer
         self._given: tuple = ()
 
     @property
     def bytes(self) -> int:
-        return 0 if self._rows is None else self._rows.numel() * self._rows.element_size()
+        return 0 if self._rows is None else self._rows.nbytes
 
-    def append(self, x: Tensor, given: Tensor, sequences: tuple[int, int] | None, spare: int, shared: bool) -> None:
-        """One more call's rows x [M, K]; `spare` bytes may be taken for a buffer; `shared`: `fork` may follow."""
-        m = x.shape[0]
-        sequence, last = (None, None) if sequences is None else _span(m, *sequences)
-        if sequence != last or not self._room(x, spare):
-            self.flush()
+    def append(self, x: Tensor, given: Tensor, sequences: tuple[int, int] | None, spare: int) -> None:
+        """One more call's rows x [M, K]; `spare` bytes may be taken for a buffer."""
+        m, shared = x.shape[0], self.calls == 0 or len(self.members) > 1  # then `fork` may follow
+        kind = x.dtype, x.device, x.shape[1]
+        if kind != self._kind:
+            self._prepare(kind)
+        sequence = last = None
+        if sequences is not None:
+            at, length = sequences
+            sequence, last = at // length, (at + m - 1) // length
+        if m > self._fits or sequence != last or not self._has_buffer(spare):
+            if self._used:
+                self.flush()
             self._before = (None if self.total is None else self.total.copy(), self.first) if shared else None
             self.total = self._analyze(x, self.first, sequences, self.total)
             self._last_rows = 0
@@ -55,12 +65,11 @@ class Stream:
             if self._used + m > self._rows.shape[0] or sequence != self._sequence:
                 self.flush()
             self._sequence = sequence
-            with torch.inference_mode(False), torch.no_grad():
-                self._rows[self._used : self._used + m].copy_(x)
+            self._rows[self._used : self._used + m].copy_(x)
             self._used, self._last_rows, self._before = self._used + m, m, None
         self.first += m
         self.calls += 1
-        self._given = weakref.ref(given), _state(given), x.shape
+        self._given = (weakref.ref(given), _state(given), x.shape) if shared else ()
 
     def repeats(self, x: Tensor, given: Tensor) -> bool:
         """Whether a call has the last call's very tensor, unchanged."""
@@ -78,6 +87,7 @@ class Stream:
             other.first = self.first - self._last_rows
             with torch.inference_mode(False):  # what is made in it cannot be written to outside
                 other._rows = self._rows.clone()
+            other._kind, other._fits = self._kind, self._fits
             other._used, other._sequence = self._used - self._last_rows, self._sequence
         else:
             other.total, other.first = self._before
@@ -95,22 +105,23 @@ class Stream:
             sequences = None if self._sequence is None else (self._sequence * n, n)  # all rows are of that one
             self.total = self._analyze(self._rows[:n], self.first - n, sequences, self.total)
 
-    def _room(self, x: Tensor, spare: int) -> bool:
-        """Whether x goes into the buffer, which is made where it would be of use."""
-        if self._rows is not None and (self._rows.dtype, self._rows.device, self._rows.shape[1]) != (
-            x.dtype, x.device, x.shape[1],
-        ):  # fmt: skip
-            self.flush()
-            self._rows = None
-        row_bytes = x.shape[1] * x.element_size()
-        rows = min(ROWS, BYTES // row_bytes) if self._rows is None else self._rows.shape[0]
-        if 2 * x.shape[0] > rows or rows < FEWEST:
-            return False
+    def _prepare(self, kind: tuple) -> None:
+        """Let go of the buffer: other rows come, of this dtype, device and number of features."""
+        self.flush()
+        dtype, _, k = self._kind = kind
+        self._rows, rows = None, min(ROWS, BYTES // (k * dtype.itemsize))
+        self._fits = rows // 2 if rows >= FEWEST else 0
+
+    def _has_buffer(self, spare: int) -> bool:
+        """Whether there is a buffer, which is made where there is none and it may be."""
         if self._rows is None:
-            if rows * row_bytes > spare:
+            dtype, device, k = self._kind
+            rows = min(ROWS, BYTES // (k * dtype.itemsize))
+            if rows * k * dtype.itemsize > spare:
+                self._fits = 0
                 return False
-            with torch.inference_mode(False):
-                self._rows = torch.empty(rows, x.shape[1], dtype=x.dtype, device=x.device)
+            with torch.inference_mode(False):  # what is made in it cannot be written to outside
+                self._rows = torch.empty(rows, k, dtype=dtype, device=device)
         return True
 
 
@@ -119,49 +130,37 @@ class Streams:
 
     def __init__(self, analyze: Callable[..., Pending], collect: bool = True):
         self._analyze, self._spare = analyze, BUDGET if collect else 0  # bytes for buffers
-        self._streams: dict[str, Stream] = {}
-        self._calls: dict[str, int] = {}
-        self._members: dict[int, set[str]] = {}  # by id of a stream
+        self._members: dict[str, _Member] = {}  # by label
         self._last: Stream | None = None
 
     def __len__(self) -> int:
-        return len(self._streams)
+        return len(self._members)
 
     def add(self, label: str, x: Tensor, given: Tensor, first: int, sequences: tuple[int, int] | None) -> None:
         """One more call of an input; first and sequences as in `Tokens`."""
-        stream, last = self._streams.get(label), self._last
-        if stream is None:
+        member, last = self._members.get(label), self._last
+        if member is None:
             joins = last is not None and last.calls == 1 and last.first == first + x.shape[0] and last.repeats(x, given)
-            stream = last if joins else Stream(self._analyze, first)
-            self._join(label, stream, 1 if joins else 0)
+            member = self._members[label] = _Member()
+            member.join(last if joins else Stream(self._analyze, first), 1 if joins else 0)
             if joins:
                 return
-        elif self._calls[label] < stream.calls:
-            if stream.repeats(x, given):
-                self._calls[label] += 1
+        elif member.calls < member.stream.calls:
+            if member.stream.repeats(x, given):
+                member.calls += 1
                 return
-            stream = self._part(label)
-        members = self._members[id(stream)]
-        for behind in [name for name in members if self._calls[name] < stream.calls]:  # they had no call meanwhile
-            self._part(behind)
+            member.part()
+        stream = member.stream
+        if len(stream.members) > 1:
+            for behind in [other for other in stream.members if other.calls < stream.calls]:  # had no call meanwhile
+                behind.part()
         if stream.first != first:  # someone said where the next token belongs
             stream.seek(first)
         taken = stream.bytes
-        stream.append(x, given, sequences, self._spare, stream.calls == 0 or len(members) > 1)
+        stream.append(x, given, sequences, self._spare)
         self._spare -= stream.bytes - taken
-        self._calls[label] += 1
+        member.calls += 1
         self._last = stream
-
-    def _join(self, label: str, stream: Stream, calls: int) -> None:
-        self._streams[label], self._calls[label] = stream, calls
-        self._members.setdefault(id(stream), set()).add(label)
-
-    def _part(self, label: str) -> Stream:
-        """A stream of its own for a label whose last call was not its stream's."""
-        old = self._streams[label]
-        self._members[id(old)].discard(label)
-        self._join(label, old.fork(), self._calls[label])
-        return self._streams[label]
 
     def rest(self) -> None:
         """No tensor is remembered after this."""
@@ -169,17 +168,27 @@ class Streams:
 
     def totals(self) -> dict[str, Pending]:
         """What was added so far, by label."""
-        for label in list(self._streams):
-            if self._calls[label] < self._streams[label].calls:
-                self._part(label)
-        for stream in {id(s): s for s in self._streams.values()}.values():
+        for member in self._members.values():
+            if member.calls < member.stream.calls:
+                member.part()
+        for stream in {id(m.stream): m.stream for m in self._members.values()}.values():
             stream.flush()
-        return {label: s.total for label, s in self._streams.items() if s.total is not None}
+        return {label: m.stream.total for label, m in self._members.items() if m.stream.total is not None}
 
 
-def _span(m: int, at: int, length: int) -> tuple[int, int]:
-    """The sequences of the first and of the last of m rows."""
-    return at // length, (at + m - 1) // length
+class _Member:
+    """An input with the stream that it has, alone or with others, and how many of its calls it had itself."""
+
+    __slots__ = ("calls", "stream")
+
+    def join(self, stream: Stream, calls: int) -> None:
+        self.stream, self.calls = stream, calls
+        stream.members.append(self)
+
+    def part(self) -> None:
+        """Get a stream of its own, where the last call was not this input's."""
+        self.stream.members.remove(self)
+        self.join(self.stream.fork(), self.calls)
 
 
 def _state(x: Tensor, copy: bool = True):

@@ -5,6 +5,8 @@ The kernels are compiled when a kind of recipe and input first runs, in a few se
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -39,25 +41,36 @@ def launch_quantize(
     x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None, not_finite: Tensor | None = None
 ) -> Quantized:
     """Quantize tokens x [M, K] on a GPU without a synchronization: NaN and Inf only set the int32 `not_finite`."""
-    m, k = x.shape
-    codes = torch.empty(m, k // 2, dtype=torch.uint8, device=x.device)
-    scales = torch.empty(m, k // BLOCK, dtype=torch.float8_e4m3fn, device=x.device)
+    (m, k), device = x.shape, x.device
+    codes = torch.empty(m, k // 2, dtype=torch.uint8, device=device)
+    scales = torch.empty(m, k // BLOCK, dtype=torch.float8_e4m3fn, device=device)
     if recipe.per_token:
-        encode, decode = torch.empty(2, m, 1, dtype=torch.float32, device=x.device)
+        encode, decode = torch.empty(2, m, 1, dtype=torch.float32, device=device).unbind()
     else:
         encode, decode = _given(x, recipe, encode_scale)
     if m:
         x = aligned(x)
-        flag = None if not_finite is None else not_finite.data_ptr()
-        job = Quantize(
-            x.data_ptr(), x.stride(0), m, k // BLOCK, log_lanes(k), flag, codes.data_ptr(), scales.data_ptr(),
-            (*scale_constants(recipe), encode.data_ptr(), decode.data_ptr()), score_constants(recipe),
-        )  # fmt: skip
-        ((plan, _),) = plans((recipe,))
-        index = x.device.index
-        kernel = nvrtc.kernel(plan.source(x.dtype, "quantize"), "quantize", index)
-        nvrtc.launch(kernel, ctas(m, log_lanes(k)), 1 << LOG_THREADS, [job], nvrtc.stream(index), index)
+        launch, lock = _prepared(recipe, x.dtype, m, k, device, nvrtc.stream(device.index))
+        with lock:
+            job = launch.argument
+            job.x, job.stride, job.codes, job.scales = x.data_ptr(), x.stride(0), codes.data_ptr(), scales.data_ptr()
+            job.not_finite = None if not_finite is None else not_finite.data_ptr()
+            job.scaling.encode, job.scaling.decode = encode.data_ptr(), decode.data_ptr()
+            launch()
     return Quantized(codes, scales, decode, recipe, "cuda", encode)
+
+
+@functools.lru_cache(maxsize=1024)
+def _prepared(
+    recipe: Recipe, dtype: torch.dtype, m: int, k: int, device: torch.device, stream: int
+) -> tuple[nvrtc.Launch, threading.Lock]:
+    """The kernel with all that it is told but addresses, and a lock for who fills those in."""
+    ((plan, _),) = plans((recipe,))
+    job = Quantize(tokens=m, blocks=k // BLOCK, log_lanes=log_lanes(k), scoring=score_constants(recipe))
+    job.scaling.caller_scale, job.scaling.full_range = scale_constants(recipe)
+    kernel = nvrtc.kernel(plan.source(dtype, "quantize"), "quantize", device.index)
+    grid, threads = ctas(m, job.log_lanes), 1 << LOG_THREADS
+    return nvrtc.Launch(kernel, grid, threads, job, stream, device.index), threading.Lock()
 
 
 def _given(x: Tensor, recipe: Recipe, encode_scale: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,7 @@ def ctas(m: int, lanes: int) -> int:
 
 def aligned(x: Tensor) -> Tensor:
     """x, or a copy where its features are not neighbours or a row does not start at a multiple of 16 bytes."""
-    row_bytes = x.stride(0) * x.element_size() if x.shape[0] > 1 else 0
+    row_bytes = x.stride(0) * x.itemsize if x.shape[0] > 1 else 0
     ready = x.stride(1) == 1 and (row_bytes | x.data_ptr()) % 16 == 0
     return x if ready else x.clone(memory_format=torch.contiguous_format)
 
@@ -41,18 +42,26 @@ def aligned(x: Tensor) -> Tensor:
 class Scratch:
     """Memory that `analyze` leaves its numbers in and `finish` takes them from, on one stream."""
 
-    def __init__(self, device: torch.device):
-        self.device, self.lock = device, threading.Lock()  # held over both launches
+    def __init__(self, device: torch.device, stream: int):
+        self.device, self.stream, self.lock = device, stream, threading.Lock()  # held over both launches
         self.floats = torch.empty(0, dtype=torch.float64, device=device)
         self.zeros = torch.zeros(0, dtype=torch.int32, device=device)  # which `finish` leaves as it was
+        self._prepared: dict[tuple, Prepared] = {}
 
-    def grown(self, floats: int, zeros: int) -> tuple[int, int]:
-        """Addresses of so many float64 and zero int32 numbers, which stay as long as this does."""
-        if self.floats.numel() < floats:
-            self.floats = torch.empty(floats, dtype=torch.float64, device=self.device)
-        if self.zeros.numel() < zeros:
-            self.zeros = torch.zeros(zeros, dtype=torch.int32, device=self.device)
-        return self.floats.data_ptr(), self.zeros.data_ptr()
+    def prepared(self, analysis: Analysis, m: int, segments: int, shape: Shape) -> Prepared:
+        """The two launches of an analysis of m rows in this memory."""
+        key = analysis, m, segments
+        found = self._prepared.get(key)
+        if found is None:
+            grows = self.floats.numel() < shape.floats or self.zeros.numel() < shape.zeros
+            if grows or len(self._prepared) > 256:
+                self._prepared.clear()  # they know where the memory was
+            if grows:
+                floats, zeros = max(self.floats.numel(), shape.floats), max(self.zeros.numel(), shape.zeros)
+                self.floats = torch.empty(floats, dtype=torch.float64, device=self.device)
+                self.zeros = torch.zeros(zeros, dtype=torch.int32, device=self.device)
+            found = self._prepared[key] = Prepared(analysis, m, segments, shape, self)
+        return found
 
 
 _SCRATCH: dict[tuple[int, int], Scratch] = {}
@@ -61,13 +70,49 @@ _SCRATCH: dict[tuple[int, int], Scratch] = {}
 def scratch(device: torch.device, stream: int, floats: int) -> Scratch:
     """The scratch of a stream; one of its own where a call needs much, or a graph is captured and keeps it."""
     if 8 * floats > KEPT or torch.cuda.is_current_stream_capturing():
-        return Scratch(device)
+        return Scratch(device, stream)
     key = device.index, stream
     if key not in _SCRATCH:
         if len(_SCRATCH) > 16:
             _SCRATCH.clear()
-        _SCRATCH[key] = Scratch(device)
+        _SCRATCH[key] = Scratch(device, stream)
     return _SCRATCH[key]
+
+
+class Prepared:
+    """`analyze` and `finish` with all that they are told but what changes from call to call of one shape."""
+
+    def __init__(self, analysis: Analysis, m: int, segments: int, shape: Shape, memory: Scratch):
+        self._plan, stream, index = analysis.plan, memory.stream, analysis.device.index
+        sums, counts = memory.floats.data_ptr(), memory.zeros.data_ptr()
+        err_sq, x_sq, self._indices, partial = (sums + 8 * start for start in shape.starts)
+        self._job = job = self._plan.analyze_type(
+            tokens=m, blocks=analysis.k // BLOCK, log_lanes=shape.lanes, parts=shape.sum_parts,
+            counts=counts, sums=sums, err_sq=err_sq, x_sq=x_sq, next_stride=self._plan.state,
+        )  # fmt: skip
+        self._plan.constants(job)
+        self._rest = rest = Finish(
+            counts=counts, sums=sums, err_sq=err_sq, x_sq=x_sq, partial=partial, indices=self._indices,
+            tickets=counts + 4 * shape.counts, tokens=m, segments=segments, sum_parts=shape.sum_parts,
+            parts=shape.parts,
+        )  # fmt: skip
+        grid, shared = shape.ctas, self._plan.shared_bytes
+        self._analyze = nvrtc.Launch(analysis.analyze, grid, 1 << LOG_THREADS, job, stream, index, shared)
+        self._finish = nvrtc.Launch(analysis.finish, shape.finish_ctas, FINISH_THREADS, rest, stream, index)
+
+    def __call__(self, x: Tensor, state: Tensor, place: tuple, offsets: Tensor | None, scales: Sequence) -> None:
+        job, rest, address = self._job, self._rest, state.data_ptr()
+        follows = place[0] < 0
+        job.x, job.stride = x.data_ptr(), x.stride(0)
+        job.offsets = rest.offsets = None if offsets is None else offsets.data_ptr()
+        job.indices = self._indices if follows else None
+        job.next = address + 8 * (self._plan.state - 1) if follows else None
+        for i, (encode, decode) in scales:
+            scaling = job.scaling[self._plan.group_of[i]]
+            scaling.encode, scaling.decode = encode.data_ptr(), decode.data_ptr()
+        rest.state, (rest.first, rest.at, rest.length) = address, place
+        self._analyze()
+        self._finish()
 
 
 class Analysis:
@@ -79,9 +124,6 @@ class Analysis:
         self.analyze, self.finish = (nvrtc.kernel(source, name, device.index) for name in ("analyze", "finish"))
         nvrtc.allow_shared(self.analyze, plan.shared_bytes, device.index)
         self.most = ANALYZE_CTAS * nvrtc.multiprocessors(device.index)
-        job = plan.analyze_type(blocks=k // BLOCK)
-        plan.constants(job)
-        self.template = bytes(job)
 
     def run(self, x: Tensor, state: Tensor, place: tuple, offsets: Tensor | None = None, scales=()) -> None:
         """Add the statistics of x [M, K], as `aligned` returns it, to `state` [segments, plan.state].
@@ -91,26 +133,11 @@ class Analysis:
             offsets: int32 [segments + 1] on x's device, None for one segment of all rows.
             scales:  of each per-tensor recipe by its place in the plan, encode and decode scale float32 [1, 1].
         """
-        plan, index, shape = self.plan, self.device.index, _shape(self, x.shape[0], state.shape[0])
-        stream = nvrtc.stream(index)
+        m, segments, stream = x.shape[0], state.shape[0], nvrtc.stream(self.device.index)
+        shape = _shape(self, m, segments)
         memory = scratch(self.device, stream, shape.floats)
         with memory.lock:
-            sums, counts = memory.grown(shape.floats, shape.zeros)
-            err_sq, x_sq, indices, partial = (sums + 8 * start for start in shape.starts)
-            ends, address = None if offsets is None else offsets.data_ptr(), state.data_ptr()
-            job = plan.analyze_type.from_buffer_copy(self.template)
-            job.x, job.stride, job.tokens, job.log_lanes = x.data_ptr(), x.stride(0), x.shape[0], shape.lanes
-            job.parts, job.offsets, job.counts = shape.sum_parts, ends, counts
-            job.sums, job.err_sq, job.x_sq = sums, err_sq, x_sq
-            if place[0] < 0:
-                job.indices, job.next, job.next_stride = indices, address + 8 * (plan.state - 1), plan.state
-            for i, (encode, decode) in scales:
-                scaling = job.scaling[plan.group_of[i]]
-                scaling.encode, scaling.decode = encode.data_ptr(), decode.data_ptr()
-            nvrtc.launch(self.analyze, shape.ctas, 1 << LOG_THREADS, [job], stream, index, plan.shared_bytes)
-            pointers = counts, sums, err_sq, x_sq, ends, address, partial, indices, counts + 4 * shape.counts
-            rest = Finish(*pointers, x.shape[0], *place, state.shape[0], shape.sum_parts, shape.parts)
-            nvrtc.launch(self.finish, shape.finish_ctas, FINISH_THREADS, [rest], stream, index)
+            memory.prepared(self, m, segments, shape)(x, state, place, offsets, scales)
 
 
 class Shape(NamedTuple):

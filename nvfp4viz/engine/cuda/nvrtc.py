@@ -162,12 +162,18 @@ def stream(device: int) -> int:
     return torch._C._cuda_getCurrentRawStream(device)  # a tenth of what `torch.cuda.current_stream` takes
 
 
-def launch(
-    function: ctypes.c_void_p, grid: int, threads: int, arguments: list, stream: int, device: int, shared: int = 0
-) -> None:
-    """Queue a kernel on a stream of the device of this index; `arguments` are ctypes values in the kernel's order."""
-    pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-    what = function, grid, 1, 1, threads, 1, 1, shared, ctypes.c_void_p(stream), pointers, None
-    if driver().cuLaunchKernel(*what):  # most often since another device's context, or none, is current
-        with _context(device):
-            _check(driver(), driver().cuLaunchKernel(*what))
+class Launch:
+    """A kernel, its grid and one argument, prepared once: a call queues it with what the argument then holds."""
+
+    def __init__(
+        self, function: ctypes.c_void_p, grid: int, threads: int, argument: ctypes.Structure, stream: int, device: int,
+        shared: int = 0,
+    ):  # fmt: skip
+        self.argument, self.device = argument, device
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(argument))
+        self._what = function, grid, 1, 1, threads, 1, 1, shared, ctypes.c_void_p(stream), pointers, None
+
+    def __call__(self) -> None:
+        if driver().cuLaunchKernel(*self._what):  # most often since another device's context, or none, is current
+            with _context(self.device):
+                _check(driver(), driver().cuLaunchKernel(*self._what))

@@ -6,6 +6,7 @@ import copy
 import functools
 import operator
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from .launching import aligned, analysis
 from .plan import COLUMN, COUNTERS, HISTOGRAMS, OWN_COUNTS, RECIPE_COUNTS, RECIPE_SUMS, SUMS, Plan, plans
 
 MOST = 1 << 32  # elements of a launch, whose counts are 32-bit integers
+_NO_SEQUENCES = 0, 0
 
 
 class Launched:
@@ -31,6 +33,7 @@ class Launched:
         self.recipes, self.segments, self._next = tuple(recipes), segments, first
         self.plans = plans(self.recipes)
         self.states: dict[tuple[int, torch.device], list[Tensor]] = {}
+        self._runs: dict[tuple, list[tuple]] = {}  # by dtype, too
 
     def add(
         self, x: Tensor, encode_scales: Sequence, first: int, sequences=None, offsets: Tensor | None = None
@@ -42,22 +45,35 @@ class Launched:
             first:         index of the first token; -1: each segment goes on where it is.
             offsets:       int32 [segments + 1] on x's device.
         """
-        m, k = x.shape
-        x, at = aligned(x), sequences or (0, 0)
-        key = k, x.device
-        if key not in self.states:
-            make = functools.partial(torch.zeros, dtype=torch.float64, device=x.device)
-            with torch.inference_mode(False):
-                self.states[key] = [make(self.segments, plan.state) for plan, _ in self.plans]
-            for state in self.states[key] if self._next else ():
-                state[:, -1] = self._next
+        x, (m, k), at = aligned(x), x.shape, sequences or _NO_SEQUENCES
+        kind = x.dtype, k, x.device
+        runs = self._runs.get(kind)
+        if runs is None:
+            runs = self._runs[kind] = self._begun(*kind)
         step = m if m * k < MOST or offsets is not None else MOST // k
-        for (plan, which), state in zip(self.plans, self.states[key], strict=True):
-            scales = [(i, encode_scales[w]) for i, w in enumerate(which) if encode_scales[w] is not None]
-            run = analysis(plan, x.dtype, k, x.device).run
+        for run, scaled, state in runs:
+            scales = [(i, encode_scales[which]) for i, which in scaled]
+            if step == m:
+                run(x, state, (first, *at), offsets, scales)
+                continue
             for start in range(0, m, step):
                 index = first if first < 0 else first + start
-                run(x[start : start + step] if step < m else x, state, (index, at[0] + start, at[1]), offsets, scales)
+                run(x[start : start + step], state, (index, at[0] + start, at[1]), offsets, scales)
+
+    def _begun(self, dtype: torch.dtype, k: int, device: torch.device) -> list[tuple]:
+        """What runs each plan on such tensors, its per-tensor recipes by place there and in all, and its state."""
+        if (k, device) not in self.states:
+            with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+                self.states[k, device] = [
+                    torch.zeros(self.segments, plan.state, dtype=torch.float64, device=device) for plan, _ in self.plans
+                ]
+            for state in self.states[k, device] if self._next else ():
+                state[:, -1] = self._next
+        recipes = self.recipes
+        return [
+            (analysis(plan, dtype, k, device).run, [p for p in enumerate(which) if not recipes[p[1]].per_token], state)
+            for (plan, which), state in zip(self.plans, self.states[k, device], strict=True)
+        ]
 
     def seek(self, token: int) -> None:
         """The next row of every segment is row `token` of its stream."""
@@ -80,6 +96,7 @@ class Launched:
     def copy(self) -> Launched:
         other = copy.copy(self)  # cheaper than asking for the plans again: layers that share inputs ask at each call
         other.states = {key: [s.clone() for s in states] for key, states in self.states.items()}
+        other._runs = {}
         return other
 
     def fetch_all(self) -> list[tuple[list[Stats], int]]:
