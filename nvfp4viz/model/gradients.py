@@ -121,23 +121,26 @@ class Gradients:
 
     def _add(self) -> None:
         with torch.no_grad():
-            for seen, labels, square in self._watched.values():
-                if square is not None:
-                    self._add_input(seen, labels, square / (2 * self.draws))
-
-    def _add_input(self, seen: Seen, labels: list[str], weight: Tensor) -> None:
-        by_row = feel(Tokens.of(seen.x), weight, self.recipes, self.engine)
-        if seen.offsets is None:
-            parts = [(seen.name, by_row)]
-        else:
-            ends = [0, *seen.offsets.tolist()]
-            parts = [(label, by_row[:, a:b]) for label, a, b in zip(seen.labels, ends[:-1], ends[1:], strict=True)]
-        for label, part in parts:
-            if label is None:  # an expert that was not asked for
-                continue
+            parts = [
+                part
+                for seen, labels, square in self._watched.values()
+                if square is not None
+                for part in self._of_input(seen, labels, square.div_(2 * self.draws))
+            ]
+        by_label = torch.stack([row.to(parts[0][1].device) for _, row in parts]).tolist() if parts else ()  # waits once
+        for (label, _), row in zip(parts, by_label, strict=True):
             self.names.setdefault(label, (label,))
             total = self.sums.setdefault(label, [0.0] * len(self.recipes))
-            self.sums[label] = [t + s for t, s in zip(total, part.sum(1).tolist(), strict=True)]
+            self.sums[label] = [t + s for t, s in zip(total, row, strict=True)]
+
+    def _of_input(self, seen: Seen, labels: list[str], weight: Tensor) -> list[tuple[str, Tensor]]:
+        """Labels, and float64 [recipes] of each: weighted errors of this call."""
+        by_row = feel(Tokens.of(seen.x), weight, self.recipes, self.engine)
+        if seen.offsets is None:
+            return [(seen.name, by_row.sum(1))]
+        ends = [0, *seen.offsets.tolist()]
+        parts = zip(seen.labels, ends[:-1], ends[1:], strict=True)
+        return [(label, by_row[:, a:b].sum(1)) for label, a, b in parts if label is not None]  # None: not asked for
 
 
 class Squares(Gradients):
@@ -147,15 +150,16 @@ class Squares(Gradients):
         super().__init__([], 1, seed, "auto")
         self.keep = keep
 
-    def _add_input(self, seen: Seen, labels: list[str], weight: Tensor) -> None:
+    def _of_input(self, seen: Seen, labels: list[str], weight: Tensor) -> list:
         squares = 2 * weight
         if seen.offsets is None:
             for label in labels:
                 self.keep(label, seen.x, squares)
-            return
+            return []
         starts = dict(zip(seen.labels, [0, *seen.offsets.tolist()], strict=False))
         for label, x in seen.parts():
             self.keep(label, x, squares[starts[label] : starts[label] + len(x)])
+        return []
 
     def _leave(self, module, args, kwargs, output) -> None:
         waiting = [] if self.problem else list(self._watched.values())

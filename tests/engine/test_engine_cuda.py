@@ -14,7 +14,8 @@ from nvfp4viz.engine import analyze, find_engine, golden_cases, quantize
 from nvfp4viz.engine.cuda import engine as cuda
 from nvfp4viz.engine.cuda import nvrtc
 from nvfp4viz.engine.cuda.plan import MOST, Plan
-from nvfp4viz.nvfp4 import RECIPES, Recipe, Tokens
+from nvfp4viz.engine.cuda.weighted import weighted_errors
+from nvfp4viz.nvfp4 import RECIPES, Recipe, Tokens, tensor_amax, tensor_scales
 from nvfp4viz.stats import Stats
 
 KINDS = [
@@ -276,6 +277,21 @@ def test_a_launch_leaves_rows_out_that_are_no_numbers():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("recipe", KINDS + MISMATCHES, ids=lambda r: r.name)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_weighted_errors_are_those_of_the_reference(recipe, dtype):
+    for k in (16, 1024, 48):
+        x = torch.cat([torch.randn(40, k), torch.randn(40, k).exp() ** 3, torch.zeros(3, k)]).to(dtype).cuda()
+        weights = torch.rand(len(x), k, device="cuda")
+        scale = None if recipe.per_token else tensor_scales(tensor_amax(x), recipe)[0]
+        decoded = reference.quantize(x, recipe, scale).dequantize()
+        want = ((decoded.double() - x.double()).square() * weights).sum(1)
+        found = weighted_errors(Tokens.of(x), weights, [recipe, recipe])
+        np.testing.assert_allclose(found[1].cpu(), want.cpu(), rtol=1e-12)
+        assert torch.equal(found[0], found[1]) and not found[0, -3:].any()
+
+
+@pytest.mark.gpu
 def test_ten_million_tokens():
     x = torch.randn(10_000_000, 16, device="cuda").bfloat16()
     q = gpu.quantize(x, RECIPES["4/6-mse-448"])
@@ -312,7 +328,7 @@ def test_auto_takes_it_and_returns_to_the_cpu():
 def test_compiles(architecture, dtype, tmp_path):
     sources = [
         Plan(recipes).source(dtype, kernel)
-        for kernel in ("quantize", "analyze")
+        for kernel in ("quantize", "analyze", "weigh")
         for recipes in ([Recipe()], KINDS[-1:], KINDS[4 : 4 + MOST])
     ]
     try:

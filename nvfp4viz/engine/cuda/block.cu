@@ -174,7 +174,7 @@ __device__ bool prefers_four(const Raw& raw, const Input* at, float bmax, const 
     if (six.byte == four.byte) return false;  // both are saturated, or 0
     constexpr bool MSE = Recipe::MSE;
     float unit = score_unit<Recipe, PER_TOKEN>(row, scoring), unit6 = six.scale * unit, unit4 = four.scale * unit;
-    bool clip = !(bmax * fmaxf(six.output, four.output) < 7);
+    bool clip = __any_sync(__activemask(), !(bmax * fmaxf(six.output, four.output) < 7));  // a warp goes one way
     Near near = clip ? near_errors<MSE, true>(raw, six, four, unit) : near_errors<MSE, false>(raw, six, four, unit);
     float doubt = MSE ? 0x1p-17f * (unit6 * unit6 + unit4 * unit4) + 0x1p-16f * (near.six + near.four)
                       : 0x1p-15f * (unit6 + unit4) + 0x1p-18f * (near.six + near.four);
@@ -182,6 +182,15 @@ __device__ bool prefers_four(const Raw& raw, const Input* at, float bmax, const 
     if (!near.unequal) return false;
     return exact_error<MSE, Recipe::SCALED, PER_TOKEN>(at, four.scale, four.output, row, scoring.range) <
            exact_error<MSE, Recipe::SCALED, PER_TOKEN>(at, six.scale, six.output, row, scoring.range);
+}
+
+template <class Recipe, class Group>
+__device__ __forceinline__ Candidate choose(const Raw& raw, const Input* at, float bmax, const Row& row,
+                                            const Scoring& scoring) {
+    Candidate six = candidate<Group::FAST>(scale_to_six<Recipe::OVER, Group::FAST>(bmax, row), bmax, row);
+    if (!Recipe::OVER || bmax == 0) return six;
+    Candidate four = candidate<Group::FAST>(six.h * 1.5f, bmax, row);
+    return prefers_four<Recipe, Group::PER_TOKEN>(raw, at, bmax, six, four, row, scoring) ? four : six;
 }
 
 __device__ uint2 pack(const unsigned (&quarters)[4]) {

@@ -28,6 +28,7 @@ OWN_COUNTS = 3  # integers of a segment
 COLUMN = (LEVELS + 1) * RUNS + 2  # numbers by token, of a recipe
 _PARTS = {  # of the source that a kernel is in, in this order
     "quantize": ("numbers", "block", "quantize"),
+    "weigh": ("numbers", "block", "weigh"),
     "analyze": ("numbers", "block", "measure", "analyze", "finish"),  # `finish`, too
 }
 _INPUTS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
@@ -56,6 +57,18 @@ class Quantize(ctypes.Structure):
         *((name, ctypes.c_longlong) for name in ("stride", "tokens")),
         *((name, ctypes.c_int) for name in ("blocks", "log_lanes")),
         *((name, ctypes.c_void_p) for name in ("not_finite", "codes", "scales")),
+        ("scaling", Scaling),
+        ("scoring", Scoring),
+    ]
+
+
+class Weigh(ctypes.Structure):
+    """The kernels' `Weigh`, see weigh.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "weights", "sums")),
+        *((name, ctypes.c_longlong) for name in ("stride", "tokens")),
+        *((name, ctypes.c_int) for name in ("blocks", "log_lanes")),
         ("scaling", Scaling),
         ("scoring", Scoring),
     ]
@@ -136,6 +149,7 @@ class Plan:
             "ANY_PER_TOKEN": int(any(r.per_token for r in self.recipes)), "INPUT": _INPUTS[dtype],
             "SHARED_BYTES": self.shared_bytes, "ANALYZE_BYTES": ctypes.sizeof(self.analyze_type),
             "FINISH_BYTES": ctypes.sizeof(Finish), "QUANTIZE_BYTES": ctypes.sizeof(Quantize),
+            "WEIGH_BYTES": ctypes.sizeof(Weigh),
         }  # fmt: skip
         return _CONSTANTS + _defines(**kinds) + "".join(map(_text, _PARTS[kernel]))
 

@@ -27,13 +27,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, QUANTIZE_CTAS) quantize(co
         Raw raw = load(at);
         float bmax = amax(raw);
         if (bits(bmax) >= INFINITY_BITS && job.not_finite) *job.not_finite = 1;
-        Candidate chosen = candidate<Group::FAST>(scale_to_six<Recipe::OVER, Group::FAST>(bmax, row), bmax, row);
         bool dropped = Recipe::OVER && bmax == 0;  // then codes are 0 whatever the signs
-        if (Recipe::OVER && !dropped) {
-            Candidate four = candidate<Group::FAST>(chosen.h * 1.5f, bmax, row);
-            bool prefers = prefers_four<Recipe, Group::PER_TOKEN>(raw, at, bmax, chosen, four, row, job.scoring);
-            if (prefers) chosen = four;
-        }
+        Candidate chosen = choose<Recipe, Group>(raw, at, bmax, row, job.scoring);
         unsigned quarters[4] = {};
         for (int i = 0; i < BLOCK; i++) quarters[i / 4] += e2m1(element(raw, i) * chosen.output).code << i % 4 * 4;
         long long block = token * job.blocks + n;
