@@ -5,7 +5,7 @@ import { Cache, NO_KERNEL } from "../../nvfp4viz/web/explorer/cache.js";
 
 function model() {
   const listeners = new Map();
-  const traits = { catalog: { summary_columns: [], recipes: [] }, statistics: "", summary: {} };
+  const traits = { catalog: { summary_columns: [], recipes: [] }, statistics: "", summary: {}, live: true };
   return {
     sent: [],
     listeners,

@@ -13,7 +13,7 @@ PICTURES = [
     '<text x="4">one</text><text y="4">two</text><g><path d="M0,0z"></path><g><circle r="3"></circle></g></g>',
 ]
 DRAW = """([source, pictures]) => {
-    const patch = new Function(source.replace('export ', '') + 'return patch')();
+    const patch = new Function(source.replaceAll('export ', '') + 'return patch')();
     const empty = () => document.createElementNS('http://www.w3.org/2000/svg', 'svg');
     const wrong = [];
     for (const one of pictures) for (const other of pictures) {
@@ -29,7 +29,7 @@ DRAW = """([source, pictures]) => {
     return wrong;
 }"""
 COUNTED = """([source, before, after]) => {
-    const patch = new Function(source.replace('export ', '') + 'return patch')();
+    const patch = new Function(source.replaceAll('export ', '') + 'return patch')();
     const place = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
     const parts = patch(place, before, []);
     const watch = new MutationObserver(() => {});

@@ -101,8 +101,8 @@ test("the block stands as it was inspected", () => {
       const chosen = marks(picture.out, "choice").find((m) => m.side === side);
       assert.deepEqual([+chosen.choice, +chosen.byte], [choice, byte]);
       for (const k of candidates) {
-        const falls = marks(picture.out, "decoded").filter((m) => m.side === side && +m.to === k.to);
-        assert.deepEqual(falls.map((m) => +m.decoded + 0), k.decoded.map((v) => v + 0)); // -0 is written 0
+        const [falls] = marks(picture.out, "decoded").filter((m) => m.side === side && +m.to === k.to);
+        assert.deepEqual(falls.decoded.split(" ").map((v) => +v + 0), k.decoded.map((v) => v + 0)); // -0 is written 0
       }
     }
     assert.equal(picture.at(W - 1, picture.H - 5), 15);

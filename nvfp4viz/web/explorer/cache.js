@@ -76,10 +76,11 @@ export class Cache {
   // Ask once, until it is answered; what nobody waits for is not `hurried`.
   ask(id, message, hurried = true) {
     if (this.waiting.has(id) || this.refused.has(id) || this.answers.has(id)) return;
-    const late = setTimeout(() => this.answer({ kind: "refused", id, text: NO_KERNEL }), NO_ANSWER_MS);
+    const live = this.model.get("live"); // else the page answers itself, at once
+    const late = live && setTimeout(() => this.answer({ kind: "refused", id, text: NO_KERNEL }), NO_ANSWER_MS);
     this.waiting.set(id, late);
     this.model.send({ ...message, id });
-    if (!hurried) return;
+    if (!hurried || !live) return;
     const nudge = () => this.waiting.has(id) && this.model.send({ want: "nothing" });
     for (const ms of NUDGES_MS) setTimeout(nudge, ms);
   }

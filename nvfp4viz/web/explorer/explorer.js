@@ -11,10 +11,10 @@ import { Microscope } from "./microscope.js";
 import { Output } from "./output.js";
 import { Page } from "./page.js";
 import { Pictures } from "./pictures.js";
+import { provenance, verdict } from "./summary.js";
 import { FROM_KERNEL, FROM_PAGE } from "./traits.js";
-import { markedName } from "../lib/recipe.js";
 import { SIDES } from "../lib/sides.js";
-import { fixed, int, num } from "../lib/text.js";
+import { int } from "../lib/text.js";
 import { BLOCK_NARROWEST, drawBlock } from "../views/block.js";
 import { drawClipping } from "../views/clipping.js";
 import { drawError } from "../views/error.js";
@@ -82,12 +82,21 @@ class Explorer {
   receive(message) {
     const { page, dials } = this;
     if (message.id === "ahead") return; // nothing of it is shown
+    const { notice } = page;
     if (message.kind === "refused") {
       page.notice = message.text;
       dials.forget();
     } else if (message.id && page.notice === NO_KERNEL) page.notice = ""; // it was late, not absent
     if (message.id === "recipe") dials.answered(message);
-    page.later();
+    if (message.kind === "block" && page.notice === notice && this.atBlock()) this.drawMicroscope();
+    else page.later();
+  }
+
+  // Whether a block is all that can have changed since the last drawing
+  atBlock() {
+    const { root, queued } = this.page;
+    if (queued || !this.context || root.dataset.state !== "ready" || root.classList.contains("no-block")) return false;
+    return this.context.tensor === this.page.get("tensor") && this.page.get("view") === "microscope";
   }
 
   // In the pictures of all tensors a click or an arrow key goes to another.
@@ -109,9 +118,13 @@ class Explorer {
     };
   }
 
+  room() {
+    return Math.floor(this.width ?? this.page.root.clientWidth);
+  }
+
   draw() {
     const { page } = this;
-    const W = Math.floor(this.width ?? page.root.clientWidth);
+    const W = this.room();
     if (W < 50) return;
     this.dials.settle();
     this.dials.sync();
@@ -133,7 +146,7 @@ class Explorer {
     this.askSweeps(now);
     setTimeout(() => this.askAhead(now), AHEAD_MS);
     const [a, b] = now.sides;
-    Object.assign(page.root.dataset, { tensor: now.tensor, a: a.name, b: b.name, view: now.view, drawn: ++this.drawn });
+    page.mark(page.root, { tensor: now.tensor, a: a.name, b: b.name, view: now.view, drawn: ++this.drawn });
   }
 
   // What is to be shown, and how far it is known. What lacks is asked for.
@@ -203,7 +216,7 @@ class Explorer {
       pictures.put(name, drawTensors(c, W, lanes, height, pictures.drawn[name]), W);
     };
     if (view === "tensors") {
-      const measure = this.page.one(".measure:checked")?.value || "error";
+      const measure = this.page.all(".measure:checked")[0]?.value || "error";
       pictures.put("heat", drawHeat(c, W, measure), W);
       put("tensors", lanesOf(c.catalog), 56);
     }
@@ -217,7 +230,7 @@ class Explorer {
     if (view === "clipping") pictures.put("clipping", drawClipping(c, W), W);
     if (view === "error") this.drawWholeError(W);
     if (view === "output") this.output.draw(c, W);
-    if (view === "microscope") this.drawMicroscope(Math.max(W, BLOCK_NARROWEST));
+    if (view === "microscope") this.drawMicroscope();
   }
 
   drawOverview(W) {
@@ -238,8 +251,9 @@ class Explorer {
     this.pictures.put("error", drawError(c, W, 460, true), W);
   }
 
-  drawMicroscope(W) {
+  drawMicroscope() {
     const { context: c, microscope } = this;
+    const W = Math.max(this.room(), BLOCK_NARROWEST);
     const recipes = c.sides.map((s) => s.name);
     const look = microscope.inspected(c.tensor, recipes);
     const refusal = look ? "" : microscope.refusal(c.tensor, recipes);
@@ -252,7 +266,7 @@ class Explorer {
     this.block = { inspections, key };
     this.pictures.put("microscope", drawBlock(c, W, look, microscope.column), W);
     microscope.showSteps(c);
-    this.page.root.dataset.block = [look.token, look.block];
+    this.page.mark(this.page.root, { block: [look.token, look.block], drawn: ++this.drawn });
   }
 
   // A recipe that some tensors lack is measured on all, once the first sweep is done and the dials rest.
@@ -290,32 +304,4 @@ function noticeOf({ tensor, skipped, lacking, refusal }, notice) {
 function progressOf({ done, total, busy }) {
   if (done < total) return `analysed ${int(done)} of ${int(total)}`;
   return busy ? "computing …" : "";
-}
-
-function verdict({ sides, gains, better, worse }) {
-  const [a, b] = sides.map((s) => num(s.stats.sqnr_db));
-  const here = `${whoWins(b - a)} here: ${fixed(b)} against ${fixed(a)} dB`;
-  if (gains <= 1) return here;
-  return `${here}<span class="soft"> · of ${int(gains)} tensors B wins ${int(better)}, A ${int(worse)}</span>`;
-}
-
-function whoWins(gain) {
-  if (!(Math.abs(gain) >= 0.0005)) return "A and B do equally well"; // or one is no number
-  const how = gain > 0 ? "better" : "worse";
-  return `<b class="b-ink">B</b> is <b>${fixed(Math.abs(gain), 3)} dB</b> ${how} than <b class="a-ink">A</b>`;
-}
-
-// What was measured, by what
-function provenance({ sides, catalog }) {
-  const [a, b] = sides;
-  const { tokens, features, blocks } = a.stats;
-  const engines = new Set(sides.map((s) => s.stats.engine));
-  const installed = ["nvfp4viz", "torch"].filter((p) => catalog.versions[p]);
-  return [
-    `A ${markedName(a.name, a.entry.settings)}`,
-    `B ${markedName(b.name, b.entry.settings)}`,
-    `${int(tokens)} tokens × ${int(features)} features, ${int(blocks)} blocks`,
-    `engine ${[...engines].join(", ")}`,
-    ...installed.map((p) => `${p} ${catalog.versions[p]}`),
-  ].join("  ·  ");
 }

@@ -76,7 +76,7 @@ export class Microscope {
     const { page, stage, look, column } = this;
     this.steps = patch(page.one(".stages"), blockSteps(context, look, column, stage), this.steps);
     page.write(".stage", stage ? `step ${stage} of ${STAGES.length}: ${STAGES[stage - 1]}` : "all steps");
-    page.one("svg.microscope").dataset.stage = stage;
+    page.mark(page.one("svg.microscope"), { stage });
   }
 
   reset() {
@@ -176,7 +176,7 @@ export class Microscope {
     const value = (this.values || stored)[column];
     const slider = page.one(".value-slider");
     const reach = 1.25 * Math.max(...recipes.map((name) => num(inspections[name].amax)), 1e-30);
-    if (document.activeElement !== slider) Object.assign(slider, { min: -reach, max: reach, step: reach / 500, value });
+    if (document.activeElement !== slider) setSlider(slider, reach, value);
     page.write(".value-name", `value ${block * 16 + column}`);
     page.write(".value-now", short(value) + (this.values ? `, stored ${short(stored[column])}` : ""));
     page.one(".reset").disabled = !this.values;
@@ -195,4 +195,10 @@ export class Microscope {
     const input = this.page.one(selector);
     if (document.activeElement !== input) input.value = value;
   }
+}
+
+// Where it does not stand so yet, for a browser lays it out anew each time
+function setSlider(slider, reach, value) {
+  if (slider.max !== String(reach)) Object.assign(slider, { min: -reach, max: reach, step: reach / 500 });
+  if (slider.value !== String(value)) slider.value = value;
 }

@@ -1,5 +1,6 @@
 // What the parts of one explorer share: its element, its traits, and when it draws.
 
+import { writeText } from "./patch.js";
 import { skeleton } from "./skeleton.js";
 
 const PATIENCE_MS = 120; // an answer that comes sooner is drawn at once: a picture of waiting would only delay it
@@ -12,6 +13,7 @@ export class Page {
   queued = false; // whether a drawing is due
   since = null; // when it began to wait for statistics
   filled = {}; // selector -> what `fill` wrote there
+  parts = {}; // selector -> the element of the skeleton
   rests = {}; // what -> the timer that does it
 
   constructor(model, el, draw) {
@@ -35,8 +37,9 @@ export class Page {
     this.model.save_changes();
   }
 
+  // An element of the skeleton: looked for once, it stays.
   one(selector) {
-    return this.root.querySelector(selector);
+    return (this.parts[selector] ??= this.root.querySelector(selector));
   }
 
   all(selector) {
@@ -46,7 +49,13 @@ export class Page {
   // The same text again would be laid out again, too.
   write(selector, content) {
     const place = this.one(selector);
-    if (place.textContent !== content) place.textContent = content;
+    if (place.textContent !== content) writeText(place, content);
+  }
+
+  // Data attributes, where they are not so yet: a browser looks for styles that depend on one even when it stays.
+  mark(element, values) {
+    for (const [name, value] of Object.entries(values))
+      if (element.dataset[name] !== String(value)) element.dataset[name] = value;
   }
 
   // The same for HTML

@@ -26,6 +26,9 @@ export const sideColumn = (W, i) => W - 62 + 60 * i;
 export const sideHeads = (W, y) =>
   SIDES.map((side, i) => text(sideColumn(W, i), y, side.toUpperCase(), `end strong ${side}-ink`)).join("");
 
+// What stands at a place: moved by its transform, its text is not laid out anew.
+export const placed = (x, y, inner) => tag("g", { transform: `translate(${hundredth(x)} ${hundredth(y)})` }, inner);
+
 // A is a disc, B a diamond.
 export function dot(x, y, side, r) {
   if (side === "a") return tag("circle", { cx: x, cy: y, r: r * 1.2, class: "dot a" });

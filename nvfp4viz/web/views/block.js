@@ -2,7 +2,7 @@
 
 import { markedName } from "../lib/recipe.js";
 import { SIDES } from "../lib/sides.js";
-import { line, rect, tag, text } from "../lib/svg.js";
+import { hundredth, line, placed, rect, tag, text } from "../lib/svg.js";
 import { clamp, fixed, hex, minus, nearest, num, percent, short, tenTo } from "../lib/text.js";
 
 export const BLOCK_NARROWEST = 280;
@@ -14,6 +14,7 @@ const BLOCK_TINY = { ...BLOCK_NARROW, columns: 4, cells: 84 };
 const LABELLED = [0, 1, 2, 3, 4, 6]; // of E2M1's values; 0.5 and 1.5 have no room
 const FEW_LABELLED = [0, 2, 4, 6];
 const CELL_ROW = 18;
+const AXIS_STEP = 1.125; // between one reach of the axis and the next
 
 export function drawBlock(c, W, look, chosen) {
   const inspections = c.sides.map((s) => look.inspections[s.name]);
@@ -54,10 +55,12 @@ function blockLabel({ token, block }, inspections) {
   );
 }
 
-// Room for the largest that a candidate can hold, and for the values
+// Room for the largest that a candidate can hold, and for the values; in steps, so that places stay while a value is
+// dragged
 function valueAxis(inspections, W, place) {
   const largest = inspections.flatMap((f) => f.candidates.map((k) => 6 * num(k.step)));
-  const reach = Math.max(...largest, ...inspections[0].values.map(Math.abs)) || 1;
+  const needed = Math.max(...largest, ...inspections[0].values.map(Math.abs)) || 1;
+  const reach = AXIS_STEP ** Math.ceil(Math.log(needed) / Math.log(AXIS_STEP));
   const from = place.left;
   const to = W - place.right;
   return (v) => (from + to) / 2 + (clamp(v / reach, -1.02, 1.02) * (to - from - 16)) / 2;
@@ -96,21 +99,19 @@ function candidate(plot, inspection, k, j, y, middle) {
   const { X, side, chosen } = plot;
   const wins = k.to === inspection.choice;
   const cls = wins ? side : "lost";
-  const fall = (v, t) => {
-    const at = { "data-side": side, "data-to": k.to, "data-column": t };
-    const got = { "data-decoded": k.decoded[t], "data-error": k.errors[t] };
-    const style = `fall ${cls} ${t === chosen ? "chosen" : ""}`;
-    return line(X(v), middle, X(num(k.decoded[t])), y, style, { ...at, ...got });
-  };
+  const fall = (t) => `M${hundredth(X(inspection.values[t]))} ${middle}L${hundredth(X(num(k.decoded[t])))} ${y}`;
+  const falls = inspection.values.map((_, t) => fall(t)); // in one path: a browser draws 16 lines much slower
+  const at = { "data-side": side, "data-to": k.to, "data-decoded": k.decoded.join(" ") };
   return (
-    line(X(-6 * k.step), y, X(6 * k.step), y, `rail ${cls}`) +
-    railTicks(plot, k, y, j ? y + 16 : y - 8, cls, wins) +
-    inspection.values.map(fall).join("") +
+    tag("path", { d: falls.join(""), class: `fall ${cls}`, ...at }) +
+    tag("path", { d: falls[chosen], class: `fall chosen ${cls}` }) +
+    rail(plot, k, y, j ? 16 : -8, cls) +
     candidateText(plot, inspection, k, j, y, wins)
   );
 }
 
-// Scale and score: beside the rail, or on a line of their own where that is narrow.
+// Scale and score: beside the rail, or on a line of their own where that is narrow. As many texts always, some of them
+// empty: what follows one that came or went would all be drawn anew.
 function candidateText({ W, place, side }, inspection, k, j, y, wins) {
   const scale = `to ${k.to}:  ${hex(k.byte)} = ${short(k.block_scale)}`;
   const unfit = k.saturated ? `${short(k.h)} saturates` : "";
@@ -123,28 +124,29 @@ function candidateText({ W, place, side }, inspection, k, j, y, wins) {
     const what4 = unfit && !beside ? `to ${k.to}:  ${short(k.h)} saturates` : scale;
     return (
       text(place.left, row, what4, unfit && !beside ? "warn" : wins ? "" : "soft") +
-      (unfit && beside ? text(place.left + 130, row, unfit, "warn") : "") +
+      text(place.left + 130, row, beside ? unfit : "", "warn") +
       text(W - 72, row, short(k.score, 4), `end score ${loud}`, at) +
       text(W, row, what, "end soft")
     );
   }
   return (
     text(22, y + 4, scale, wins ? "" : "soft") +
-    (unfit && text(22, y + 18, unfit, "warn")) +
+    text(22, y + 18, unfit, "warn") +
     text(W, y - 2, short(k.score, 4), `end score ${loud}`, at) +
     text(W, y + 12, what, "end soft")
   );
 }
 
-function railTicks({ catalog, X, place }, k, y, below, cls, wins) {
-  const signedValues = catalog.e2m1.flatMap((v) => (v ? [v, -v] : [0]));
-  const one = (v) => {
-    const x = X(v * k.step);
-    const mark = line(x, y - 4, x, y + 4, `rail ${cls}`);
-    if (!(place === BLOCK_TINY ? FEW_LABELLED : LABELLED).includes(Math.abs(v))) return mark;
-    return mark + text(x, below, minus(String(v)), `${wins ? "" : "soft"} mid tick`);
-  };
-  return signedValues.map(one).join("");
+// The grid that a scale gives, marked at each value of E2M1 and labelled where there is room
+function rail({ catalog, X, place }, k, y, below, cls) {
+  const values = catalog.e2m1.flatMap((v) => (v ? [v, -v] : [0]));
+  const x = (v) => hundredth(X(v * k.step));
+  const marks = values.map((v) => `M${x(v)} ${y - 4}v8`);
+  const labelled = values.filter((v) => (place === BLOCK_TINY ? FEW_LABELLED : LABELLED).includes(Math.abs(v)));
+  const label = (v) => placed(x(v), y + below, text(0, 0, minus(String(v)), "soft mid tick"));
+  return (
+    tag("path", { d: `M${x(-6)} ${y}H${x(6)}${marks.join("")}`, class: `rail ${cls}` }) + labelled.map(label).join("")
+  );
 }
 
 function wonBy({ choice, candidates }) {

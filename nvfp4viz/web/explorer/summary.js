@@ -1,0 +1,32 @@
+// Above the figures who wins, below them what was measured by what.
+
+import { markedName } from "../lib/recipe.js";
+import { fixed, int, num } from "../lib/text.js";
+
+export function verdict({ sides, gains, better, worse }) {
+  const [a, b] = sides.map((s) => num(s.stats.sqnr_db));
+  const here = `${whoWins(b - a)} here: ${fixed(b)} against ${fixed(a)} dB`;
+  if (gains <= 1) return here;
+  return `${here}<span class="soft"> · of ${int(gains)} tensors B wins ${int(better)}, A ${int(worse)}</span>`;
+}
+
+function whoWins(gain) {
+  if (!(Math.abs(gain) >= 0.0005)) return "A and B do equally well"; // or one is no number
+  const how = gain > 0 ? "better" : "worse";
+  return `<b class="b-ink">B</b> is <b>${fixed(Math.abs(gain), 3)} dB</b> ${how} than <b class="a-ink">A</b>`;
+}
+
+// What was measured, by what
+export function provenance({ sides, catalog }) {
+  const [a, b] = sides;
+  const { tokens, features, blocks } = a.stats;
+  const engines = new Set(sides.map((s) => s.stats.engine));
+  const installed = ["nvfp4viz", "torch"].filter((p) => catalog.versions[p]);
+  return [
+    `A ${markedName(a.name, a.entry.settings)}`,
+    `B ${markedName(b.name, b.entry.settings)}`,
+    `${int(tokens)} tokens × ${int(features)} features, ${int(blocks)} blocks`,
+    `engine ${[...engines].join(", ")}`,
+    ...installed.map((p) => `${p} ${catalog.versions[p]}`),
+  ].join("  ·  ");
+}
