@@ -37,6 +37,7 @@ class Gradients:
         self.problem: str | None = None  # why there are none
         self._generators: dict = {}
         self._watched: dict[tuple, list] = {}  # (tensor, rows) -> [Seen, labels of this call, summed g^2]
+        self._hooks: list = []  # on those tensors; each holds its tensor until it is removed
 
     @contextlib.contextmanager
     def attached(self, model: nn.Module):
@@ -49,6 +50,7 @@ class Gradients:
             for module in model.modules():
                 if isinstance(module, nn.Embedding):
                     undo.callback(module.register_forward_hook(_grown).remove)
+            undo.callback(self._let_go)
             undo.callback(model.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
             undo.callback(model.register_forward_hook(self._leave, with_kwargs=True, always_call=True).remove)
             yield self
@@ -71,12 +73,18 @@ class Gradients:
                 square = seen.read(gradient).float().square()
                 entry[2] = square if entry[2] is None else entry[2].add_(square)
 
-        seen.given.register_hook(hook)
+        self._hooks.append(seen.given.register_hook(hook))
         return True
+
+    def _let_go(self) -> None:
+        """No tensor of a call is held after this."""
+        self._watched.clear()
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def _enter(self, module, args, kwargs):
         self._before = torch.is_grad_enabled()
-        self._watched.clear()
+        self._let_go()
         if torch.is_inference_mode_enabled():
             self.problem = "torch.inference_mode() keeps no gradients: call the model under torch.no_grad(), or plainly"
             return None
@@ -100,7 +108,7 @@ class Gradients:
                 self._add()
         except (torch.cuda.OutOfMemoryError, MemoryError):
             self.problem = OUT_OF_MEMORY
-        self._watched.clear()
+        self._let_go()
 
     def _back(self, logits: Tensor, counts: Tensor) -> None:
         """draws backward passes, each from a token drawn from every prediction; counts: bool [B, T]."""

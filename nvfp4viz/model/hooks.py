@@ -73,11 +73,10 @@ class Observer:
         for handle in self.mask.attach(model):
             self._undo.callback(handle.remove)
         by_hand = dict.fromkeys(w.module for w in choice.weights if w.kind in ("stack", "function"))
-        watched = bool(by_hand) or any(".experts." in w.name for w in choice.weights)
         for w in choice.weights:
             if w.is_called:
                 self._hook(w.name, w.module, self._linear if choice.takes(w) else self._counted, w)
-            elif w.kind == "convolution" and not watched:
+            elif w.kind == "convolution" and not by_hand:
                 self._undo.callback(w.module.register_forward_hook(functools.partial(self._convolved, w)).remove)
         for module in by_hand:
             self._undo.callback(module.register_forward_pre_hook(self._entered, with_kwargs=True).remove)
@@ -86,16 +85,17 @@ class Observer:
             if module not in choice.stacks():  # experts hand theirs on with their first product
                 self._hook(name, module, self._linear, None)
         self._watch = None
-        if watched:
+        if any(".experts." in w.name for w in choice.weights):  # whose rows are picked
+            self.mask.follow = None if by_hand else functools.partial(Watch, [], self._visit, self.mask.gathered)
+        if by_hand:
             torch.clear_autocast_cache()  # of weights that were cast before anyone looked
             self._watch = Watch(choice.weights, self._visit, self.mask.gathered, self._took)
             self._undo.enter_context(self._watching())
 
     def _hook(self, name: str, module: nn.Module, hook, weight: Weight | None) -> None:
-        if hook is self._linear or hook.__func__ is Observer._linear:
+        if hook == self._linear:
             self.calls[name] += 0
-        hook = functools.partial(hook, name, weight)
-        self._handles[name] = module.register_forward_pre_hook(hook, with_kwargs=True)
+        self._handles[name] = module.register_forward_pre_hook(functools.partial(hook, name, weight), with_kwargs=True)
 
     def __exit__(self, kind, *_) -> None:
         if kind is not None:

@@ -10,7 +10,7 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
-from ..analysis import Sweep, coverage_sentence, versions
+from ..analysis import EXPERT, Sweep, coverage_sentence, versions
 from ..engine import Pending, Ready, analyze_all, choose, find_engine
 from ..nvfp4 import RECIPES, Tokens, some_recipes
 from ..shown import table as html_table
@@ -45,7 +45,7 @@ class Recorder(Observer):
         self._per_token = all(r.per_token for r in self.recipes.values())
         self._streams = Streams(self._analyze, collect=self._per_token)
         self._stacks: dict[str, tuple] = {}  # a stack of experts -> its labels, and the statistics of all its experts
-        self._order: dict[str, None] = {}  # labels of streams, and stacks, as they first came
+        self._order: dict[str, bool] = {}  # labels as they first came: whether rows of several sequences are mixed
         self._engines: dict = {}
         self._left_out = Counter()  # label -> rows that an engine left out
         self._sequences = Counter()  # label -> sequences that began
@@ -82,7 +82,7 @@ class Recorder(Observer):
 
     def _add_experts(self, seen) -> None:
         """One more call's rows of all experts, in one launch: nothing waits to know how many each of them has."""
-        self._order.setdefault(seen.name)
+        self._order[seen.name] = True
         labels, total = self._stacks.get(seen.name, (seen.labels, None))
         ends = torch.nn.functional.pad(seen.offsets, (1, 0)).to(torch.int32)
         found = self._engine(seen.x).launch_segments(seen.x, ends, self._asked, total, self._first)
@@ -90,19 +90,18 @@ class Recorder(Observer):
 
     def _add(self, label: str, x: Tensor, given: Tensor | None = None) -> None:
         """One more call's rows; `given` where the next call may have the same."""
-        self._order.setdefault(label)
-        seen, sequences = self._seen[label], self._begun(label, x, given)
+        if label not in self._order:
+            self._order[label] = given is None or EXPERT.fullmatch(label) is not None
+        seen, sequences = self._seen[label], None if self._order[label] else self._begun(label, x, given)
         self._streams.add(label, x, x if given is None else given, self._first + seen, sequences)
         self._seen[label] = seen + x.shape[0]
 
-    def _begun(self, label: str, x: Tensor, given: Tensor | None) -> tuple[int, int] | None:
-        """Where these rows stand among the recorded sequences, see `Tokens`; None for experts, whose rows are mixed.
+    def _begun(self, label: str, x: Tensor, given: Tensor) -> tuple[int, int]:
+        """Where these rows stand among the recorded sequences, see `Tokens`.
 
         A row of a batch of several tokens is a sequence, and so is a call where the batch's rows cannot be told apart;
         single tokens, as in decoding, go on with the one before.
         """
-        if given is None:
-            return None
         m, begun = x.shape[0], self._sequences[label]
         length = given.shape[-2] if given.ndim > 2 and given.numel() == x.numel() else m
         if length == 1:

@@ -6,6 +6,7 @@ tokens that count in the pass under way and follows the picks, so that an expert
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 from collections.abc import Callable
@@ -33,6 +34,8 @@ class Mask:
 
     def __init__(self, told: Tensor | Callable | None = None):
         self._told, self._local = told, threading.local()
+        # what sees rows being picked, entered while a token does not count
+        self.follow: Callable[[], contextlib.AbstractContextManager] | None = None
 
     def attach(self, model: nn.Module) -> list:
         """Hooks on the model and on parts of it that take token ids or embeddings with an attention mask."""
@@ -64,12 +67,16 @@ class Mask:
             mask = None if mask is None or bool(mask.all()) else mask.bool()
         finally:
             if not self._stack:
-                self._local.picked, self._local.last = {}, {}
+                self._local.picked, self._local.last, self._local.following = {}, {}, []
+            follows = mask is not None and self.follow is not None and not self.active
             self._stack.append(mask)
+            self._local.following.append(self.follow() if follows else contextlib.nullcontext())
+            self._local.following[-1].__enter__()
 
     def _leave(self, *_) -> None:
         if self._stack:
             self._stack.pop()
+            self._local.following.pop().__exit__(None, None, None)
 
     def gathered(self, out: Tensor, name: str, args, kwargs) -> None:
         """Remember which tokens the rows of `out` are, where they were picked from rows whose tokens are known."""

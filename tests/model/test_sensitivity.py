@@ -1,6 +1,8 @@
 """Predicted KL against its definition worked out by hand, and against what quantizing does to the output."""
 
+import gc
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -132,6 +134,18 @@ def test_batches_add_and_a_seed_repeats():
     assert sensitivity(model, [a], seed=3).nats == first.nats != sensitivity(model, [a], seed=4).nats
     with pytest.raises(ValueError, match="do not add"):
         first + sensitivity(model, [a], ["standard"])
+
+
+def test_no_tensor_of_a_call_outlives_it():
+    model, seen = Model(), []
+    for layer in (model.q, model.up, model.lm_head):
+        layer.register_forward_pre_hook(lambda _, args: seen.append(weakref.ref(args[0])))
+    gc.disable()  # which would find what holds itself, long after a GPU is full
+    try:
+        sensitivity(model, [ids()], ["standard"], level=False)
+        assert len(seen) == 3 and not any(x() is not None for x in seen)
+    finally:
+        gc.enable()
 
 
 def test_padding_has_no_say():

@@ -120,22 +120,62 @@ __device__ float scale_to_six(float bmax, const Row& row) {
 
 // ---- the choice between 6 and 4
 
-// What FlashInfer computes, step by step. Signs are left out: negating x negates every difference.
+// What FlashInfer computes of one element, step by step. Signs are left out: negating x negates every difference.
 template <bool MSE, bool SCALED, bool PER_TOKEN>
-__device__ __noinline__ float exact_error(const Input* x, float scale, float output, Row row, float range) {
-    Raw raw = load(x);
-    float total = 0;
+__device__ __forceinline__ float exact_term(float x, float scale, float output, const Row& row, float range) {
+    float a = fabsf(x), value = e2m1_value<true>(a * output) * scale, diff;
+    if (SCALED)
+        diff = value - a * row.encode;
+    else if (PER_TOKEN)
+        diff = __fdiv_rn(value * row.amax, range) - a;
+    else
+        diff = value * row.inverse - a;
+    return MSE ? diff * diff : fabsf(diff);
+}
+
+struct Rivals {  // of candidates for 6 and for 4
+    float scale6, output6, scale4, output4;
+};
+
+// Whether FlashInfer's error for 4 is below that for 6, by one thread alone.
+template <bool MSE, bool SCALED, bool PER_TOKEN>
+__device__ __noinline__ bool exact_choice(const Input* x, Rivals of, Row row, float range) {
+    float six = 0, four = 0;
     for (int i = 0; i < BLOCK; i++) {
-        float a = fabsf(element(raw, i)), value = e2m1_value<true>(a * output) * scale, diff;
-        if (SCALED)
-            diff = value - a * row.encode;
-        else if (PER_TOKEN)
-            diff = __fdiv_rn(value * row.amax, range) - a;
-        else
-            diff = value * row.inverse - a;
-        total += MSE ? diff * diff : fabsf(diff);
+        six += exact_term<MSE, SCALED, PER_TOKEN>(element(x + i), of.scale6, of.output6, row, range);
+        four += exact_term<MSE, SCALED, PER_TOKEN>(element(x + i), of.scale4, of.output4, row, range);
     }
-    return total;
+    return four < six;
+}
+
+// The same of thread `from`'s block, by all 32 of a warp: a term each, added in FlashInfer's order.
+template <bool MSE, bool SCALED, bool PER_TOKEN>
+__device__ __noinline__ bool exact_choice_together(const Input* x, Rivals of, Row row, float range, int from) {
+    auto theirs = [&](float value) { return __shfl_sync(~0u, value, from); };
+    x = reinterpret_cast<const Input*>(__shfl_sync(~0u, reinterpret_cast<unsigned long long>(x), from));
+    of = {theirs(of.scale6), theirs(of.output6), theirs(of.scale4), theirs(of.output4)};
+    row = {theirs(row.amax), theirs(row.encode), 0, theirs(row.inverse)};
+    bool for_four = threadIdx.x & 16;
+    float scale = for_four ? of.scale4 : of.scale6, output = for_four ? of.output4 : of.output6, total = 0;
+    float term = exact_term<MSE, SCALED, PER_TOKEN>(element(x + threadIdx.x % 16), scale, output, row, range);
+    for (int i = 0; i < BLOCK; i++) total += __shfl_sync(~0u, term, i, 16);
+    return __shfl_sync(~0u, total, 16) < __shfl_sync(~0u, total, 0);
+}
+
+// `choice`, but FlashInfer's where errors are too close (`doubtful`). Few threads have such a block, so that a warp whose
+// threads are all here works on each of them together.
+template <class Recipe, bool PER_TOKEN>
+__device__ __forceinline__ bool settle(bool choice, bool doubtful, const Input* at, const Candidate& six,
+                                       const Candidate& four, const Row& row, float range) {
+    Rivals of = {six.scale, six.output, four.scale, four.output};
+    if (__activemask() != ~0u)
+        return doubtful ? exact_choice<Recipe::MSE, Recipe::SCALED, PER_TOKEN>(at, of, row, range) : choice;
+    for (unsigned rest = __ballot_sync(~0u, doubtful); rest; rest &= rest - 1) {
+        int from = __ffs(rest) - 1;
+        bool theirs = exact_choice_together<Recipe::MSE, Recipe::SCALED, PER_TOKEN>(at, of, row, range, from);
+        if (threadIdx.x % 32 == from) choice = theirs;
+    }
+    return choice;
 }
 
 // What about E2M1 times block scale is multiplied with in a score; infinite where an exact score may overflow.
@@ -171,17 +211,14 @@ __device__ Near near_errors(const Raw& raw, const Candidate& six, const Candidat
 template <class Recipe, bool PER_TOKEN>
 __device__ bool prefers_four(const Raw& raw, const Input* at, float bmax, const Candidate& six, const Candidate& four,
                              const Row& row, const Scoring& scoring) {
-    if (six.byte == four.byte) return false;  // both are saturated, or 0
     constexpr bool MSE = Recipe::MSE;
     float unit = score_unit<Recipe, PER_TOKEN>(row, scoring), unit6 = six.scale * unit, unit4 = four.scale * unit;
     bool clip = __any_sync(__activemask(), !(bmax * fmaxf(six.output, four.output) < 7));  // a warp goes one way
     Near near = clip ? near_errors<MSE, true>(raw, six, four, unit) : near_errors<MSE, false>(raw, six, four, unit);
     float doubt = MSE ? 0x1p-17f * (unit6 * unit6 + unit4 * unit4) + 0x1p-16f * (near.six + near.four)
                       : 0x1p-15f * (unit6 + unit4) + 0x1p-18f * (near.six + near.four);
-    if (fabsf(near.six - near.four) > doubt + 0x1p-100f) return near.four < near.six;
-    if (!near.unequal) return false;
-    return exact_error<MSE, Recipe::SCALED, PER_TOKEN>(at, four.scale, four.output, row, scoring.range) <
-           exact_error<MSE, Recipe::SCALED, PER_TOKEN>(at, six.scale, six.output, row, scoring.range);
+    bool clear = fabsf(near.six - near.four) > doubt + 0x1p-100f, alike = six.byte == four.byte || !near.unequal;
+    return settle<Recipe, PER_TOKEN>(!alike && near.four < near.six, !alike && !clear, at, six, four, row, scoring.range);
 }
 
 template <class Recipe, class Group>

@@ -160,7 +160,9 @@ def _shape(analysis: Analysis, m: int, segments: int) -> Shape:
     most = next((i for i in (WARP, WARP + 1) if ctas(m, i) > 0.9 * analysis.most), LOG_THREADS)
     lanes = log_lanes(analysis.k, most)  # a warp a row, unless the rows are too few for all CTAs
     grid = min(ctas(m, lanes), analysis.most)
-    sum_parts = grid if segments == 1 else -(-2 * grid // segments)
+    sum_parts = (
+        grid if segments == 1 else max(1, 4 * grid // segments)
+    )  # whole waves of CTAs: none runs alone at the end
     parts = min((m // segments >> LOG_CHUNK) + 1, MOST_PARTS)
     columns, counts = segments * (n + 1), segments * plan.columns
     partial = columns * parts * COLUMN if parts > 1 else 0

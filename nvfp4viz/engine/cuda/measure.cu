@@ -121,15 +121,13 @@ template <class Recipe, bool PER_TOKEN>
 __device__ bool prefers_four(const Block& b, const Candidate& six, const Candidate& four, const Measured& m6,
                              const Measured& m4, const Row& row, const Scoring& scoring) {
     if constexpr (Recipe::OWN_UNIT) return prefers_four<Recipe, PER_TOKEN>(b.raw, b.at, b.bmax, six, four, row, scoring);
-    if (six.byte == four.byte) return false;
     double e6 = Recipe::MSE ? m6.err_sq : m6.err_abs, e4 = Recipe::MSE ? m4.err_sq : m4.err_abs;
     float unit6 = six.scale * row.decode, unit4 = four.scale * row.decode;
     double doubt = Recipe::MSE ? 0x1p-16 * (double(unit6) * unit6 + double(unit4) * unit4 + e6 + e4)
                                : 0x1p-14 * (double(unit6) + unit4) + 0x1p-18 * (e6 + e4);
     bool small = b.bmax < (Recipe::MSE ? 0x1p50f : 0x1p100f);  // FlashInfer's sums do not overflow
     if (PER_TOKEN && !Recipe::SCALED) small = small && row.amax < 0x1p100f;
-    if (__builtin_expect(small && fabs(e6 - e4) > doubt + 0x1p-100, 1)) return e4 < e6;
-    if (decode_alike(six, four, m6.codes, m4.codes)) return false;
-    return exact_error<Recipe::MSE, Recipe::SCALED, PER_TOKEN>(b.at, four.scale, four.output, row, scoring.range) <
-           exact_error<Recipe::MSE, Recipe::SCALED, PER_TOKEN>(b.at, six.scale, six.output, row, scoring.range);
+    bool clear = small && fabs(e6 - e4) > doubt + 0x1p-100;
+    bool alike = six.byte == four.byte || (!clear && decode_alike(six, four, m6.codes, m4.codes));
+    return settle<Recipe, PER_TOKEN>(!alike && e4 < e6, !alike && !clear, b.at, six, four, row, scoring.range);
 }
