@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..engine import find_engine, given_encode_scale
-from ..nvfp4 import BLOCK, Recipe, Tokens, as_recipe, tensor_amax
+from ..nvfp4 import BLOCK, Recipe, Tokens, as_recipe, token_amax
 from .microscope import finite
 
 RULES = {  # rule -> what it ranks by
@@ -59,7 +60,7 @@ def kept_blocks(x: Tensor | Tokens, recipes: dict[str, Recipe], texts: Sequence[
             if nth < len(found) and len(kept) < KEPT:
                 kept[found[nth][:2]] = None
     picks = {f"{n}|{rule}": _entry(rule, [f for f in found if f[:2] in kept]) for (n, rule), found in ranked.items()}
-    return {"picks": picks, "blocks": {f"{t},{b}": _values(tokens, t, b, texts) for t, b in kept}}
+    return {"picks": picks, "blocks": _values(tokens, list(kept), texts)}
 
 
 def _ranked(tokens: Tokens, recipes: list[Recipe], n: int) -> list[dict]:
@@ -93,10 +94,17 @@ def _entry(rule: str, found: list[tuple[int, int, float]]) -> dict:
     return {"blocks": blocks, "note": "" if blocks else f"no such block: {RULES[rule]}"}
 
 
-def _values(tokens: Tokens, token: int, block: int, texts: Sequence[str]) -> dict:
+def _values(tokens: Tokens, places: list[tuple[int, int]], texts: Sequence[str]) -> dict:
+    """What the microscope needs of the blocks at (token, block)."""
+    if not places:
+        return {}
+    token, block = (torch.tensor(at, device=tokens.x.device) for at in zip(*places, strict=True))
+    values = tokens.x.unflatten(1, (-1, BLOCK))[token, block].float().tolist()
+    amax, of_all = token_amax(tokens.x[token]).flatten().tolist(), tokens.tensor_amax.item()
     return {
-        "values": _block(tokens, token, block).float().tolist(),
-        "token_amax": tensor_amax(tokens.x[token]).item(),
-        "tensor_amax": tokens.tensor_amax.item(),
-        "token_text": texts[token] if token < len(texts) else "",
-    }
+        f"{t},{b}": {
+            "values": values[i], "token_amax": amax[i], "tensor_amax": of_all,
+            "token_text": texts[t] if t < len(texts) else "",
+        }
+        for i, (t, b) in enumerate(places)
+    }  # fmt: skip

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...nvfp4 import BLOCK
-from .numbers import ONE, ONE_AND_HALF, e2m1, e4m3, flush, jit
-from .scales import new_candidate, new_scales, scale_blocks, scale_tokens, score, spread
+from .numbers import ONE, ONE_AND_HALF, e4m3, jit
+from .scales import decoded, new_candidate, new_scales, scale_blocks, scale_tokens, score, spread
 from .tile import LANES, Tile, fill, row_amax
 
 EXPONENT = 0x7FF0000000000000  # bits of a float64
@@ -151,7 +151,7 @@ def decoded_errors(x, candidate, decode, errors):
     for c in range(BLOCK):
         for i in range(LANES):
             value = abs(x[c * LANES + i])
-            err = np.float64((e2m1(flush(value) * output_scale[i]) * scale[i]) * decode[i]) - np.float64(value)
+            err = np.float64(decoded(value, output_scale[i], scale[i], decode[i])) - np.float64(value)
             errors[i] += err * err
 
 

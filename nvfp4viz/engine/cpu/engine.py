@@ -98,7 +98,8 @@ def analyze(
     from . import analyze, tally
 
     m, k = x.shape
-    plan, total, (at, length) = _plan(x, recipes, encode_scales), tally.new_tally(1, len(recipes)), sequences or (0, 0)
+    plan, total = plan_of(x, recipes, encode_scales), tally.new_tally(1, len(recipes))
+    at, length = sequences or (0, 0)
 
     def task(rows: slice):
         part = tally.new_tally(1, len(recipes))
@@ -122,7 +123,7 @@ def analyze_segments(x: Tensor, offsets: Tensor, recipes, encode_scales, first_t
     from . import analyze, tally
 
     ends, firsts = offsets[1:].numpy().astype(np.int64), np.asarray(first_tokens, np.int64)
-    x, plan = x[: ends[-1]], _plan(x, recipes, encode_scales)
+    x, plan = x[: ends[-1]], plan_of(x, recipes, encode_scales)
     k, total, starts = x.shape[1], tally.new_tally(len(ends), len(recipes)), np.concatenate([[0], ends[:-1]])
 
     def task(rows: slice):
@@ -204,7 +205,7 @@ def in_memory(x: Tensor) -> tuple:
     return flat, flat.view(np.int16), stride, kind, k
 
 
-def _plan(x: Tensor, recipes, encode_scales):
+def plan_of(x: Tensor, recipes, encode_scales):
     """The recipes as `analyze.Plan`; kept where no scale is given."""
     if all(s is None for s in encode_scales) and all(r.per_token for r in recipes):
         return _kept_plan(tuple(recipes))

@@ -128,22 +128,29 @@ def scale_blocks(bmax, lanes, rules, factor, candidate):
 
 
 @jit
+def decoded(value, output_scale, scale, decode):
+    """What a magnitude decodes to."""
+    return (e2m1(flush(value) * output_scale) * scale) * decode
+
+
+@jit
+def difference(value, output_scale, scale, unit, rules):
+    """What a magnitude adds to its block's score, before it is squared or made positive."""
+    value = flush(value)
+    if rules.fp16_error:
+        return e2m1(value * output_scale) * scale - flush(value * unit)
+    return flush(flush(e2m1(value * output_scale) * scale * unit) / rules.score_range) - value
+
+
+@jit
 def score(x, n, unit, rules, candidate):
     """A candidate's error in each of the first n blocks of a tile x [16 * LANES], summed in column order."""
     scale, output_scale, diff, error = candidate.scale, candidate.output_scale, candidate.diff, candidate.error
     for i in range(n):
         error[i] = ZERO
     for c in range(BLOCK):
-        row = c * LANES
-        if rules.fp16_error:
-            for i in range(n):
-                value = flush(abs(x[row + i]))
-                diff[i] = e2m1(value * output_scale[i]) * scale[i] - flush(value * unit[i])
-        else:
-            for i in range(n):
-                value = flush(abs(x[row + i]))
-                decoded = flush(e2m1(value * output_scale[i]) * scale[i] * unit[i])
-                diff[i] = flush(decoded / rules.score_range) - value
+        for i in range(n):
+            diff[i] = difference(abs(x[c * LANES + i]), output_scale[i], scale[i], unit[i], rules)
         if rules.mse:
             for i in range(n):
                 error[i] += flush(diff[i] * diff[i])

@@ -114,21 +114,24 @@ square = jit(_square, fastmath={"contract"})  # a product of two FP32 numbers is
 
 
 @jit
+def largest_bits(row, magnitude):
+    top = np.int32(0)
+    for i in range(row.shape[0]):
+        top = max(top, np.int32(row[i] & magnitude))
+    return top
+
+
+@jit
 def row_amax(memory, halves, stride, kind, features, amax):
     """Largest magnitude of each row; False if a value is not finite."""
     finite = True
     for t in range(amax.shape[0]):
         if kind == FP32:
-            top = np.int32(0)
-            for i in range(t * stride, t * stride + features):
-                top = max(top, np.int32(memory[i] & MAGNITUDE))
+            top = largest_bits(memory[t * stride : t * stride + features], MAGNITUDE)
             finite &= top < 0x7F800000
             amax[t] = np.int32(top).view(np.float32)
         else:
-            half = np.int16(0)
-            for i in range(2 * t * stride, 2 * t * stride + features):
-                half = max(half, np.int16(halves[i] & np.int16(0x7FFF)))
-            top = np.int32(half)
+            top = largest_bits(halves[2 * t * stride : 2 * t * stride + features], 0x7FFF)
             if kind == BF16:
                 finite &= top < 0x7F80
                 amax[t] = np.int32(top << 16).view(np.float32)

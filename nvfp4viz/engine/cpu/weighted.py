@@ -11,8 +11,8 @@ from torch import Tensor
 from ...nvfp4 import BLOCK, Recipe, Tokens
 from . import engine as cpu
 from .errors import load
-from .numbers import e2m1, flush, jit
-from .scales import choose_by_score, new_candidate, new_scales, scale_tokens, spread
+from .numbers import jit
+from .scales import choose_by_score, decoded, new_candidate, new_scales, scale_tokens, spread
 from .tile import LANES
 
 
@@ -24,7 +24,7 @@ def weighted_tile(x, weights, candidate, decode, sums):
     for c in range(BLOCK):
         for i in range(LANES):
             value = abs(x[c * LANES + i])
-            err = np.float64((e2m1(flush(value) * output_scale[i]) * scale[i]) * decode[i]) - np.float64(value)
+            err = np.float64(decoded(value, output_scale[i], scale[i], decode[i])) - np.float64(value)
             sums[i] += err * err * np.float64(weights[c * LANES + i])
 
 
