@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import operator
 from collections.abc import Sequence
@@ -94,7 +93,8 @@ class Launched:
         return both
 
     def copy(self) -> Launched:
-        other = copy.copy(self)  # cheaper than asking for the plans again: layers that share inputs ask at each call
+        other = Launched.__new__(Launched)  # layers that share inputs ask at each call
+        other.__dict__.update(self.__dict__)
         other.states = {key: [s.clone() for s in states] for key, states in self.states.items()}
         other._runs = {}
         return other
