@@ -31,10 +31,17 @@ class Choice:
     modules: dict[str, nn.Module] = field(default_factory=dict)  # others, whose own input is taken
     why: dict[Weight, str] = field(default_factory=dict)  # of those that are not observed
     refused: dict[str, str] = field(default_factory=dict)  # asked for by name, and why it cannot be
+    _labels: dict[Weight, list] = field(default_factory=dict, repr=False)
 
     def takes(self, weight: Weight, expert: int | None = None) -> bool:
         picked = self.observed.get(weight, set())
         return picked is None or (expert in picked if expert is not None else bool(picked))
+
+    def labels(self, stack: Weight) -> list[str | None]:
+        """Of its experts, None for those that are not observed; worked out once, as products ask at each call."""
+        if stack not in self._labels:
+            self._labels[stack] = [n if self.takes(stack, e) else None for e, n in enumerate(stack.labels())]
+        return self._labels[stack]
 
     def settle(self, weight: Weight, outputs: int) -> None:
         """What shows only in its first product: by default, a narrow matrix is left alone."""

@@ -237,9 +237,7 @@ class Observer:
             return
         self.calls[name] += 1
         rows.x = computed(rows.x, product)
-        labels = None
-        if rows.offsets is not None:
-            labels = [label if choice.takes(w, e) else None for e, label in enumerate(w.labels())]
+        labels = None if rows.offsets is None else choice.labels(w)
         self._take(rows, name, name, product.given, (product.outputs, product.features), product.like, labels)
 
     def _serve(self, block: list, product: Product) -> None:

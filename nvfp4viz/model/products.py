@@ -123,10 +123,10 @@ class Watch(TorchFunctionMode):
         return None if found is None or (found[0] and found[0].expired()) else found[1]
 
     def __torch_function__(self, func, types_, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        reader = READERS.get(getattr(func, "__name__", ""))
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        reader = READERS.get(name)
         if reader is None:
-            return self._other(func, args, kwargs)
+            return func(*args, **kwargs) if name in _LOOKS else self._other(func, name, args, kwargs)
         args, kwargs = _positional(args, kwargs)
         call = reader(self, args, kwargs)
         if call is None:
@@ -145,14 +145,13 @@ class Watch(TorchFunctionMode):
         if any(known) and not all(known) and self._took is not None:
             self._took(next(filter(None, known)).weight, func.__name__, None)
 
-    def _other(self, func, args, kwargs):
-        name = getattr(func, "__name__", "")
+    def _other(self, func, name: str, args, kwargs):
         if name in _PICKS and self._gathered and isinstance(args[0], Tensor) and self.source(args[0]) is None:
             out = func(*args, **kwargs)
             self._gathered(out, name, args, kwargs)
             return out
         source = next(filter(None, map(self.source, _tensors((*args, *kwargs.values())))), None)
-        if source is None or name in _LOOKS:
+        if source is None:
             return func(*args, **kwargs)
         if isinstance(func, types.FunctionType) and name == "multi_head_attention_forward":
             with self:  # its products are inside, in Python
