@@ -136,7 +136,7 @@ export class Dials {
     }
     const study = studyOnly(settings);
     page.one(`.name.${side}`).classList.toggle("study", Boolean(study));
-    page.one(`.name.${side}`).title = study;
+    if (page.one(`.name.${side}`).title !== study) page.one(`.name.${side}`).title = study;
     this.dim(slider, this.lacking({ ...settings, e4m3_max: 1.125 })); // what no page has recorded
     slider.setAttribute("aria-valuetext", short(settings.e4m3_max));
     page.write(`output.${side}`, short(settings.e4m3_max));

@@ -129,7 +129,7 @@ class Explorer {
     this.dials.settle();
     this.dials.sync();
     const now = this.wanted();
-    page.root.dataset.state = stateOf(now);
+    page.mark(page.root, { state: stateOf(now) });
     if (this.drawn && now.busy && page.patient()) return;
     if (!now.busy) page.arrived();
     this.showState(now);
