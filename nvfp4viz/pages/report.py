@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 from markupsafe import Markup
@@ -133,7 +134,7 @@ def _subject(sweep: Sweep) -> str:
 def _worst(sweep: Sweep, best: str) -> list[dict]:
     """The tensors with the largest error under the best recipe, and what others give there."""
     order = sorted(sweep.stats, key=lambda t: sweep.stats[t][best].sqnr_db)[:WORST]
-    return [{"tensor": t, "sqnr": [f"{s.sqnr_db:.2f}" for s in sweep.stats[t].values()]} for t in order]
+    return [{"tensor": t, "sqnr": [_decimal(s.sqnr_db, ".2f") for s in sweep.stats[t].values()]} for t in order]
 
 
 def _unmeasured(sweep: Sweep, impact: Impact | None) -> list[str]:
@@ -160,7 +161,12 @@ def _rows(sweep: Sweep) -> list[dict]:
 
 
 def _shown_number(value: float, kind: str) -> str:
-    return {"db": f"{value:.3f}", "share": f"{value:.2%}"}.get(kind, f"{value:.4g}")
+    return _decimal(value, {"db": ".3f", "share": ".2%"}.get(kind, ".4g"))
+
+
+def _decimal(value: float, form: str) -> str:
+    """Without error an SQNR is infinite, and of nothing but zeros some numbers are none: as the page's script has them."""
+    return format(value, form) if isfinite(value) else "∞" if value > 0 else "–"
 
 
 def _recipes(sweep: Sweep) -> list[tuple[str, str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 import zlib
 from collections.abc import Sequence
 from html import escape
@@ -104,7 +105,9 @@ def _written(figure: Figure) -> str:
     try:
         for card in cards:
             card.set_facecolor("none")
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():  # on letters that Matplotlib's font lacks: the page's reader draws them
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     finally:
         for card, color in zip(cards, colors, strict=True):
             card.set_facecolor(color)

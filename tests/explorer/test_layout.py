@@ -3,12 +3,20 @@
 import json
 
 import pytest
+import torch
 
 import nvfp4viz
 from nvfp4viz import report, sweep
 
 VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope", "output")
-WIDTHS = (414, 464, 620, 850, 1200)  # what JupyterLab's side bar leaves of 1280 px at 150 %, and of 900 px; and more
+WIDTHS = (
+    332,
+    414,
+    464,
+    620,
+    850,
+    1200,
+)  # of a phone; what JupyterLab's side bar leaves of 1280 px at 150 %, and of 900 px; and more
 
 # Texts of each picture that stick out of it by more than 1 px, or share more than 2 px both ways.
 TROUBLE = """() => {
@@ -42,16 +50,22 @@ TROUBLE = """() => {
 
 @pytest.fixture(scope="module")
 def pages(bundled, tmp_path_factory):
-    """Reports of the bundled activations and of two tensors whose numbers take much room."""
+    """Reports of the bundled activations, of two tensors whose numbers take much room, and of constants with odd names."""
     x = nvfp4viz.load(bundled)
     wide = {
         "x" * 60: nvfp4viz.synthetic("lognormal", 512, 1024) * 1e-30,
         "model.layers.11.mlp.down_proj": -nvfp4viz.synthetic("normal", 64, 256).float() * 1e4,
     }
+    odd = {
+        "層" * 60: torch.full((32, 64), 0.37),  # one scale, and no error under some recipes
+        "m" * 60: torch.zeros(8, 64),
+        "one token": nvfp4viz.synthetic("normal", 1, 64),
+    }
     folder = tmp_path_factory.mktemp("layout")
     return {
         "bundled": report(sweep(x, attribution=True), folder / "a.html"),
         "wide numbers": report(sweep(wide, attribution=True), folder / "b.html"),
+        "odd": report(sweep(odd), folder / "c.html"),
     }
 
 
@@ -78,7 +92,7 @@ def in_words(trouble: dict) -> str:
     return json.dumps(trouble, indent=1, ensure_ascii=False)
 
 
-@pytest.mark.parametrize("which", ["bundled", "wide numbers"])
+@pytest.mark.parametrize("which", ["bundled", "wide numbers", "odd"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_sticks_out_or_overlaps(browser, pages, which, width):
     trouble = trouble_at(browser, pages[which], width)

@@ -339,7 +339,8 @@ def test_every_sweep_makes_a_report(tensors, recipes, says, tmp_path):
     path = report(sweep(tensors, recipes, engine="reference"), tmp_path / "r.html")
     page = html.unescape(path.read_text(encoding="utf-8"))
     assert says in page.replace('</h1>\n<p class="verdict">', ": ")
-    assert " nan" not in Tags(page).texts.get("td", []) and load_report(path).stats
+    cells = Tags(page).texts.get("td", [])
+    assert not {"nan", "inf", "-inf"} & {cell.strip() for cell in cells} and load_report(path).stats
 
 
 def test_a_recipe_that_no_engine_runs_is_marked_in_every_table():

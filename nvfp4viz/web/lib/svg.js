@@ -1,7 +1,7 @@
 // SVG as strings.
 
 import { SIDES } from "./sides.js";
-import { esc } from "./text.js";
+import { esc, widthOf } from "./text.js";
 
 export const hundredth = (v) => Math.round(v * 100) / 100; // of a pixel
 
@@ -20,6 +20,14 @@ export const line = (x1, y1, x2, y2, cls, at = {}) => tag("line", { x1, y1, x2, 
 export const text = (x, y, string, cls = "", at = {}) => tag("text", { x, y, class: cls, ...at }, esc(string));
 export const rect = (x, y, width, height, cls, at = {}) =>
   tag("rect", { x, y, width: Math.max(0, width), height: Math.max(0, height), class: cls, ...at });
+
+// Of labels [x, string], the weightiest first, those that do not touch one before them
+export function apart(labels) {
+  const chosen = [];
+  for (const [x, string] of labels)
+    if (chosen.every(([other, its]) => Math.abs(x - other) > (widthOf(string) + widthOf(its)) / 2 + 4)) chosen.push([x, string]);
+  return chosen;
+}
 
 // Columns at the right edge for the numbers of A and B: where each ends, and their heads
 export const sideColumn = (W, i) => W - 62 + 60 * i;

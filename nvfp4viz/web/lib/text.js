@@ -37,6 +37,27 @@ export function short(v, digits = 4) {
   return `${minus(String(mantissa))}×${tenTo(power)}`;
 }
 
+// About the width of a small text in px, rather more than less: Chinese, Japanese and Korean letters and pictures are wide
+const WIDE = /[\u1100-\u11ff\u2e80-\ud7ff\uf900-\uffef]|[\u{10000}-\u{10ffff}]/u;
+const letterWidth = (c) => (WIDE.test(c) ? 13 : /[mwMW@%…]/.test(c) ? 11 : 7);
+export const widthOf = (text) => [...text].reduce((sum, c) => sum + letterWidth(c), 0);
+
+// As many letters as have room, one after the other
+function fitting(letters, room) {
+  let [n, left] = [0, room];
+  while (n < letters.length && left >= letterWidth(letters[n])) left -= letterWidth(letters[n++]);
+  return letters.slice(0, n);
+}
+
+// The beginning of a name, or its end, which tells more; with dots where not all of it has room
+export const startOf = (name, room) =>
+  widthOf(name) <= room ? name : fitting([...name], room - letterWidth("…")).join("") + "…";
+export function endOf(name, room) {
+  if (widthOf(name) <= room) return name;
+  const end = fitting([...name].reverse(), room - letterWidth("…")).reverse();
+  return "…" + end.join("").replace(/^[._/]+/, "");
+}
+
 // Round numbers between low and high
 export function ticks(low, high, wanted) {
   const raw = (high - low) / wanted;

@@ -1,7 +1,7 @@
 // Rates on a logarithmic axis, A and B joined; the definition below gives way to the counts under the pointer.
 
 import { ratesOf, wholeOf } from "../lib/catalog.js";
-import { CURSOR, dot, line, sideColumn, sideHeads, tag, text } from "../lib/svg.js";
+import { CURSOR, apart, dot, line, sideColumn, sideHeads, tag, text } from "../lib/svg.js";
 import { clamp, int, percent } from "../lib/text.js";
 
 const RATE_ROW = 37; // the height of one
@@ -14,7 +14,7 @@ const RATE_MARKS = [
   [1e-1, "10"],
   [1, "100 %"],
 ];
-const SPARSE_MARKS = [0, 1e-2, 1]; // where there is no room for all
+const FIRST_MARKS = [0, 1, 1e-2]; // they have the room, where it is scarce
 
 export function drawClipping(c, W) {
   const rates = ratesOf(c.catalog);
@@ -42,8 +42,9 @@ function rateAxis(W) {
 }
 
 function rateHead(W, X) {
-  const marks = RATE_MARKS.filter(([v]) => W > 560 || SPARSE_MARKS.includes(v));
-  return marks.map(([v, shown]) => text(X(v), 10, shown, "soft mid")).join("") + sideHeads(W, 10);
+  const weightOf = ([v]) => (FIRST_MARKS.indexOf(v) + 1 || FIRST_MARKS.length + 1);
+  const marks = [...RATE_MARKS].sort((p, q) => weightOf(p) - weightOf(q)).map(([v, shown]) => [X(v), shown]);
+  return apart(marks).map(([x, shown]) => text(x, 10, shown, "soft mid")).join("") + sideHeads(W, 10);
 }
 
 function rateRow(c, W, X, i, rate) {

@@ -2,7 +2,7 @@
 
 import { axes, boxed } from "./output.js";
 import { CURSOR, line, rect, tag, text } from "../lib/svg.js";
-import { clamp, fixed, int, minus, ticks } from "../lib/text.js";
+import { clamp, endOf, fixed, int, minus, ticks } from "../lib/text.js";
 
 const SERIES = [
   ["floor", "floor: bf16 against fp32"],
@@ -103,10 +103,9 @@ const ink = (s) => `color-mix(in oklab, var(--ink) ${Math.round(4 + (86 * s) / (
 
 // Of each layer its name, or of some their number where rows are low
 function names({ left, tall, layers }) {
-  const room = Math.floor((left - 8) / 6.2);
   if (tall >= 9)
     return layers
-      .map((n, r) => text(left - 5, MAP_TOP + (r + 1) * tall - 2, n.length > room ? "…" + n.slice(1 - room) : n, "soft end"))
+      .map((n, r) => text(left - 5, MAP_TOP + (r + 1) * tall - 2, endOf(n, left - 7), "soft end"))
       .join("");
   return ticks(0, layers.length - 1, 6)
     .filter(Number.isInteger)

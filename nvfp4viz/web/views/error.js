@@ -154,7 +154,7 @@ function spreadPlot(c, W, y, height, field, what) {
 
 function spreadFrame({ W, y, base, what, edges, first, last, least, best, most, X }) {
   const tick = (db) =>
-    line(X(db), base, X(db), base + 4, "axis") + text(X(db), base + 16, minus(String(db)), "soft mid");
+    line(X(db), base, X(db), base + 4, "axis") + text(clamp(X(db), 14, W - 14), base + 16, minus(String(db)), "soft mid");
   return (
     text(0, y - 2, `SQNR of ${what}, dB`, "label") +
     text(W - 8, y - 2, `tallest ${int(most)}; dashed: the tensor`, "soft end") +

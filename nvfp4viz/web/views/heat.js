@@ -1,13 +1,12 @@
 // Every tensor as a cell, layer by kind: where to look first among hundreds of tensors and experts.
 
 import { CURSOR, rect, text, tip } from "../lib/svg.js";
-import { clamp, fixed, nearest, num } from "../lib/text.js";
+import { clamp, endOf, fixed, nearest, num, widthOf } from "../lib/text.js";
 
 const HEAT_TOP = 4;
 const HEAT_ROW = 17; // the height of one
 const HEAT_LEGEND = 40;
 const NARROW_LEGEND = 56; // with the words below the colours
-const LETTER = 6.6; // px, about the most that a letter of a name takes
 
 // What cells show: of A and B, or the difference; `worse` says which end is drawn strongest
 const MEASURES = {
@@ -19,7 +18,7 @@ const MEASURES = {
 export function drawHeat(c, W, measure) {
   const { rows, layers } = heatCells(c, measure);
   const names = rows.map((row) => row.kind);
-  const left = clamp(Math.max(...names.map((n) => n.length)) * LETTER + 14, 60, W * 0.4);
+  const left = clamp(Math.max(...names.map(widthOf)) + 14, 60, W * 0.4);
   const width = Math.min((W - left - 8) / layers.length, 34);
   const plot = { c, W, left, width, layers, ...heatScale(rows, measure), measure };
   const H = HEAT_TOP + rows.length * HEAT_ROW + (isNarrow(plot) ? NARROW_LEGEND : HEAT_LEGEND);
@@ -101,15 +100,13 @@ const mixed = (color, share) => `color-mix(in oklab, ${color} ${Math.round(6 + 8
 
 function heatRow({ left, width, paint, c }, row, r) {
   const y = HEAT_TOP + r * HEAT_ROW;
-  const room = Math.floor((left - 12) / LETTER);
-  const shown = row.kind.length > room ? "…" + row.kind.slice(1 - room).replace(/^[._/]+/, "") : row.kind;
   const cell = ({ column, name, value }) => {
     const known = Number.isFinite(value);
     const at = { "data-tensor": name, "data-heat": value, style: `fill:${known ? paint(value) : "none"}` };
     const cls = name === c.tensor ? "cell chosen" : "cell";
     return rect(left + column * width, y, Math.max(width - 1, 1), HEAT_ROW - 1, cls, at);
   };
-  return text(left - 6, y + 12, shown, "soft end") + row.cells.map(cell).join("");
+  return text(left - 6, y + 12, endOf(row.kind, left - 8), "soft end") + row.cells.map(cell).join("");
 }
 
 const isNarrow = ({ W, left }) => W - left < 330;

@@ -2,7 +2,7 @@
 
 import { SIDES } from "../lib/sides.js";
 import { CURSOR, dot, line, rect, tag, text, tip } from "../lib/svg.js";
-import { clamp, fixed, nearest, num, short, ticks } from "../lib/text.js";
+import { clamp, endOf, fixed, nearest, num, short, ticks, widthOf } from "../lib/text.js";
 
 const ROW = 17; // the height of one
 const TOP = 22; // room for the heads
@@ -12,7 +12,7 @@ const LETTER = 6.4; // the width of one, about
 // Units or layers, the largest effect on the output first: A's and B's SQNR of the worst input, and the KL.
 export function drawRanking(c, W, ranking) {
   const rows = ranking.rows.slice(0, RANKED).map((row) => ({ ...row, ...worstOf(c, row.tensors) }));
-  const names = clamp(Math.max(...rows.map((r) => r.name.length)) * LETTER + 14, 70, W * 0.38);
+  const names = clamp(Math.max(...rows.map((r) => widthOf(r.name))) + 14, 70, W * 0.38);
   const bars = kinds(ranking, rows, W);
   const each = (W - names) / (1 + bars.length);
   const common = commonPrefix(rows.map((row) => row.name));
@@ -75,9 +75,9 @@ const tickShown = (v) => fixed(v, Number.isInteger(v) ? 0 : 1);
 function rankedRow(plot, columns, row, i) {
   const { c, names, common, width, X } = plot;
   const y = TOP + i * ROW;
-  const room = Math.floor((names - 10) / LETTER);
-  const brief = row.name.length > room ? row.name.slice(common) : row.name; // what all begin with tells none apart
-  const name = brief.length > room ? "…" + brief.slice(1 - room) : brief;
+  const room = names - 8;
+  const brief = widthOf(row.name) > room ? row.name.slice(common) : row.name; // what all begin with tells none apart
+  const name = endOf(brief, room);
   const cls = [row.tensor === undefined ? "soft" : "pick", row.kept && "strong", row.tensor === c.tensor && "here"];
   const dots = row.db.map((v, k) => {
     const at = { "data-unit": row.name, "data-side": SIDES[k], "data-value": v };

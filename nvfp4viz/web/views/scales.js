@@ -2,7 +2,7 @@
 
 import { markedName } from "../lib/recipe.js";
 import { SIDES } from "../lib/sides.js";
-import { CURSOR, hundredth, line, rect, tag, text, tip } from "../lib/svg.js";
+import { CURSOR, apart, hundredth, line, rect, tag, text, tip } from "../lib/svg.js";
 import { counts, fixed, hex, int, nearest, percent, short, ticks } from "../lib/text.js";
 
 const SCALE_BOX = { left: 52, right: 14, top: 42, band: 22 }; // margins, and the band between A and B for the axis
@@ -43,7 +43,7 @@ function scaleAxis({ catalog, span }, used, W) {
   const { left, right } = SCALE_BOX;
   const value = catalog.e4m3;
   const lowest = used.find((byte) => byte > 0) || 1;
-  const low = span === "full" ? Math.log2(value[1]) - 0.5 : Math.floor(Math.log2(value[lowest]) - 0.1);
+  const low = span === "full" ? Math.log2(value[1]) - 0.5 : Math.floor(Math.log2(value[lowest]) - 0.1) - 0.12;
   const high = Math.log2(value[126]) + 0.12;
   const zero = span === "full" || used[0] === 0 ? 22 : 0;
   const start = left + zero;
@@ -190,13 +190,12 @@ function scaleBars({ used, edges, Y }, { row, sign, base }) {
 
 // Powers of 2 between A and B, every second one where there is little room
 function scaleLabels({ X, start, zero, octave, middle }) {
-  let out = "";
+  const labels = zero ? [[SCALE_BOX.left + zero / 2 - 2, "0"]] : [];
   for (let power = -9; power <= 8; power++) {
     const x = X(2 ** power);
-    if (x > start - 1 && (octave > 38 || power % 2)) out += text(x, middle + 4, powerOfTwo(power), "soft mid");
+    if (x > start - 1 && (octave > 38 || power % 2)) labels.push([x, powerOfTwo(power)]);
   }
-  if (zero) out += text(SCALE_BOX.left + zero / 2 - 2, middle + 4, "0", "soft mid");
-  return out;
+  return apart(labels).map(([x, shown]) => text(x, middle + 4, shown, "soft mid")).join("");
 }
 
 function powerOfTwo(power) {

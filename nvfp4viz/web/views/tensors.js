@@ -3,7 +3,7 @@
 import { rateOf } from "../lib/catalog.js";
 import { SIDES } from "../lib/sides.js";
 import { CURSOR, dot, line, rect, tag, text, tip } from "../lib/svg.js";
-import { clamp, fixed, num, signed } from "../lib/text.js";
+import { clamp, fixed, num, signed, startOf, widthOf } from "../lib/text.js";
 
 // The numbers of a summary, and what B gains over A behind the first
 export const lanesOf = ({ summary_columns: [first, ...rates] }) => [first, "gain", ...rates];
@@ -149,11 +149,11 @@ function layerLabels({ c, W, names, step, X, H }) {
   const layerOrName = (name) => c.layerOf.get(name) ?? (step > 46 ? name : null);
   for (const [of, group] of groups(names, layerOrName)) {
     const middle = (X(names.indexOf(group[0])) + X(names.indexOf(group.at(-1)))) / 2;
-    const room = Math.max(step * group.length, 30) / 6.4; // in characters
+    const room = Math.max(step * group.length, 30);
     const label = groupLabel(of, group, room);
-    const half = 3.4 * label.length; // its width
+    const half = widthOf(label) / 2;
     const x = Math.min(middle, W - half);
-    if (x - half <= end + 5 || label.length >= Math.max(room, 9)) continue;
+    if (x - half <= end + 5 || 2 * half > Math.max(room, 60)) continue;
     out += text(x, H - 4, label, "soft mid");
     end = x + half;
   }
@@ -166,7 +166,7 @@ const lastPart = (name) => name.split(/\.(?!\d)/).at(-1); // a dot before a digi
 function groupLabel(of, group, room) {
   if (of === null) return group.length > 2 ? "others" : lastPart(group[0]);
   const whole = lastPart(String(of));
-  return typeof of === "string" && whole.length > room ? whole.slice(0, room - 1) + "…" : whole;
+  return typeof of === "string" ? startOf(whole, room) : whole;
 }
 
 function groups(list, key) {
