@@ -165,7 +165,7 @@ def _shown_number(value: float, kind: str) -> str:
 
 
 def _decimal(value: float, form: str) -> str:
-    """Without error an SQNR is infinite, and of nothing but zeros some numbers are none: as the page's script has them."""
+    """As the page's script writes it: without error an SQNR is infinite, and of zeros some numbers are none."""
     return format(value, form) if isfinite(value) else "∞" if value > 0 else "–"
 
 

@@ -50,7 +50,7 @@ TROUBLE = """() => {
 
 @pytest.fixture(scope="module")
 def pages(bundled, tmp_path_factory):
-    """Reports of the bundled activations, of two tensors whose numbers take much room, and of constants with odd names."""
+    """Reports of the bundled activations, of numbers that take much room, and of constants with odd names."""
     x = nvfp4viz.load(bundled)
     wide = {
         "x" * 60: nvfp4viz.synthetic("lognormal", 512, 1024) * 1e-30,
