@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees the old one or the whole new one; locks; checksums; what errors say."""
+"""Writing a file so that a reader sees the old one or the whole new one; locks; checksums."""
 
 from __future__ import annotations
 
@@ -80,21 +80,6 @@ def locked(path: Path):
         yield
     finally:
         lock.release()
-
-
-def error_text(error: Exception, limit: int = 200) -> str:
-    """What an error says that may quote a stranger's file: its first line, bounded, nothing that a terminal obeys."""
-    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return printable(line[:limit])
-
-
-def printable(text: str) -> str:
-    """A stranger's text for a terminal, which obeys nothing in it: escapes stand for control characters.
-
-    >>> printable("a\\x1b[31m b")
-    'a\\\\x1b[31m b'
-    """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -8,7 +8,7 @@ PACKAGE = ROOT / "nvfp4viz"
 SAYS = {
     "files": "whole or not at all", "nvfp4": "the format", "shown": "results in a line",
     "stats": "what quantizing did", "catalog": "names and looks", "engine": "who computes",
-    "activations": "where x comes from", "environment": "who reads which variable",
+    "activations": "where x comes from", "environment": "who reads what",
     "checkpoints": "scales on disk", "analysis": "what it means", "model": "a running model", "plots": "Axes out",
     "integrations": "engines' hooks", "planning": "what to keep", "explorer": "the widget", "web": "the page's script",
     "pages": "offline HTML", "cli": "the commands",

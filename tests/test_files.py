@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nvfp4viz.files import check_target, error_text, replacing, sha256
+from nvfp4viz.files import check_target, replacing, sha256
 
 
 def _write(path, text="new"):
@@ -191,9 +191,3 @@ def test_while_it_is_written_nobody_else_reads_a_file_that_was_private(old):
     old.chmod(0o600)
     with replacing(old) as temporary:
         assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
-
-
-@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m\u202e", "", "x" * 9999])
-def test_what_an_error_says_is_one_printable_line(text):
-    line = error_text(ValueError(text))
-    assert line and line.isprintable() and len(line) < 1000

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..files import error_text
+from ..shown import error_text
 from .readers import FORMATS
 
 INDEX = ".safetensors.index.json"  # Hugging Face's list of shards

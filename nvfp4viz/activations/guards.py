@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import error_text
+from ..shown import error_text
 
 EXPANDED = 1 << 30  # bytes that a file may grow to, however little it holds
 

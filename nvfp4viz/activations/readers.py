@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import error_text
+from ..shown import error_text
 from .dumps import Steps, dumped, hidden_layers
 from .guards import (
     calibrated,

@@ -78,11 +78,6 @@ class Attribution(Additive):
         return {name: rate(part, self.x_sq) for name, part in self.parts.items()}
 
     @property
-    def four_over_six_gain(self) -> np.ndarray:
-        """What each quantizer saves by having a 4 candidate, [7]; the last is what the recipe really saves."""
-        return self.six_only - self.quantizers
-
-    @property
     def every_scale_saving(self) -> float:
         """Share of quantizer 4's error that choosing among all E4M3 scales would save, over the sampled blocks."""
         return rate(self.sampled_two - self.sampled_every, self.sampled_two)

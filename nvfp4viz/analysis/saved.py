@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..activations import INDEX
-from ..files import error_text, replacing
+from ..files import replacing
 from ..nvfp4 import BLOCK, Recipe
+from ..shown import error_text
 from ..stats import Stats
 from .attribution import Attribution
 

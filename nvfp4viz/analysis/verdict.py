@@ -77,7 +77,6 @@ class Verdict:
     inputs: int  # that vote; tensors of the same input are one, experts of a layer too
     judged_by: str  # "8 runs of 64 tokens": what the intervals are over
     comparisons: tuple[Comparison, ...]  # over the defaults, the runner-up and all others
-    best_by_tensor: dict[str, str]  # each input's own best recipe
     left_out: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no vote
     towers: dict[str, tuple[int, float]] = field(default_factory=dict)  # tensor -> token of a fifth of its signal
     coverage: str = ""  # of a recorded model: "192 of 288 matrices, 97 % of multiply-adds"
@@ -148,7 +147,6 @@ def recommend(
         inputs=found.inputs,
         judged_by=RUNS_MISSING if shortest.runs_missing else judged_by(shortest.run_tokens),
         comparisons=tuple(_compare(sweep, found, best, other, role, worth_db) for role, other in compared),
-        best_by_tensor={t: min(runs or names, key=lambda n: sweep.stats[t][n].token_nmse) for t in tensors},
         left_out=found.left_out,
         towers=found.towers,
         coverage=coverage_sentence(sweep.provenance.get("coverage")),

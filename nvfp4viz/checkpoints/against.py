@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..engine import analyze_all
-from ..files import printable
 from ..nvfp4 import E2M1_MAX, Quantized, Recipe
+from ..shown import printable
 from ..stats import Stats, measure
 from .audit import Checkpoint
 from .findings import COSTLY_DB, Finding

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..activations import placeholder
-from ..files import error_text
+from ..shown import error_text
 
 HEADER = 64 << 20  # bytes of a header; 187,000 tensors of a 256-expert model in one file take 37 MB
 CONFIG = 16 << 20  # bytes of a config or an index

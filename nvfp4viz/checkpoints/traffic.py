@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..engine import analyze_all
-from ..files import printable
 from ..nvfp4 import Recipe, as_tokens, check_finite, tensor_amax
+from ..shown import printable
 from ..stats import Stats
 from .audit import Checkpoint
 from .findings import COSTLY_DB, FULL, SEVERITIES, Finding

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ..files import check_target, printable, replacing
+from ..files import check_target, replacing
+from ..shown import printable
 
 LISTED = 50  # failures that a person is shown; JUnit XML has them all
 

@@ -25,7 +25,7 @@ from ..checkpoints import (
     fit,
 )
 from ..files import check_target
-from ..files import printable as _printable
+from ..shown import printable as _printable
 from .sweep import progress_bar
 
 COLORS = {"error": "31", "warning": "33", "note": "36", "title": "1", "fine": "32"}

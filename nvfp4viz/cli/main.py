@@ -8,7 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from ..files import printable
+from ..shown import printable
 
 CHECKPOINT = "whether the scales of a quantized checkpoint are right"
 

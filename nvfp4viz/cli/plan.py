@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from ..files import check_target, printable
+from ..files import check_target
+from ..shown import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..files import printable
+from ..shown import printable
 
 BUNDLED = "smollm2-135m-activations.safetensors"
 

@@ -41,6 +41,11 @@ def inherited(name: str, line: int, whom: str = "whoever starts it") -> Value:
     return Value(None, line, name, f"taken over from {whom}", (None, "1"))
 
 
+def from_cluster(line: int, written: str = "valueFrom", maybe: tuple[str | None, ...] = ("1", "0")) -> Value:
+    """A value that only a Kubernetes cluster knows."""
+    return Value(None, line, written, "the cluster fills it in", maybe)
+
+
 @dataclass(frozen=True)
 class Place:
     """One occurrence of a name."""
@@ -239,7 +244,7 @@ def _pair(text: str, m: re.Match, made, lines: Lines) -> Place:
         return made("mention")
     line = lines.at(m.start())
     if found[1] == "valueFrom":
-        return made("inherit", Value(None, line, "valueFrom", "the cluster fills it in", ("1", "0")))
+        return made("inherit", from_cluster(line))
     at = base + found.end()
     if found[0] == "<value>":
         end = re.compile("[^<\n]*").match(text, at, at + REACH).end()

@@ -24,7 +24,7 @@ def read_dotenv(text: str, lines: Lines) -> list[Settings]:
     """One environment; where the readers of such a file differ the value is open, and the remark says who gets what."""
     values: dict[str, Value] = {}
     remarks: list[Remark] = []
-    told = False
+    exports_noted = False
     for offset, line in _logical(text):
         m = _LINE.match(line)
         if m is None or not NAME.fullmatch(m["name"]):
@@ -36,8 +36,8 @@ def read_dotenv(text: str, lines: Lines) -> list[Settings]:
             continue
         values[m["name"]], remark = _value(m, at, m["export"] is not None)
         remarks += [remark] if remark else []
-        if m["export"] and not told:
-            told = True
+        if m["export"] and not exports_noted:
+            exports_noted = True
             why = "a file for a shell: docker run --env-file refuses a line with export, and systemd ignores it"
             remarks.append(Remark("note", m["name"], line.strip()[:80], why, at))
     return [settings("", values, remarks)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from .assignments import FOLD, NAME, OPEN, Lines, Value, inherited, possible
+from .assignments import FOLD, NAME, OPEN, Lines, Value, from_cluster, inherited, possible
 from .commandline import program_of
 from .settings import Remark
 from .yaml_nodes import TEMPLATE, conditional, kind_of, pairs_of, scalars_of
@@ -131,7 +131,7 @@ class Values:
             key = scalars_of(node).get("key", "")
             if kind == "ConfigMap" and key in data:
                 return Value(data[key], line, data[key][:80])
-        return Value(None, line, "valueFrom", "the cluster fills it in", ("1", "0"))
+        return from_cluster(line)
 
     def _entry(self, unit: Unit, item) -> None:
         """`- NAME=value`, or `- NAME`, which takes the caller's."""
@@ -170,7 +170,7 @@ class Values:
         if dialect == "kubernetes" and "$(" in raw:
             known = [unit.plain[n] for n in re.findall(r"\$\((\w+)\)", raw) if n in unit.plain]
             maybe = tuple(dict.fromkeys((*known, *possible(raw))))
-            return Value(None, line, written, "the cluster fills it in", maybe)
+            return from_cluster(line, written, maybe)
         if dialect in ("kubernetes", "raw") or not OPEN.search(raw):
             return Value(raw, line, written)
         return Value(None, line, written, "only known when it is expanded", possible(raw))

@@ -17,7 +17,7 @@ from torch import Tensor
 from traitlets import Bool, Dict, Enum, Int, List, TraitError, Unicode
 
 from ..activations import as_activations
-from ..analysis import RULES, Sweep, is_saved, weights_sweep
+from ..analysis import RULES, Sweep, is_saved
 from ..checkpoints import Checkpoint
 from ..engine import usable_engine
 from ..nvfp4 import as_recipe
@@ -28,6 +28,7 @@ from .messages import packed, unpacked
 from .output import outputs
 from .session import Session
 from .store import Store
+from .weights import weights_sweep
 
 VIEWS = ("overview", "scales", "clipping", "error", "tensors", "microscope", "output")
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..engine import feel
 from ..nvfp4 import Recipe, Tokens
+from .inputs import logits_of
 from .seen import Seen
 
 CHUNK = 256  # rows of logits at a time
@@ -95,8 +96,8 @@ class Gradients:
         torch.set_grad_enabled(self._before)
         if output is None or self.problem:  # the call failed
             return
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor) or not logits.requires_grad:
+        logits = logits_of(output)
+        if logits is None or not logits.requires_grad:
             self.problem = (
                 "no gradient reaches the model's output: it has no logits, or its layers run in kernels without a "
                 "backward pass; impact() measures the output with forward passes alone"

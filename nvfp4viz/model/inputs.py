@@ -1,4 +1,7 @@
-"""What the input of a call is: the tensor that a module computes with, its dtype, and the part this process has."""
+"""What the input of a call is: the tensor that a module computes with, its dtype, and the part this process has.
+
+And what a model's output is.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,12 @@ def module_input(module: nn.Module, args, kwargs=None) -> Tensor:
     if x.dtype == torch.float32 and is_linear(module) and torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
     return x.float() if x.dtype == torch.float64 else x
+
+
+def logits_of(output) -> Tensor | None:
+    """The logits that a model returned, alone or in an object; None where there are none."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    return logits if isinstance(logits, Tensor) else None
 
 
 def local_part(name: str, x: Tensor, module: nn.Module) -> tuple[str, Tensor | None]:

@@ -27,13 +27,13 @@ def finite(x: Tensor) -> bool:
 
 
 class Mask:
-    """The tokens that count in the pass under way, in each thread; found in `attention_mask`, or told.
+    """The tokens that count in the pass under way, in each thread; found in `attention_mask`, or given.
 
-    told: bool [B, T], or a function (args, kwargs) -> bool [B, T] of the model's call; None: as attention_mask says.
+    given: bool [B, T], or a function (args, kwargs) -> bool [B, T] of the model's call; None: as attention_mask says.
     """
 
-    def __init__(self, told: Tensor | Callable | None = None):
-        self._told, self._local = told, threading.local()
+    def __init__(self, given: Tensor | Callable | None = None):
+        self._given, self._local = given, threading.local()
         # what sees rows being picked, entered while a token does not count
         self.follow: Callable[[], contextlib.AbstractContextManager] | None = None
 
@@ -41,7 +41,7 @@ class Mask:
         """Hooks on the model and on parts of it that take token ids or embeddings with an attention mask."""
         handles = []
         for module in model.modules():
-            if module is model or (self._told is None and _takes_mask(module)):
+            if module is model or (self._given is None and _takes_mask(module)):
                 enter = module.register_forward_pre_hook(self._enter, with_kwargs=True)
                 handles += [enter, module.register_forward_hook(self._leave, always_call=True)]
         return handles
@@ -60,10 +60,10 @@ class Mask:
     def _enter(self, module, args, kwargs) -> None:
         mask = None
         try:
-            if self._told is None:
+            if self._given is None:
                 mask = _attention_mask(module, args, kwargs)
             elif not self._stack:
-                mask = self._told(args, kwargs) if callable(self._told) else self._told
+                mask = self._given(args, kwargs) if callable(self._given) else self._given
             mask = None if mask is None or bool(mask.all()) else mask.bool()
         finally:
             if not self._stack:

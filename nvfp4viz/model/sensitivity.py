@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ..analysis import EXPERT, HEADS
-from ..files import error_text
 from ..nvfp4 import RECIPES, Recipe, as_recipes
+from ..shown import error_text
 from ..shown import table as html_table
 from .choose import unwrapped
 from .gradients import OUT_OF_MEMORY, Gradients
 from .hooks import Observer
-from .inputs import eager
+from .inputs import eager, logits_of
 from .presets import MODES, plan_of
 from .swap import Swap
 from .task import Task
@@ -188,7 +188,7 @@ def _run(model: nn.Module, batches: list, gradients: Gradients, room: int, progr
             raise RuntimeError(OUT_OF_MEMORY) from error
         if gradients.problem:
             raise RuntimeError(gradients.problem)
-        logits = (out if isinstance(out, Tensor) else out.logits).detach()
+        logits = logits_of(out).detach()
         room -= logits.nbytes
         if room >= 0:
             kept.append(logits)

@@ -1,4 +1,4 @@
-"""What a model's output is, and how two outputs of a batch differ: next tokens of a causal language model, or told."""
+"""What a model's output is, and how two outputs of a batch differ: next tokens of a language model, or others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .hooks import Observer
+from .inputs import logits_of
 from .presets import Plan
 from .swap import RUN
 
@@ -51,8 +52,8 @@ class Task:
             return out.reshape(1, *out.shape) if out.ndim == 2 else out.flatten(1, -2)
         given = dict(batch)
         out = self.model(given.pop("input_ids"), **given)
-        out = out if isinstance(out, Tensor) else getattr(out, "logits", None)
-        if not isinstance(out, Tensor) or out.ndim != 3 or out.shape[1] != batch["input_ids"].shape[1]:
+        out = logits_of(out)
+        if out is None or out.ndim != 3 or out.shape[1] != batch["input_ids"].shape[1]:
             raise ValueError(
                 f"the model returned {describe(out)}, not logits [B, T, V] of each token: it is no causal language "
                 "model; give forward= (and loss=)"
@@ -111,7 +112,7 @@ class Task:
         """
         counts, losses = self._counts(batch, before), self._losses(batch, before)
         after = outcomes if self.forward is not None else outcomes[:, :-1]
-        told = self.loss and [self.loss(o, batch).reshape(before.shape[:2]).double() for o in (before, outcomes)]
+        own = self.loss and [self.loss(o, batch).reshape(before.shape[:2]).double() for o in (before, outcomes)]
         for b in range(before.shape[0]):
             columns = []
             for i in range(0, before.shape[1], CHUNK):
@@ -119,7 +120,7 @@ class Task:
                 p, q = before[b, at], torch.log_softmax(after[b, at].float(), -1)  # [c, C]
                 kl = (p.exp() * (p - q)).sum(-1, dtype=torch.float64)
                 same = (p.argmax(-1) == q.argmax(-1)).double()
-                loss = [t[b, at].to(kl.device) for t in told] if told else [losses(x, at, b) for x in (p, q)]
+                loss = [t[b, at].to(kl.device) for t in own] if own else [losses(x, at, b) for x in (p, q)]
                 valid = counts[b, at, None].to(p.device)
                 columns.append(torch.stack([torch.ones_like(kl), *loss, kl, same], 1).where(valid, 0.0))
             for run in torch.cat(columns).split(RUN):

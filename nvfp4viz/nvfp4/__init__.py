@@ -15,6 +15,7 @@ from .arithmetic import (
     takes_four,
     tensor_scales,
     token_scales,
+    with_decode_scale,
 )
 from .e2m1 import E2M1_MAGNITUDES, E2M1_MAX, decode_packed, e2m1_decode, e2m1_encode, pack, unpack
 from .e4m3 import E4M3_MAX, E4M3_VALUES, FLT_MIN, FOUR_LIMIT, MARGIN, e4m3_encode, flush

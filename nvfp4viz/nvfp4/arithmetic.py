@@ -83,7 +83,11 @@ def tensor_scales(amax: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Encode and decode scale of a whole tensor from its amax, 0-d float32; two float32 [1, 1]."""
     amax = amax.reshape(1, 1)
     full_range = torch.full_like(amax, E2M1_MAX * recipe.e4m3_max)
-    encode = torch.div(full_range, amax).clamp(max=FLT_MAX)  # amax 0 gives infinity, so FLT_MAX
+    return with_decode_scale(torch.div(full_range, amax).clamp(max=FLT_MAX))  # amax 0 gives infinity, so FLT_MAX
+
+
+def with_decode_scale(encode: Tensor) -> tuple[Tensor, Tensor]:
+    """An encode scale of a whole tensor, such as a caller gives, and the decode scale that belongs to it."""
     return encode, torch.div(torch.ones_like(encode), encode)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .arithmetic import candidates, scales_of, scores, takes_four
+from .arithmetic import candidates, scales_of, scores, takes_four, with_decode_scale
 from .e2m1 import pack
 from .e4m3 import flush
 from .quantized import Quantized
@@ -24,9 +24,10 @@ def reference_quantize(tokens: Tokens, recipe: Recipe, encode_scale: Tensor | No
         encode_scale: float32 [1, 1], per tensor only; from the tensor's amax where it is None.
     """
     x, (m, k), amax = tokens.x, tokens.shape, tokens.amax  # [M, 1]
-    encode, decode = scales_of(amax if recipe.per_token else tokens.tensor_amax, recipe)  # [M, 1] or [1, 1]
     if encode_scale is not None:
-        encode, decode = encode_scale, torch.div(torch.ones_like(encode_scale), encode_scale)
+        encode, decode = with_decode_scale(encode_scale)
+    else:
+        encode, decode = scales_of(amax if recipe.per_token else tokens.tensor_amax, recipe)  # [M, 1] or [1, 1]
 
     codes = torch.empty(m, k // 2, dtype=torch.uint8, device=x.device)
     scales = torch.empty(m, k // 16, dtype=torch.float8_e4m3fn, device=x.device)

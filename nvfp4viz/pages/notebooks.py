@@ -15,8 +15,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..files import error_text
-from ..shown import formula
+from ..shown import error_text, formula
 from ..web import asset
 from .document import document, fill, write
 from .packing import script

@@ -28,8 +28,8 @@ from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SIZES, style
 from ..checkpoints import Checkpoint
 from ..explorer import outputs
-from ..files import error_text
 from ..nvfp4 import FOUR_LIMIT, study_only
+from ..shown import error_text
 from . import packing
 from .checkpoint import report_checkpoint
 from .document import document, fill, picture, write, written

@@ -11,7 +11,7 @@ from torch import nn
 from ..nvfp4 import as_recipes
 from .meter import AS_IS, Meter
 from .outputs import kl_interval
-from .predict import PASSES, at_most, predicted, rank_correlation, share_found
+from .predict import PASSES, at_most, predicted, rank_correlation
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,6 @@ class LayerEffects:
         """Spearman's, of the prediction with what was measured."""
         rows = self.measured(column)
         return rank_correlation([r["predicted_kl"] for r in rows], [r[column] for r in rows])
-
-    def top_found(self, n: int = 10, column: str = "alone_kl") -> float:
-        """Of the n largest measured effects, the share among the n largest predicted."""
-        rows = self.measured(column)
-        return share_found([r["predicted_kl"] for r in rows], [r[column] for r in rows], n)
 
     def __repr__(self) -> str:
         alone, spared = (len(self.measured(c)) for c in ("alone_kl", "spared_kl"))

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from torch import nn
 
-from ..files import error_text, replacing
+from ..files import replacing
 from ..model import NothingQuantizedError
 from ..nvfp4 import RECIPES, as_recipes
+from ..shown import error_text
 from .cost import recipe_cost
 from .families import by_family
 from .meter import AS_IS, FP8, Meter

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..files import check_target, error_text, replacing
+from ..files import check_target, replacing
+from ..shown import error_text
 
 FORMAT = "nvfp4viz measurements 1"
 SAMPLE = 64  # elements of each parameter that its fingerprint looks at

@@ -1,11 +1,9 @@
-"""How results show themselves: one line in a console, a small table in a notebook."""
+"""How results show themselves: one line in a console, a small table in a notebook; strangers' text, made harmless."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
-
-from ..files import printable
 
 ROWS = 16  # of a table; the rest is counted
 LINE = "1px solid color-mix(in srgb, currentColor 25%, transparent)"  # in the page's ink: light and dark alike
@@ -41,6 +39,21 @@ def table(title: str, rows: Iterable[Iterable], head: Iterable[str] = (), note: 
 def _text(value, limit: int = 120) -> str:
     text = printable(number(value))
     return escape(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def error_text(error: Exception, limit: int = 200) -> str:
+    """What an error says that may quote a stranger's file: its first line, bounded, nothing that a terminal obeys."""
+    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return printable(line[:limit])
+
+
+def printable(text: str) -> str:
+    """A stranger's text for a terminal, which obeys nothing in it: escapes stand for control characters.
+
+    >>> printable("a\\x1b[31m b")
+    'a\\\\x1b[31m b'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class Card:

@@ -143,7 +143,7 @@ def test_a_tensor_of_too_few_tokens_leaves_the_vote_and_is_named():
 def test_zero_tensors_are_left_out_and_alone_refused():
     with_zero = {"zero": torch.zeros(32, 64), "there": synthetic("crowded", 32, 64)}
     verdict = recommend(_sweep(with_zero))
-    assert verdict.inputs == 1 and set(verdict.best_by_tensor) == {"there"} and "signal" in verdict.left_out["zero"]
+    assert verdict.inputs == 1 and "signal" in verdict.left_out["zero"]
     with pytest.raises(ValueError, match="non-zero"):
         recommend(_sweep({"zero": torch.zeros(32, 64)}))
 
@@ -280,7 +280,6 @@ def test_inputs_that_surely_disagree_are_named_with_their_margin():
     }
     verdict = recommend(_sweep(data, PAIR))
     assert verdict.recipe == "4/6-mae-256"
-    assert verdict.best_by_tensor == {"sink": "4/6-mae-448", "a": "4/6-mae-256", "b": "4/6-mae-256"}
     over = verdict.over("FlashInfer")
     assert over.disagree == ["sink"] and over.wins == 2
     assert f"4/6-mae-448 is surely better on sink ({-over.by_tensor_db['sink']:.2f} dB)." in verdict.sentence()
@@ -410,7 +409,6 @@ def test_a_recipe_that_nobody_can_run_is_in_no_headline():
     assert verdict.recipe == "4/6-mse-448" and verdict.over("to study only").over == "4/6-mse-300"
     assert verdict.sentence().startswith("Use 4/6-mse-448") and "standard-256" not in verdict.sentence()
     assert "Less error, but no engine runs it: 4/6-mse-300 (" in verdict.sentence()
-    assert set(verdict.best_by_tensor.values()) == {"4/6-mse-448"}
     told = measured.table().set_index("recipe")["study_only"]
     assert told["standard"] == "" and "448 without 4over6" in told["standard-256"] and "to study" in told["4/6-mse-300"]
     assert "study_only" not in _sweep(synthetic("normal", 8, 64)).table()

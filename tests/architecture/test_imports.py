@@ -15,9 +15,8 @@ MODULES = {
     for p in sorted(PACKAGE.rglob("*.py"))
 }  # "" is the package itself
 FLOORS = (  # a wing imports from floors below its own
-    {"files", "nvfp4"}, {"shown"}, {"stats"}, {"catalog"}, {"engine"}, {"activations", "environment"}, {"checkpoints"},
-    {"analysis"},
-    {"model", "plots"}, {"planning"}, {"web", "integrations"}, {"explorer"}, {"pages"}, {"cli"},
+    {"files", "nvfp4", "shown", "web"}, {"stats", "activations", "environment"}, {"catalog", "engine"},
+    {"checkpoints", "analysis"}, {"model", "plots"}, {"planning", "integrations"}, {"explorer"}, {"pages"}, {"cli"},
 )  # fmt: skip
 FLAT = {"", "files", "catalog"}  # modules that belong to no wing
 FACE_LINES = 40

@@ -349,7 +349,7 @@ class TestInJupyterLab:
             page.keyboard.press("Tab")
         page.keyboard.press("Home")  # block scales: the lowest that occurs
         lowest = check(page, data)["sides"]["a"]["scales"][0]
-        assert re.search(r"byte 0x[0-9A-F]{2}", page.locator(".nv4 .said").inner_text())
+        assert re.search(r"byte 0x[0-9A-F]{2}", page.locator(".nv4 .announced").inner_text())
         assert page.locator(".nv4 svg.scales .tip text").first.is_visible() and lowest
         page.keyboard.press("Escape")
         assert page.locator(".nv4 svg.scales .tip").count() == 0

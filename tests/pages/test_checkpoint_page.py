@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nvfp4viz
-from nvfp4viz.analysis import weights_sweep
 from nvfp4viz.checkpoints import against, fit
 from nvfp4viz.cli import main
+from nvfp4viz.explorer.weights import weights_sweep
 from nvfp4viz.pages import report_checkpoint
 from nvfp4viz.planning import layer_map
 

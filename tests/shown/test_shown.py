@@ -10,7 +10,7 @@ from hostile import NAMES
 
 import nvfp4viz
 from nvfp4viz.analysis import Sweep
-from nvfp4viz.shown import ROWS, number, table
+from nvfp4viz.shown import ROWS, error_text, number, table
 from nvfp4viz.shown.pictures import SCHEME
 from nvfp4viz.web import asset
 
@@ -117,3 +117,9 @@ def test_a_figure_in_a_notebook_brings_its_colours_and_a_picture_for_where_svg_i
     assert not re.search(r"(fill|stroke): #(fff|222|000)", svg)  # nothing stays white, or black
     same = nvfp4viz.plots.Picture(nvfp4viz.plots.error_by_tensor(SWEEP), "<words>")._repr_mimebundle_()[0]
     assert same["image/svg+xml"] == svg
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[31m\u202e", "", "x" * 9999])
+def test_what_an_error_says_is_one_printable_line(text):
+    line = error_text(ValueError(text))
+    assert line and line.isprintable() and len(line) < 1000

@@ -32,9 +32,10 @@ from ...nvfp4 import (
     rcp_table,
     tensor_amax,
     tensor_scales,
+    with_decode_scale,
 )
 from ...stats import Stats
-from ..base import Ready
+from ..base import AtOnce
 
 TASKS = 16  # x falls into so many tasks, where that leaves each a size in elements
 SMALLEST, LARGEST = 1 << 16, 1 << 18  # that is worth a call, and at most 1 MiB in float32: a second-level cache
@@ -248,7 +249,7 @@ def rules_of(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
 
     given = None
     if not recipe.per_token and encode_scale is not None:
-        given = encode_scale, torch.div(torch.ones_like(encode_scale), encode_scale)
+        given = with_decode_scale(encode_scale)
     elif not recipe.per_token:
         given = tensor_scales(tensor_amax(x), recipe)
     one, six = torch.ones(()), torch.full((), E2M1_MAX)
@@ -273,10 +274,10 @@ def rules_of(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
     return rules, given
 
 
-class Cpu:
+class Cpu(AtOnce):
     """The engine "cpu"."""
 
-    name, leaves_out = "cpu", False
+    name = "cpu"
     why_not, refuses, device = staticmethod(why_not), staticmethod(refuses), staticmethod(device)
 
     def quantize(self, tokens: Tokens, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
@@ -284,12 +285,6 @@ class Cpu:
 
     def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
         return analyze(tokens.x, recipes, encode_scales, tokens.first, tokens.sequences)
-
-    def launch(
-        self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Ready | None = None
-    ) -> Ready:
-        found = Ready(self.analyze(tokens, recipes, encode_scales))
-        return found if into is None else into + found
 
 
 ENGINE = Cpu()

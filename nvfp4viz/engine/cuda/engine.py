@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...nvfp4 import BLOCK, Quantized, Recipe, Tokens, check_finite, tensor_amax, tensor_scales
+from ...nvfp4 import BLOCK, Quantized, Recipe, Tokens, check_finite, tensor_amax, tensor_scales, with_decode_scale
 from ...stats import Stats
 from . import nvrtc
 from .launching import aligned, ctas, log_lanes
@@ -77,7 +77,7 @@ def _given(x: Tensor, recipe: Recipe, encode_scale: Tensor | None) -> tuple[Tens
     """Encode and decode scale of a per-tensor recipe, float32 [1, 1]; from the tensor's amax where none is given."""
     if encode_scale is None:
         return tensor_scales(tensor_amax(x), recipe)
-    return encode_scale, torch.div(torch.ones_like(encode_scale), encode_scale)
+    return with_decode_scale(encode_scale)
 
 
 class Cuda:

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...nvfp4 import BLOCK, E4M3_MAX, Quantized, Recipe, Tokens, caller_scale, check_finite
+from ...nvfp4 import BLOCK, E4M3_MAX, Quantized, Recipe, Tokens, caller_scale, check_finite, with_decode_scale
 from ..base import Unfused
 
 OLDEST = (0, 7, 1)  # the first with an explicit nvfp4_4over6=
@@ -164,7 +164,7 @@ class Kernels(Unfused):
         parts = [self._call(rows, recipe, encode_scale) for rows in x.split(max(1, LIMIT // x.shape[1]))]
         codes, scales, decode = (torch.cat(p) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
         if not recipe.per_token:
-            decode = torch.div(torch.ones_like(encode_scale), encode_scale)
+            _, decode = with_decode_scale(encode_scale)
         q = Quantized.from_flashinfer(codes, scales, decode, recipe, engine=self.name)
         return replace(q, encode_scale=encode_scale)
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ...files import replacing
-from ...nvfp4 import BLOCK, Quantized, Recipe, Tokens, caller_scale, check_finite, token_amax
+from ...nvfp4 import BLOCK, Quantized, Recipe, Tokens, caller_scale, check_finite, token_amax, with_decode_scale
 from ..base import Unfused
 from ..cuda import nvrtc
 from .engine import cuda_device, find_nvcc, refuses_recipe, version, why_not_installed
@@ -191,7 +191,7 @@ def quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Q
     if recipe.per_token:
         encode, decode = torch.empty_like(amax), torch.empty_like(amax)
     else:
-        encode, decode = encode_scale, torch.div(torch.ones_like(encode_scale), encode_scale)
+        encode, decode = with_decode_scale(encode_scale)
     if m:
         x = x.contiguous()
         x = x.clone() if x.data_ptr() % (2 * BLOCK) else x

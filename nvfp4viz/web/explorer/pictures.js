@@ -48,7 +48,7 @@ export class Pictures {
     cursor.innerHTML = pointed ? pointed.svg : "";
     for (const row of svg.querySelectorAll("[data-row]"))
       row.classList.toggle("on", pointed?.row !== undefined && row.dataset.row === String(pointed.row));
-    if (aloud && pointed) this.page.write(".said", pointed.label);
+    if (aloud && pointed) this.page.write(".announced", pointed.label);
   }
 
   listen(svg, name) {

@@ -69,10 +69,10 @@ const DRIFT_KEYS =
 // A part of the view "Output"; where it was not given, why it is empty
 const part = (name, title, legend, inner) =>
   `<figure data-in="output" data-part="${name}">${caption(title, legend)}<p class="why soft"></p>${inner}</figure>`;
-const said = (name) => `<span class="${name}"></span>`;
+const words = (name) => `<span class="${name}"></span>`;
 const OUTPUT =
   `<p class="effects" data-in="output"></p>` +
-  part("ranking", "Tensor error beside output error", said("ranking-words"), canvas("ranking")) +
+  part("ranking", "Tensor error beside output error", words("ranking-words"), canvas("ranking")) +
   part("frontier", "Keeping layers", FRONTIER_KEYS, `<p class="frontier-words"></p>` + canvas("frontier") + `<p class="frontier-about soft"></p>`) +
   part("drift", "Where the error goes", DRIFT_KEYS, canvas("depth") + canvas("drift")) +
   part("prompts", "The prompts that change most", "", `<div class="prompt-table"></div>`);
@@ -134,7 +134,7 @@ export function skeleton(uid, catalog) {
   <div class="stages"></div>
 </figure>
 ${OUTPUT}
-<div class="said" aria-live="polite"></div>
+<div class="announced" aria-live="polite"></div>
 <footer></footer>
 <div class="after"><button class="copy">copy as Python</button><span class="copied soft" role="status"></span></div>`;
 }

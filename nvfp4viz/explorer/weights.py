@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import reduce
 from operator import add
 
+from ..analysis import Sweep, versions
 from ..checkpoints import STORED, Checkpoint, Comparison, decode, row_chunks, stored_rows
 from ..files import sha256
 from ..stats import Stats, measure
-from .provenance import versions
-from .sweep import Sweep
 
 ELEMENTS = 1 << 22  # at a time
 
