@@ -1,6 +1,7 @@
 # Needs Python >= 3.10 and make, no more. Another Python: make PYTHON=python3.12 ...
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ WHEELS := .cache/wheels
 CONSUMERS := sglang==0.5.23 sglang==0.5.13 transformer-engine==2.20.2 vllm==0.33.0  # tests read single files of these wheels
 VLLM_026 := vllm/envs.py vllm/config/cache.py $(addprefix vllm/model_executor/layers/,quantization/__init__.py fused_moe/experts/trtllm_nvfp4_moe.py)
 TORCH := torch==2.13.0  # for make constraints: PyTorch moves on purpose, the rest follows
-CELL_SECONDS := $(if $(wildcard .cache/smollm2/*.gguf),1800,120)  # notebook 06 takes minutes where its model is
+CELL_SECONDS := $(if $(wildcard .cache/smollm2/*.gguf),1800,240)  # notebook 06 takes minutes where its model is
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=$(strip $(CELL_SECONDS)) --nbval-sanitize-with=tests/nbval_sanitize.cfg
 
 unexport PYTHONDONTWRITEBYTECODE  # else each test process and notebook compiles anew what it imports
@@ -28,11 +29,13 @@ report: $(VENV)/.installed ## analyse the bundled activations, write build/repor
 	@$(BIN)/nvfp4viz report $(DATA) -o $(REPORT) $(ARGS)
 	@echo "$(CURDIR)/$(REPORT)"
 
-test: $(VENV)/.installed-test ## lint and run every test, docstring and notebook; ARGS="-k word" narrows
+# passive: torch's threads sleep while they wait for work, where spinning would take a core from another test
+test: export OMP_WAIT_POLICY := passive
+test: $(VENV)/.installed-test ## lint and run every test, docstring and notebook; ARGS="-k word" narrows, WORKERS=0 is one process
 	@echo "==> ruff check"
 	@$(BIN)/ruff check
 	@echo "==> pytest: tests, docstrings, notebooks"
-	@$(BIN)/pytest $(NBVAL) tests nvfp4viz notebooks $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(NBVAL) tests nvfp4viz notebooks $(ARGS)
 
 test-gpu: $(VENV)/.installed-test ## what a machine with a GPU can test, and a certificate of it: build/certificate.txt
 	@mkdir -p build

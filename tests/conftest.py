@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TURNS = pytest.StashKey()
 collect_ignore_glob = ["*conftest.py"]  # else --doctest-modules imports each as one module named conftest
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM_ARGS = [
@@ -94,8 +96,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker(marker) and (reason := why_not()):
                 item.add_marker(pytest.mark.skip(reason=reason))
                 break
-    # Last, because Playwright's synchronous API leaves an event loop running in the main thread until it stops.
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    # Last of its file, because Playwright's synchronous API leaves an event loop running in the main thread.
+    files = list(dict.fromkeys(item.path for item in items))
+    place = dict(zip(files, range(len(files)), strict=True))
+    items.sort(key=lambda item: (place[item.path], item.get_closest_marker("browser") is not None))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-timeout, whose clock starts with the turn
+def pytest_runtest_protocol(item: pytest.Item):
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    from turns import turn  # Windows has no such locks, nor make
+
+    with turn(Path(item.config.workerinput["turns"]), alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """Tells each worker of pytest-xdist the folder of the locks that they share."""
+    node.workerinput["turns"] = node.config.stash[TURNS].name
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TURNS] = tempfile.TemporaryDirectory(prefix="turns-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[TURNS].cleanup()
 
 
 @pytest.fixture(scope="session")
@@ -104,9 +132,9 @@ def bundled() -> Path:
     return ROOT / "data" / "smollm2-135m-activations.safetensors"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium, driven by Playwright; `browser.new_page()` opens a page."""
+    """A headless Chromium of a file of tests, driven by Playwright; `browser.new_page()` opens a page."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -306,6 +306,7 @@ def test_lists_that_share_lists_are_not_followed_without_end():
         load("x.pt")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
     ("call", "why"),

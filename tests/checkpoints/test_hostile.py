@@ -87,6 +87,7 @@ def test_configs_of_any_shape(tmp_path, values):
     }  # fmt: skip
 
 
+@pytest.mark.alone
 def test_patterns_take_no_time(tmp_path):
     evil = [f"re:.*a.*b.*c.*d{i}" for i in range(50)] + ["re:(a+)+$", "re:((a*)*)*b", "re:(.|.)+x"] + ["*a*" * 40] * 3
     copy = spoil("llama-compressed-tensors", tmp_path, config=lambda v: v["quantization_config"].update(ignore=evil))

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 import nvfp4viz
 
 
+@pytest.mark.alone
 def test_ten_thousand_tensors_of_scales_in_ten_seconds(tmp_path):
     g = torch.Generator().manual_seed(1)
     q = nvfp4viz.quantize(torch.randn(64, 256, generator=g), nvfp4viz.Recipe(per_token=False), engine="reference")

@@ -174,6 +174,7 @@ LONG = {  # a megabyte of what could cost its square
 }  # fmt: skip
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("what", LONG)
 def test_a_megabyte_takes_under_a_second(what):
     name, text = LONG[what]

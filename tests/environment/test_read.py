@@ -142,6 +142,7 @@ def test_missing_files_folders_and_kinds(tmp_path):
         read_environment("A=1\n", "toml")
 
 
+@pytest.mark.alone
 def test_merging_yaml_does_not_explode():
     text = f"a0: &a0 {{{FI}: '1'}}\n" + "".join(f"a{i}: &a{i}\n  <<: [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
     start = time.process_time()

@@ -229,6 +229,7 @@ def test_200_changes_beside_a_running_computation(open_page, activations, monkey
     assert w.wait(30).statistics[tensors[0]][PAIR[0]] == wanted[tensors[0], PAIR[0]]
 
 
+@pytest.mark.alone
 def test_nothing_waits_for_the_computation(activations, monkeypatch):
     from nvfp4viz.explorer import store
 
@@ -257,6 +258,7 @@ def test_the_state_that_a_notebook_saves_is_small_and_reads_back(bundled):
     w.close()
 
 
+@pytest.mark.alone
 def test_500_tensors_have_summaries_in_the_page_and_the_rest_on_demand(monkeypatch):
     one = sweep({"x": synthetic("lognormal", 64, 128)}, engine="reference").stats["x"]
     many = nvfp4viz.Sweep.of({f"model.layers.{i}.mlp.down_proj": one for i in range(500)}, dict(RECIPES))

@@ -130,7 +130,7 @@ class Lab:
 
     def close(self):
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
         self.log.close()
 
 
@@ -354,6 +354,7 @@ class TestInJupyterLab:
         page.keyboard.press("Escape")
         assert page.locator(".nv4 svg.scales .tip").count() == 0
 
+    @pytest.mark.alone
     def test_200_changes_beside_a_running_cell(self, page, lab, data):
         lab.run(page, 2)
         running = page.locator(".jp-Cell").nth(2).get_by_text("[*]:")

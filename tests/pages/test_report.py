@@ -220,6 +220,7 @@ def _block(value) -> str:
     return f'<script type="application/gzip" id="sweep">{packed}</script>'
 
 
+@pytest.mark.alone
 def test_size_growth_and_time(bundled):
     found = sweep(load(bundled), engine="cpu")
     seconds = []

@@ -284,6 +284,7 @@ def test_data_that_was_damaged_is_not_drawn(browser, measured, tmp_path):
     tab.close()
 
 
+@pytest.mark.alone
 def test_five_hundred_tensors_open_quickly(browser, measured, tmp_path):
     rows, kept, rng = list(measured.stats.values()), list(measured.blocks.values()), np.random.default_rng(0)
     noise = [rng.uniform(0.9, 1.1, 16) for _ in range(500)]
