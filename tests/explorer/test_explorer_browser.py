@@ -114,7 +114,7 @@ class Lab:
     def open(self, browser, **options):
         """A page with the notebook open and its kernel idle."""
         page = browser.new_page(**{"viewport": {"width": 1280, "height": 1600}, **options})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)  # compiling may come first
         page.errors = []
         page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: page.errors.append(str(e)))
