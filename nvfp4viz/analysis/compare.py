@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..shown import short
 from ..stats import Stats
 from .interval import margin_interval
 from .sweep import Sweep
@@ -104,7 +105,7 @@ def sentence(found: list[Pair]) -> str:
         many = f"{len(other)} of {len({p.tensor for p in found})} tensors"
         return f"A and B saw different activations: in {many}, so that a difference may be the data's; {counted}."
     side = "better" if median > 0 else "worse"
-    start = f"A typical token is {abs(median):.2g} dB {side} in B, in the median"
+    start = f"A typical token is {short(abs(median), 2)} dB {side} in B, in the median"
     start = start if median else "No difference in the median"
     ends = [f"{what} {p.tensor} under {p.recipe}, {db(p.gain_db)} dB{_sure(p)}"
             for what, those, pick in (("most gained", better, max), ("most lost", worse, min)) if those
@@ -120,5 +121,7 @@ def _sure(pair: Pair) -> str:
 
 
 def db(value: float) -> str:
-    """A difference in dB, signed, of two digits."""
-    return f"{value:+.2g}".replace("-", "−")
+    """A difference in dB, signed, of two digits, so that none reads as 0."""
+    if not np.isfinite(value):
+        return "–" if np.isnan(value) else "+∞" if value > 0 else "−∞"
+    return f"{'+' * (value > 0)}{short(value, 2)}"

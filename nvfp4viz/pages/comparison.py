@@ -91,7 +91,8 @@ def _by_recipe(found: list[Pair]) -> list[dict[str, str]]:
 
 def _listed(p: Pair) -> dict[str, str]:
     sure = ", 95 % interval {} to {}".format(*map(db, p.interval_db)) if p.interval_db else ", no interval"
-    sqnr = {"before": f"{p.a.token_sqnr_db:.3f}", "after": f"{p.b.token_sqnr_db:.3f}"}
+    before, after = (f"{s.token_sqnr_db:.3f}".replace("inf", "∞") for s in (p.a, p.b))
+    sqnr = {"before": before, "after": after}
     return {"gain": db(p.gain_db), "sure": sure, "tensor": p.tensor, "recipe": p.recipe, **sqnr}
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from ..files import replacing
 from ..web import asset, page_module
 from .packing import sign, signature
-from .words import explained
+from .words import explained, whole
 
 HEAD = 90  # characters of a title that a printed page has room for
 
@@ -62,6 +62,7 @@ def _templates() -> jinja2.Environment:
     )  # fmt: skip
     environment.filters["visible"] = visible
     environment.filters["explained"] = lambda text: explained(visible(text))
+    environment.filters["whole"] = lambda text: whole(visible(text))
     environment.filters["json"] = json.dumps
     return environment
 

@@ -29,7 +29,7 @@ from ..catalog import SIZES, style
 from ..checkpoints import Checkpoint
 from ..explorer import outputs
 from ..nvfp4 import FOUR_LIMIT, study_only
-from ..shown import error_text
+from ..shown import error_text, short
 from . import packing
 from .checkpoint import report_checkpoint
 from .document import document, fill, picture, write, written
@@ -161,12 +161,13 @@ def _rows(sweep: Sweep) -> list[dict]:
 
 
 def _shown_number(value: float, kind: str) -> str:
-    return _decimal(value, {"db": ".3f", "share": ".2%"}.get(kind, ".4g"))
+    form = {"db": ".3f", "share": ".2%"}.get(kind)
+    return _decimal(value, form) if form or not isfinite(value) else short(value)
 
 
-def _decimal(value: float, form: str) -> str:
+def _decimal(value: float, form: str | None) -> str:
     """As the page's script writes it: without error an SQNR is infinite, and of zeros some numbers are none."""
-    return format(value, form) if isfinite(value) else "∞" if value > 0 else "–"
+    return format(value, form or "") if isfinite(value) else "∞" if value > 0 else "–"
 
 
 def _recipes(sweep: Sweep) -> list[tuple[str, str, str]]:

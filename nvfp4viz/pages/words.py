@@ -27,21 +27,33 @@ WORDS = {
     "strict": "FlashInfer's arithmetic that divides; its default, fast, takes the GPU's approximate reciprocal",
     "95 % interval": "where the difference would lie for other parts of the same text, 19 times of 20",
 }  # fmt: skip
-_KNOWN = re.compile("|".join(rf"(?<![\w/-]){re.escape(w)}(?![\w-])" for w in sorted(WORDS, key=len, reverse=True)))
+_KNOWN = "|".join(rf"(?<![\w/-]){re.escape(w)}(?![\w-])" for w in sorted(WORDS, key=len, reverse=True))
+_WHOLE = r"(?<![\w.])\d[\d.,]* (?:%|dB)|(?<![\w/.-])(?:standard|4/6-m[as]e)-[a-z0-9.-]*[a-z0-9]"
 
 
 def explained(text) -> Markup:
-    """HTML text whose words of the list say what they mean where the pointer rests, each the first time."""
+    """HTML text, `whole`, whose words of the list say what they mean where the pointer rests, each the first time."""
     seen = set()
 
     def one(found: re.Match) -> str:
         word = found[0]
+        if word not in WORDS:
+            return _unbroken(found)
         if word in seen:
             return word
         seen.add(word)
         return f'<abbr title="{escape(WORDS[word])}">{word}</abbr>'
 
-    return Markup(_KNOWN.sub(one, str(text)))
+    return Markup(re.sub(f"{_KNOWN}|{_WHOLE}", one, str(text)))
+
+
+def whole(text) -> Markup:
+    """HTML text in which no line ends within a recipe's name, or between a number and its unit."""
+    return Markup(re.sub(_WHOLE, _unbroken, str(text)))
+
+
+def _unbroken(found: re.Match) -> str:
+    return f'<span class="whole">{found[0]}</span>'
 
 
 def glossary() -> dict[str, str]:

@@ -23,6 +23,19 @@ def number(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def short(value: float, digits: int = 4) -> str:
+    """A number in so many digits with true signs, as the pages' script writes it; no power of ten where none is needed.
+
+    >>> short(-7.562e-8, 2), short(123.4, 2), short(0.021987)
+    ('−7.6×10⁻⁸', '120', '0.02199')
+    """
+    mantissa, power = f"{value:.{digits - 1}e}".split("e")
+    if value and not -3 <= int(power) <= 5:
+        tens = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"{float(mantissa):g}×10{tens}".replace("-", "−")
+    return f"{float(f'{value:.{digits}g}'):.10g}".replace("-", "−")
+
+
 def table(title: str, rows: Iterable[Iterable], head: Iterable[str] = (), note: str = "") -> str:
     """A small HTML table in the colours of the page around it; whatever it is given is escaped, and bounded."""
     rows = [list(row) for row in rows]

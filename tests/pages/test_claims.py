@@ -76,6 +76,14 @@ def test_words_are_explained_once_each():
     said = explained("SQNR and SQNR, 4over6; 4over6-like, MSE")
     assert said.count("<abbr") == 3 and said.count("SQNR") >= 2
     assert all(len(meaning) > 20 for meaning in WORDS.values())
+    head = explained("2.6 % less than standard-tensor-fast, 4/6-mae-448 (0.11 dB, 95 % interval) in a-4/6-mae-448")
+    assert re.findall('<span class="whole">(.*?)</span>', head) == [
+        "2.6 %",
+        "standard-tensor-fast",
+        "4/6-mae-448",
+        "0.11 dB",
+    ]
+    assert "<span" not in re.sub("<span class=.whole.>[^<]*</span>", "", head) and "95 % interval</abbr>" in head
 
 
 def test_other_data_are_not_compared_as_if_they_were_the_same(measured):

@@ -2,7 +2,7 @@
 
 import { own } from "../lib/own.js";
 import { sameSettings } from "../lib/recipe.js";
-import { int, num } from "../lib/text.js";
+import { int, num, short } from "../lib/text.js";
 
 const dB = (nmse) => (nmse ? -10 * Math.log10(nmse) : Infinity);
 const exactOf = ({ exact }, tensor, recipe) => ({ ...own(exact, tensor).all, ...own(own(exact, tensor).each, recipe) });
@@ -107,5 +107,5 @@ export function sentence(pairs) {
   }
   const middle = median(pairs.map((p) => p.gain).filter(Number.isFinite));
   if (!middle) return `No difference in the median: ${counted}.`;
-  return `A typical token is ${Math.abs(middle).toPrecision(2)} dB ${middle > 0 ? "better" : "worse"} in B, in the median: ${counted}.`;
+  return `A typical token is ${short(Math.abs(middle), 2)} dB ${middle > 0 ? "better" : "worse"} in B, in the median: ${counted}.`;
 }
