@@ -368,6 +368,19 @@ def test_a_small_change_under_the_microscope_touches_only_what_it_changes(opened
     assert 3 < len(touched) < 60 and not [one for one in touched if one.endswith("childList")], touched
 
 
+def test_a_tensor_without_a_name_is_not_each_text_of_the_figures(opened, tmp_path):
+    tab = opened(report(sweep({"": X, "x": X}, engine="reference"), tmp_path / "r.html"))
+    assert tab.locator("#results tr.here").count() == len(RECIPES)
+    assert tab.locator("figure.card svg text").count() > 30
+    assert tab.locator("figure.card svg text:is(.pick, .here)").count() <= 2  # the two names
+
+
+def test_names_within_a_comparison_s_words_are_no_chips(opened, measured, tmp_path):
+    tab = opened(report(measured, tmp_path / "r.html"))
+    names = tab.locator(".margins th .whole")
+    assert names.count() and names.first.evaluate("e => getComputedStyle(e).display") == "inline"
+
+
 def test_printing(browser, measured, tmp_path):
     """Every row is printed, below the headings on each page; what only works on a screen is not."""
     tab = browser.new_page()

@@ -2,10 +2,11 @@
 
 const MARK = "-tensor:";
 
-// The tensor whose name a text of a figure is: the whole name, of which the figure may show the ends only
+// The tensor whose name a text of a figure is: the whole name, of which the figure may show the ends only; null where it
+// is none, for a name may be empty
 function labelled(text) {
-  const { id = "" } = text.closest(`[id*="${MARK}"]`) || {};
-  return id && decodeURIComponent(id.slice(id.indexOf(MARK) + MARK.length));
+  const group = text.closest(`[id*="${MARK}"]`);
+  return group && decodeURIComponent(group.id.slice(group.id.indexOf(MARK) + MARK.length));
 }
 
 // A click on a tensor's name or row shows it in the explorer, and what is shown there is marked everywhere.
