@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..files import sha256
 from .dumps import Steps
-from .felt import Felt, take_squares
 from .folders import files_of, natural
 from .guards import QuantizedCheckpointError, reason
 from .metadata import sequence_lengths
 from .readers import FORMATS, Contents, free
+from .squares import Squares, take_squares
 
 
 @dataclass(repr=False, eq=False)
@@ -26,7 +26,7 @@ class Activations(Mapping):
     sources: list[dict]  # one dict a file: path, sha256, bytes, metadata
     left_out: dict[str, str]  # tensor, or file, that is not taken -> its dtype and why
     lengths: tuple[int, ...] | None  # tokens of each sequence, one after another; None: not known
-    felt: dict[str, Felt]  # tensor -> squares of its gradients, of those that have some
+    squares: dict[str, Squares]  # tensor -> squares of its gradients, of those that have some
 
     def __getitem__(self, name: str) -> Tensor:
         return self._readers[name]()
@@ -57,7 +57,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
     `lengths` are the tokens of each sequence, one after another, for intervals over sequences (of which they take at
     least eight). Where it is None they are read from the metadata of a .safetensors, a JSON list under
     "sequence_lengths". A tensor of another number of tokens has no sequences known, one of [B, T, K] has B of them.
-    Squares of gradients that `capture` kept are in `.felt`.
+    Squares of gradients that `capture` kept are in `.squares`.
 
     Raises FileNotFoundError, ValueError that says what is wrong with which file, or TypeError for what is no path.
     """
@@ -68,7 +68,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
             raise TypeError(f"load takes paths, not a {type(path).__name__}: load(a, b), load(*paths)")
     readers: dict[str, Callable[[], Tensor]] = {}
     left_out: dict[str, str] = {}
-    felt: dict[str, Felt] = {}
+    squares: dict[str, Squares] = {}
     sources, unread = [], []
     for path, named in (found for p in paths for found in files_of(Path(p).expanduser())):
         try:
@@ -79,7 +79,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
             unread.append(error)  # a foreign file of a folder costs nothing but itself
             left_out[str(path)] = str(error)
             continue
-        take_squares(readers, _merge(contents, path, readers, left_out), contents.metadata, felt, left_out)
+        take_squares(readers, _merge(contents, path, readers, left_out), contents.metadata, squares, left_out)
         about = {"sha256": sha256(path), "bytes": path.stat().st_size, "metadata": contents.metadata}
         sources.append({"path": str(path), **about})
     if not readers and unread:
@@ -87,7 +87,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
     if not readers:
         why = "".join(f"; {name}: {why}" for name, why in list(left_out.items())[:3])
         raise ValueError(f"no floating-point tensor in {', '.join(map(str, paths))}: nothing to analyse{why}")
-    return Activations(readers, sources, left_out, sequence_lengths(lengths, sources), felt)
+    return Activations(readers, sources, left_out, sequence_lengths(lengths, sources), squares)
 
 
 def _read(path: Path) -> Contents:

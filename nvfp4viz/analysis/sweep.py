@@ -18,8 +18,8 @@ from ..stats import Stats
 from .attribution import Attribution, attribute_all
 from .cards import sweep_html
 from .coverage import coverage_sentence
-from .felt import predicted
 from .picks import kept_blocks
+from .predicted_kl import with_predicted_kl
 from .provenance import versions
 from .saved import Saved, sweep_dict, sweep_parts
 from .sequences import analyze_sequences, with_sequences
@@ -194,8 +194,8 @@ def _record(activations: Mapping, name: str, recipes: dict, engine: str, attribu
     tokens, named = with_sequences(x), list(recipes.values())
     lengths = getattr(activations, "lengths", None)
     stats = dict(zip(recipes, analyze_sequences(tokens, named, engine, lengths), strict=True))
-    felt = getattr(activations, "felt", {}).get(name)
-    if felt is not None:
-        stats = predicted(stats, tokens, felt, engine)
+    gradients = getattr(activations, "squares", {}).get(name)
+    if gradients is not None:
+        stats = with_predicted_kl(stats, tokens, gradients, engine)
     split = dict(zip(recipes, attribute_all(tokens, named), strict=True)) if attribution else {}
     return Record(stats, split, kept_blocks(tokens, recipes, texts) if texts is not None else {})

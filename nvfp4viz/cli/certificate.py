@@ -6,7 +6,7 @@ import datetime
 import json
 from pathlib import Path
 
-from ..engine import verdict
+from ..engine import result_line
 from ..files import replacing
 
 FORMAT = "nvfp4viz-certificate-1"
@@ -30,7 +30,7 @@ def certificate(report: dict) -> dict:
 def _engine(row: dict, result: dict | None) -> dict:
     if result is None:
         return {"engine": row["name"], "ran": False, "why_not": row["why_not"]}
-    return {"ran": True, **result, "result": verdict(result)}
+    return {"ran": True, **result, "result": result_line(result)}
 
 
 def lines(values: dict) -> list[str]:

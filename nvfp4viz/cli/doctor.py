@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..engine import engines, verdict, verify
+from ..engine import engines, result_line, verify
 from ..environment import (
     SITES,
     VARIABLES,
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         for result in verify(row for row in report["engines"] if row["available"]):
             report["verify"].append(result)
             if not arguments.json:
-                say(f"  {result['engine']:20} {verdict(result)}")
+                say(f"  {result['engine']:20} {result_line(result)}")
     if arguments.certificate:
         certificate.write(report, arguments.certificate)
     report["ok"] = not _errors(report) and all(r["ok"] for r in report.get("verify", ()))

@@ -8,7 +8,7 @@ from .cpu.engine import run_tasks
 from .dispatch import analyze, analyze_all, choose, engines, find_engine, given_encode_scale, quantize, usable_engine
 from .feel import feel
 from .golden import Golden, golden_cases, recipe_of
-from .verify import verdict, verify
+from .verify import result_line, verify
 
 _COMPILED = {  # these come with numba, at first use
     "block_errors": ("errors", ""),

@@ -51,7 +51,7 @@ def _compare(case: Golden, result: dict) -> None:
         result["first"] = f"{case.name}, token {token}, block {block}"
 
 
-def verdict(r: dict) -> str:
+def result_line(r: dict) -> str:
     """A result of `verify` in one line."""
     if r["error"]:
         return r["error"]

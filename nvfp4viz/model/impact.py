@@ -101,7 +101,7 @@ def _measure(task: Task, batches, plan: Plan, recipes: dict, per_layer: bool, en
                 some, swap = outputs_of([only] if only else chosen), Swap(plan, recipe, made, engine, skipped, only)
                 with swap, Outputs(original, sequences, shape).watching(some) as changed:
                     after = task.outcomes(batch)
-                runs[name, only] += task.compare(before, after, batch, sequences)
+                runs[name, only] += task.by_run(before, after, batch, sequences)
                 for module, sums in changed.sums.items():
                     layers[name, only][module] += sums
                 ran |= {(name, label) for label in swap.ran}

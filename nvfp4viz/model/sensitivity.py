@@ -211,7 +211,7 @@ def _at_level(found: Sensitivity, model, batches: list, before: list[Tensor], mo
             for i, batch in enumerate(batches):
                 p = task.log_probabilities(before[i] if i < len(before) else task.outcomes(batch))
                 with Swap(plan, recipe, None, engine, {}):
-                    measured += sum(row[4] for row in task.compare(p, task.outcomes(batch), batch))
+                    measured += sum(row[4] for row in task.by_run(p, task.outcomes(batch), batch))
     except (TypeError, ValueError, torch.cuda.OutOfMemoryError) as error:
         why = f"the level of the predictions was not measured: {error_text(error)}"
         return replace(found, skipped={**found.skipped, "level": why})

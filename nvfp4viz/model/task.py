@@ -105,7 +105,7 @@ class Task:
             return every if mask is None else mask[:, 1:].bool() & mask[:, :-1].bool()
         return torch.ones(p.shape[:2], dtype=torch.bool, device=p.device)
 
-    def compare(self, before: Tensor, outcomes: Tensor, batch, first: int = 0) -> Iterator[list[float]]:
+    def by_run(self, before: Tensor, outcomes: Tensor, batch, first: int = 0) -> Iterator[list[float]]:
         """For each run of positions: its sequence, their number, loss before and after, KL and agreement, summed.
 
         first: number of the batch's first sequence.

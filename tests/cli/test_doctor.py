@@ -14,7 +14,7 @@ import torch
 import nvfp4viz
 from nvfp4viz import engines
 from nvfp4viz.cli import doctor, main
-from nvfp4viz.engine import find_engine, golden_cases, recipe_of, verdict, verify
+from nvfp4viz.engine import find_engine, golden_cases, recipe_of, result_line, verify
 from nvfp4viz.environment import VARIABLES, Settings
 
 FI = "FLASHINFER_NVFP4_4OVER6"
@@ -155,7 +155,7 @@ def _few():
 def test_verify_says_bit_exact():
     (result,) = verify([{"name": "reference"}], _few())
     assert result["ok"] and result["cases"] == 108 and result["first"] is None
-    assert verdict(result) == "bit-exact: 108 cases, 55,296 blocks"
+    assert result_line(result) == "bit-exact: 108 cases, 55,296 blocks"
 
 
 def test_verify_counts_blocks_that_differ_and_says_where_first(clean):
@@ -168,7 +168,7 @@ def test_verify_counts_blocks_that_differ_and_says_where_first(clean):
     clean.setattr(find_engine("reference"), "quantize", wrong)
     (result,) = verify([{"name": "reference"}], _few())
     assert not result["ok"] and result["strict"]["differ"] == result["fast"]["differ"] == 54
-    assert "54 of 27,648 blocks differ" in verdict(result) and ", token 3, block 2" in verdict(result)
+    assert "54 of 27,648 blocks differ" in result_line(result) and ", token 3, block 2" in result_line(result)
 
 
 def test_verify_goes_on_after_an_engine_that_fails(clean, capsys):

@@ -221,7 +221,7 @@ def test_a_capture_of_squared_gradients_lets_a_later_sweep_predict(tmp_path):
     with torch.no_grad(), nvfp4viz.capture(model, path=tmp_path / "a.safetensors", seed=5, sensitivity=True):
         model(batch)
     kept = nvfp4viz.load(tmp_path / "a.safetensors")
-    assert set(kept) == {"q", "k", "up", "down", "lm_head"} == set(kept.felt) and not kept.left_out
+    assert set(kept) == {"q", "k", "up", "down", "lm_head"} == set(kept.squares) and not kept.left_out
     found = nvfp4viz.sweep(kept)
     table = found.table().set_index(["tensor", "recipe"])["predicted_kl"]
     for name, layers in want.names.items():
@@ -247,7 +247,7 @@ def test_a_sample_of_tokens_stands_for_all_and_a_model_without_gradients_is_capt
     with torch.inference_mode(), nvfp4viz.capture(model, path=tmp_path / "b.safetensors", sensitivity=True):
         model(batch)
     kept = nvfp4viz.load(tmp_path / "b.safetensors")
-    assert set(kept) == {"q", "k", "up", "down", "lm_head"} and not kept.felt
+    assert set(kept) == {"q", "k", "up", "down", "lm_head"} and not kept.squares
     assert "inference_mode" in kept.sources[0]["metadata"]["sensitivity"]
 
 

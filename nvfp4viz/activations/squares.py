@@ -12,7 +12,7 @@ SQUARES = ".gradient_squares"  # behind a tensor's name: squares of its gradient
 
 
 @dataclass(frozen=True)
-class Felt:
+class Squares:
     """Squares of gradients of a sample of a tensor's tokens."""
 
     read: Callable[[], Tensor]  # [..., K], of the tensor's shape
@@ -20,7 +20,7 @@ class Felt:
     predicted: int  # tokens that the model predicted meanwhile
 
 
-def take_squares(readers: dict, new: list[str], metadata: Mapping, felt: dict[str, Felt], left_out: dict) -> None:
+def take_squares(readers: dict, new: list[str], metadata: Mapping, squares: dict[str, Squares], left_out: dict) -> None:
     """Take squares of gradients of one file from its activations; those without their counts are left out."""
     for name in [n for n in new if n.endswith(SQUARES) and n.removesuffix(SQUARES) in readers]:
         tensor, read = name.removesuffix(SQUARES), readers.pop(name)
@@ -32,4 +32,4 @@ def take_squares(readers: dict, new: list[str], metadata: Mapping, felt: dict[st
         except (KeyError, ValueError, TypeError, RecursionError):  # metadata of strangers
             left_out[name] = "squares of gradients without the numbers of tokens that `capture` writes beside them"
         else:
-            felt[tensor] = Felt(read, seen, predicted)
+            squares[tensor] = Squares(read, seen, predicted)
