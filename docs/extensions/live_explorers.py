@@ -21,7 +21,7 @@ from nvfp4viz.explorer import unpacked
 from nvfp4viz.nvfp4 import RECIPES, as_recipe
 from nvfp4viz.pages.document import fill
 from nvfp4viz.pages.notebooks import STATE, VIEW
-from nvfp4viz.pages.packing import pack, script
+from nvfp4viz.pages.packing import page_data, script
 from nvfp4viz.pages.running import SHOWN
 from nvfp4viz.web import page_module
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 @cache
 def bundled() -> dict:
     """What a report of the bundled activations holds, as far as a page draws it."""
-    packed = pack(nvfp4viz.sweep(nvfp4viz.load(BUNDLED), [*RECIPES, *MORE]))
+    packed = page_data(nvfp4viz.sweep(nvfp4viz.load(BUNDLED), [*RECIPES, *MORE]))
     return {key: value for key, value in packed.items() if key not in FOR_PYTHON}
 
 

@@ -15,7 +15,7 @@ from .folders import files_of, natural
 from .guards import QuantizedCheckpointError, reason
 from .metadata import sequence_lengths
 from .readers import FORMATS, Contents, free
-from .squares import Squares, take_squares
+from .squares import GradientSquares, take_squares
 
 
 @dataclass(repr=False, eq=False)
@@ -26,7 +26,7 @@ class Activations(Mapping):
     sources: list[dict]  # one dict a file: path, sha256, bytes, metadata
     left_out: dict[str, str]  # tensor, or file, that is not taken -> its dtype and why
     lengths: tuple[int, ...] | None  # tokens of each sequence, one after another; None: not known
-    squares: dict[str, Squares]  # tensor -> squares of its gradients, of those that have some
+    squares: dict[str, GradientSquares]  # tensor -> squares of its gradients, of those that have some
 
     def __getitem__(self, name: str) -> Tensor:
         return self._readers[name]()
@@ -57,7 +57,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
     `lengths` are the tokens of each sequence, one after another, for intervals over sequences (of which they take at
     least eight). Where it is None they are read from the metadata of a .safetensors, a JSON list under
     "sequence_lengths". A tensor of another number of tokens has no sequences known, one of [B, T, K] has B of them.
-    Squares of gradients that `capture` kept are in `.squares`.
+    GradientSquares of gradients that `capture` kept are in `.squares`.
 
     Raises FileNotFoundError, ValueError that says what is wrong with which file, or TypeError for what is no path.
     """
@@ -68,7 +68,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
             raise TypeError(f"load takes paths, not a {type(path).__name__}: load(a, b), load(*paths)")
     readers: dict[str, Callable[[], Tensor]] = {}
     left_out: dict[str, str] = {}
-    squares: dict[str, Squares] = {}
+    squares: dict[str, GradientSquares] = {}
     sources, unread = [], []
     for path, named in (found for p in paths for found in files_of(Path(p).expanduser())):
         try:

@@ -1,4 +1,4 @@
-"""Squares of gradients that `capture` keeps beside activations, told apart from them."""
+"""GradientSquares of gradients that `capture` keeps beside activations, told apart from them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ SQUARES = ".gradient_squares"  # behind a tensor's name: squares of its gradient
 
 
 @dataclass(frozen=True)
-class Squares:
-    """Squares of gradients of a sample of a tensor's tokens."""
+class GradientSquares:
+    """GradientSquares of gradients of a sample of a tensor's tokens."""
 
     read: Callable[[], Tensor]  # [..., K], of the tensor's shape
     seen: int  # tokens of which the stored ones are a uniform sample
     predicted: int  # tokens that the model predicted meanwhile
 
 
-def take_squares(readers: dict, new: list[str], metadata: Mapping, squares: dict[str, Squares], left_out: dict) -> None:
+def take_squares(
+    readers: dict, new: list[str], metadata: Mapping, squares: dict[str, GradientSquares], left_out: dict
+) -> None:
     """Take squares of gradients of one file from its activations; those without their counts are left out."""
     for name in [n for n in new if n.endswith(SQUARES) and n.removesuffix(SQUARES) in readers]:
         tensor, read = name.removesuffix(SQUARES), readers.pop(name)
@@ -32,4 +34,4 @@ def take_squares(readers: dict, new: list[str], metadata: Mapping, squares: dict
         except (KeyError, ValueError, TypeError, RecursionError):  # metadata of strangers
             left_out[name] = "squares of gradients without the numbers of tokens that `capture` writes beside them"
         else:
-            squares[tensor] = Squares(read, seen, predicted)
+            squares[tensor] = GradientSquares(read, seen, predicted)

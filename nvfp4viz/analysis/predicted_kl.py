@@ -12,7 +12,7 @@ from ..stats import Stats
 def with_predicted_kl(stats: dict[str, Stats], tokens: Tokens, gradients, engine: str) -> dict[str, Stats]:
     """Statistics with the KL of the output that these tokens' errors are predicted to make, 1/2 sum of g^2 delta^2.
 
-    gradients: `Squares` of the tensor; those stored stand for all that were seen. ValueError where they do not fit.
+    gradients: `GradientSquares` of some tokens, which stand for all that were seen. ValueError where they do not fit.
     """
     squares = Tokens.of(gradients.read()).x
     if squares.shape != tokens.x.shape or not bool((squares >= 0).all()):

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(values, indent=2, allow_nan=False))
     else:
         screen = Screen()
-        lines = [] if arguments.quiet else [*text(found, screen)]
+        lines = [] if arguments.quiet else [*report_lines(found, screen)]
         lines += [] if arguments.quiet or not weights else weights_text(found, weights, screen)
         lines += [] if arguments.quiet or not traffic else traffic_text(traffic, screen)
         print("\n".join([*lines, *findings(all_findings, screen)]))
@@ -115,7 +115,7 @@ def printable(name: str, limit: int = 200) -> str:
     return _printable(words)
 
 
-def text(found: Checkpoint, screen: Screen) -> Iterator[str]:
+def report_lines(found: Checkpoint, screen: Screen) -> Iterator[str]:
     """All that is said of a checkpoint, in lines."""
     yield screen.paint(f"Checkpoint {printable(str(found.path))}", "title")
     yield from (line for label, words in _summary(found) for line in screen.wrap(words, 14, f"  {label}"))

@@ -37,7 +37,7 @@ from ..environment import (
 )
 from ..files import check_target
 from . import certificate
-from .doctor_text import printable, text
+from .doctor_text import printable, report_lines
 
 PACKAGES = (
     "torch",
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     costs = _measured(where, arguments.activations) if arguments.activations else bundled()
     report = examine(where, costs, machine)
     if not arguments.json:
-        say("\n".join(map(printable, text(report, *_terminal()))))
+        say("\n".join(map(printable, report_lines(report, *_terminal()))))
     if arguments.verify:
         report["verify"] = []
         if not arguments.json:

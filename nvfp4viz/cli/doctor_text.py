@@ -46,7 +46,7 @@ def _length(words: str) -> int:
     return len(re.sub(r"\033\[[\d;]+m", "", words))
 
 
-def text(report: dict, width: int = 88, color: bool = False) -> Iterator[str]:
+def report_lines(report: dict, width: int = 88, color: bool = False) -> Iterator[str]:
     """The report: the machine, where it was asked for, then each environment, then one line that sums up."""
     page = _Page(width, color)
     if "versions" in report:

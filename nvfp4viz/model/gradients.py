@@ -153,21 +153,21 @@ class Gradients:
 
 
 class Squares(Gradients):
-    """Hands on an input's rows with the squares of their gradients, float32 [M, K]: keep(label, rows, squares)."""
+    """Hands on an input's rows with the squares of their gradients, float32 [M, K]: take(label, rows, squares)."""
 
-    def __init__(self, seed: int, keep: Callable[[str, Tensor, Tensor | None], None]):
+    def __init__(self, seed: int, take: Callable[[str, Tensor, Tensor | None], None]):
         super().__init__([], 1, seed, "auto")
-        self.keep = keep
+        self.take = take
 
     def _of_input(self, seen: Seen, labels: list[str], weight: Tensor) -> list:
         squares = 2 * weight
         if seen.offsets is None:
             for label in labels:
-                self.keep(label, seen.x, squares)
+                self.take(label, seen.x, squares)
             return []
         starts = dict(zip(seen.labels, [0, *seen.offsets.tolist()], strict=False))
         for label, x in seen.parts():
-            self.keep(label, x, squares[starts[label] : starts[label] + len(x)])
+            self.take(label, x, squares[starts[label] : starts[label] + len(x)])
         return []
 
     def _leave(self, module, args, kwargs, output) -> None:
@@ -175,7 +175,7 @@ class Squares(Gradients):
         super()._leave(module, args, kwargs, output)
         for seen, labels, _ in waiting if self.problem else ():  # no gradient came: the rows count all the same
             for label, x in seen.parts() if seen.offsets is not None else [(name, seen.x) for name in labels]:
-                self.keep(label, x, None)
+                self.take(label, x, None)
 
 
 def _grown(module, args, out: Tensor):

@@ -37,10 +37,10 @@ def export(notebooks: Iterable[str | os.PathLike], folder: str | os.PathLike) ->
     Path(folder).mkdir(parents=True, exist_ok=True)
     for path, target in planned.items():
         try:
-            html = page(path)
+            html = notebook_page(path)
         except RuntimeError as error:
             failed.append(error_text(error, 400))
-            html = page(path, why_not=failed[-1])
+            html = notebook_page(path, why_not=failed[-1])
         except (ValueError, OSError) as error:  # no notebook, or none there
             if len(planned) == 1:
                 raise
@@ -61,7 +61,7 @@ def check(notebooks: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, list[s
             yield path, [error_text(error, 400)]
 
 
-def page(path: Path, *, why_not: str = "") -> str:
+def notebook_page(path: Path, *, why_not: str = "") -> str:
     """The page of a notebook, which is run for it; of one that does not run, and why, as it is stored."""
     from nbconvert import HTMLExporter
 

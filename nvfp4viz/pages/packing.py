@@ -25,7 +25,7 @@ HISTOGRAMS = {"code_histogram": "codes", "token_histogram": "token_nmse", "block
 RUN_SUMS = "run_nmse"  # by its bytes
 
 
-def pack(sweep: Sweep, output: dict | None = None) -> dict:
+def page_data(sweep: Sweep, output: dict | None = None) -> dict:
     """The sweep as a report holds it, JSON-ready; output: what its page shows of the model's output, not read back."""
     about = {"skipped": sweep.skipped, "versions": sweep.provenance.get("versions"), "predicted": sweep.predicted}
     catalog = page_catalog(sweep.stats, (), **about)

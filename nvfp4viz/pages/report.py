@@ -110,7 +110,7 @@ def render(
         settings=_settings(sweep, verdict) if verdict else None,
         figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=_columns(sweep),
         provenance=_provenance(sweep), recipes=_recipes(sweep),
-        data=Markup(packing.script(packing.pack(stored, output))),
+        data=Markup(packing.script(packing.page_data(stored, output))),
     )  # fmt: skip
     return document(f"NVFP4 report: {_subject(sweep)}: {sentence[0]}", body, printed=written(author))
 

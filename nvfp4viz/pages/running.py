@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..activations import token_texts
 from ..analysis import Sweep, kept_blocks
-from .packing import pack
+from .packing import page_data
 
 SHOWN = ("tensor", "recipe_a", "recipe_b", "view", "scale", "span", "sort", "rule", "under", "block")
 TIMEOUT = 600  # seconds a cell may take
@@ -125,7 +125,7 @@ def collect(path: str) -> None:
     living = list(widget._instances.items())
     found = {
         "explorers": {
-            i: {"shown": {s: getattr(w, s) for s in SHOWN}, "data": pack(_sweep(w), w.output)}
+            i: {"shown": {s: getattr(w, s) for s in SHOWN}, "data": page_data(_sweep(w), w.output)}
             for i, w in living
             if isinstance(w, Explorer)
         },

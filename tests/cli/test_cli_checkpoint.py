@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from nvfp4viz.checkpoints import checkpoint
 from nvfp4viz.cli import main
-from nvfp4viz.cli.checkpoint import Screen, columns, findings, printable, text
+from nvfp4viz.cli.checkpoint import Screen, columns, findings, printable, report_lines
 
 DATA = Path(__file__).parents[1] / "checkpoints" / "data"
 
@@ -65,7 +65,7 @@ def test_quiet_is_findings_alone(spoilt, capsys):
 @pytest.mark.parametrize("width", [60, 80, 110])
 def test_lines_stay_within_the_terminal(spoilt, width):
     screen, found = Screen(width, color=False), checkpoint(spoilt)
-    lines = [*text(found, screen), *findings(found.findings, screen)]
+    lines = [*report_lines(found, screen), *findings(found.findings, screen)]
     assert max(map(len, lines[1:])) <= max(width, 90)  # a table is as wide as its columns, the title as its path
     prose = [line for line in lines if "then:" in line or "fix:" in line]
     assert prose and max(map(len, prose)) <= width

@@ -100,9 +100,11 @@ def test_what_cannot_be_read_is_a_mistake_of_the_caller(arguments, message, caps
 
 def test_colour_is_for_terminals(clean):
     report = doctor.examine([Settings("x", {U256: "1"})])
-    assert "\033[33mwarning\033[0m" in "\n".join(doctor.text(report, 80, color=True))
-    assert "\033[" not in "\n".join(doctor.text(report, 80))
-    assert all(len(line) <= 70 for line in doctor.text(report, 60))  # a variable's name and value are not broken
+    assert "\033[33mwarning\033[0m" in "\n".join(doctor.report_lines(report, 80, color=True))
+    assert "\033[" not in "\n".join(doctor.report_lines(report, 80))
+    assert all(
+        len(line) <= 70 for line in doctor.report_lines(report, 60)
+    )  # a variable's name and value are not broken
 
     class Terminal:
         def isatty(self):

@@ -207,7 +207,7 @@ def test_data_that_is_no_sweep_is_one_clear_error(packed, tmp_path):
 
 @pytest.mark.parametrize("value", [float("inf"), 1 << 80, None, "x"])
 def test_a_report_with_what_is_no_count_is_refused(measured, value, tmp_path):
-    packed = packing.pack(measured)
+    packed = packing.page_data(measured)
     packed["stats"]["layers.0.mlp"]["standard"] |= {"tokens": value, "codes": [0, value]}
     (tmp_path / "r.html").write_text(packing.sign(packing.signature() + _block(packed)), encoding="utf-8")
     with pytest.raises(ValueError, match=r"^cannot read the report '.*r\.html'"):
@@ -230,7 +230,7 @@ def test_size_growth_and_time(bundled):
         seconds.append(time.process_time() - start)
     assert min(seconds) < 2
     half = replace(found, records=dict(list(found.records.items())[:11]))
-    packed = [len(packing.script(packing.pack(s))) for s in (found, half)]
+    packed = [len(packing.script(packing.page_data(s))) for s in (found, half)]
     assert (packed[0] - packed[1]) / 10 < 20_000
 
 

@@ -438,7 +438,7 @@ def explorers_page(measured) -> str:
     shown = json.dumps({"recipe_a": "standard", "recipe_b": "4/6-mse-256"}).replace('"', "&quot;")
     return document(
         "notebook",
-        f'<h1>x</h1><div data-sweep="sweep" data-shown="{shown}"></div>{packing.script(packing.pack(measured))}',
+        f'<h1>x</h1><div data-sweep="sweep" data-shown="{shown}"></div>{packing.script(packing.page_data(measured))}',
     )
 
 

@@ -42,7 +42,7 @@ with contextlib.ExitStack() as _stack:
     from nvfp4viz import Sweep, checkpoint, load, sweep
     from nvfp4viz.checkpoints import against, fit
     from nvfp4viz.cli import checkpoint as checkpoint_command
-    from nvfp4viz.cli.doctor import examine, text
+    from nvfp4viz.cli.doctor import examine, report_lines
     from nvfp4viz.environment import read_environment
     from nvfp4viz.pages import packing
 
@@ -96,7 +96,7 @@ def read(reader: str, name: str) -> None:
     elif reader in TEXTS:
         report = examine(read_environment(Path(name)), machine=False)
         json.dumps(report)
-        collections.deque(text(report), 0)
+        collections.deque(report_lines(report), 0)
     else:
         measure(load(name))
 
@@ -130,7 +130,7 @@ def audit(shown: bool) -> None:
     found = checkpoint(FOLDER)
     found.table()
     json.dumps(found.to_dict(), allow_nan=False)
-    collections.deque(checkpoint_command.text(found, checkpoint_command.Screen()), 0)
+    collections.deque(checkpoint_command.report_lines(found, checkpoint_command.Screen()), 0)
     for finding in found.findings:
         one_line(finding.message)
     if shown:
