@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .defaults import STUDY
 from .outlook import shortened
+from .voices import EXPERT
 
 RUNS_MISSING = "saved by a release that did not measure it: sweep again for intervals"
 
@@ -13,9 +14,17 @@ def comparison_numbers(c) -> str:
     sure = "too few tokens for an interval"
     if c.interval_db is not None:
         sure = "95 % interval {} to {}".format(*map(_db, c.interval_db))
-    inputs = len(c.by_tensor_db)
-    on = f", surely better on {c.wins} of {inputs} inputs" if inputs > 1 and c.interval_db else ""
+    every = len(c.by_tensor_db)
+    on = f", surely better on {c.wins} of {every} {_kinds(c.by_tensor_db)}" if every > 1 and c.interval_db else ""
     return f"{_db(c.margin_db)} dB, {sure}{on}"
+
+
+def _kinds(tensors) -> str:
+    """What a count of tensors counts: experts are told apart from inputs, of which all of a layer are one."""
+    experts = sum(EXPERT.fullmatch(t) is not None for t in tensors)
+    if not experts:
+        return "inputs"
+    return "experts" if experts == len(tensors) else "inputs and experts"
 
 
 def comparison_sentence(c) -> str:

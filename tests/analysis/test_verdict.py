@@ -126,6 +126,9 @@ def test_experts_are_one_voice_by_their_tokens():
     weights = [m / 193 / 2 for m in sizes.values()] + [1 / 2]
     assert verdict.inputs == 2 and over.margin_db == pytest.approx(np.dot(weights, list(over.by_tensor_db.values())))
     assert over.interval_db[0] < over.margin_db < over.interval_db[1]
+    assert "on 2 inputs of 193 tokens" in verdict.sentence() and "of 4 inputs and experts)" in over.sentence()
+    alone = recommend(_sweep({n: x for n, x in tensors.items() if "experts" in n}))
+    assert "on 1 input of 193 tokens" in alone.sentence() and "of 3 experts)" in alone.over("SGLang").sentence()
     whole = torch.cat([x for n, x in tensors.items() if "experts" in n])
     together = recommend(_sweep(tensors | {"layers.0.mlp.experts.down_proj": whole}))
     assert together.inputs == 2 and list(together.over("SGLang").by_tensor_db) == [
