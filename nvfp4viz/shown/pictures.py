@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from html import escape
+from unicodedata import east_asian_width
 from urllib.parse import quote
 
 from matplotlib import rc_context
@@ -37,8 +38,22 @@ def titles(figure: Figure) -> str:
 def shorten(name: str, limit: int = 40) -> str:
     """A name as matplotlib draws it in full: no mathematics, no control characters, bounded, in legends too."""
     name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-    name = name if len(name) <= limit else name[: limit // 2 - 1] + "…" + name[-limit // 2 :]
+    if _width(name) > limit:
+        name = _fitting(name, limit / 2 - 1) + "…" + _fitting(name[::-1], limit / 2)[::-1]
     return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
+def _width(text: str) -> int:
+    """In letters of a usual width."""
+    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _fitting(text: str, room: float) -> str:
+    """As much of its beginning as has room."""
+    n = 0
+    while n < len(text) and _width(text[: n + 1]) <= room:
+        n += 1
+    return text[:n]
 
 
 def label_tensors(axis: Axis, places: Sequence[float], names: Sequence[str], limit: int = 40, **look) -> None:

@@ -10,7 +10,7 @@ from hostile import NAMES
 
 import nvfp4viz
 from nvfp4viz.analysis import Sweep
-from nvfp4viz.shown import ROWS, error_text, number, table
+from nvfp4viz.shown import ROWS, error_text, number, shorten, svg, table
 from nvfp4viz.shown.pictures import SCHEME
 from nvfp4viz.web import asset
 
@@ -123,3 +123,13 @@ def test_a_figure_in_a_notebook_brings_its_colours_and_a_picture_for_where_svg_i
 def test_what_an_error_says_is_one_printable_line(text):
     line = error_text(ValueError(text))
     assert line and line.isprintable() and len(line) < 1000
+
+
+def test_a_name_of_wide_letters_leaves_room_for_its_figure(recwarn):
+    assert shorten("x" * 40) == "x" * 40 and shorten("x" * 50) == "x" * 19 + "…" + "x" * 20
+    assert shorten("層" * 20) == "層" * 20 and shorten("層" * 50) == "層" * 9 + "…" + "層" * 10
+    wide = nvfp4viz.sweep(
+        {"層" * 60: nvfp4viz.synthetic("normal", 8, 64), "m" * 60: nvfp4viz.synthetic("normal", 8, 64)}
+    )
+    assert "<svg" in svg(nvfp4viz.plots.error_by_tensor(wide), "f")
+    assert not [str(w.message) for w in recwarn if "constrained_layout" in str(w.message) or "Glyph" in str(w.message)]

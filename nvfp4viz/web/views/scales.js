@@ -113,7 +113,7 @@ function scaleRow(plot, i) {
     limitMark(plot, half, namesLimit) +
     line(left, base, W - right, base, "axis") +
     scaleBars(plot, half) +
-    text(left - 44, middle + sign * (reach / 2 + band / 2) + 5, row.side.toUpperCase(), `letter ${row.side}-ink`)
+    text(left - 52, middle + sign * (reach / 2 + band / 2) + 5, row.side.toUpperCase(), `letter ${row.side}-ink`)
   );
 }
 
