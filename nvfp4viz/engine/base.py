@@ -73,22 +73,18 @@ class Ready:
         return self.stats
 
 
-class AtOnce:
-    """An engine whose statistics are there when `analyze` returns."""
+class Unfused:
+    """What an engine does that only quantizes: its statistics are measured afterwards, and there at once."""
 
     leaves_out = False
+
+    def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
+        """Statistics under each recipe, from the quantized tensor."""
+        pairs = zip(recipes, encode_scales, strict=True)
+        return [measure(tokens, self.quantize(tokens, r, s)) for r, s in pairs]
 
     def launch(
         self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Ready | None = None
     ) -> Ready:
         found = Ready(self.analyze(tokens, recipes, encode_scales))
         return found if into is None else into + found
-
-
-class Unfused(AtOnce):
-    """What an engine does that only quantizes: its statistics are measured afterwards."""
-
-    def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
-        """Statistics under each recipe, from the quantized tensor."""
-        pairs = zip(recipes, encode_scales, strict=True)
-        return [measure(tokens, self.quantize(tokens, r, s)) for r, s in pairs]

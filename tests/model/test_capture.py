@@ -199,8 +199,8 @@ def test_a_tensor_written_to_between_two_layers_is_analysed_anew(context):
 
 def test_a_tensor_that_three_layers_share_is_analysed_once(model, monkeypatch):
     cpu, calls = find_engine("cpu"), []
-    analyze = cpu.analyze
-    monkeypatch.setattr(cpu, "analyze", lambda x, *more: calls.append(x) or analyze(x, *more))
+    launch = cpu.launch
+    monkeypatch.setattr(cpu, "launch", lambda x, *more: calls.append(x) or launch(x, *more))
     with nvfp4viz.record(model, recipes=RECIPES) as recorder:
         model(tokens())
     assert len(recorder.sweep().tensors) == 6 and len(calls) == 4  # gate_proj and up_proj have one input

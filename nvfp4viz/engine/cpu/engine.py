@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,6 @@ from ...nvfp4 import (
     with_decode_scale,
 )
 from ...stats import Stats
-from ..base import AtOnce
 
 TASKS = 16  # x falls into so many tasks, where that leaves each a size in elements
 SMALLEST, LARGEST = 1 << 16, 1 << 18  # that is worth a call, and at most 1 MiB in float32: a second-level cache
@@ -96,22 +96,67 @@ def analyze(
     x: Tensor, recipes, encode_scales, first_token: int = 0, sequences: tuple[int, int] | None = None
 ) -> list[Stats]:
     """Statistics of x [M, K] under each recipe, in one pass."""
-    from . import analyze, tally
+    counted = Counted(recipes)
+    counted.add(x, encode_scales, first_token, sequences)
+    return counted.fetch()
 
-    m, k = x.shape
-    plan, total = plan_of(x, recipes, encode_scales), tally.new_tally(1, len(recipes))
-    at, length = sequences or (0, 0)
 
-    def task(rows: slice):
-        part = tally.new_tally(1, len(recipes))
-        ends, firsts = np.array([rows.stop - rows.start]), np.array([first_token + rows.start])
-        if not analyze.analyze(*in_memory(x[rows]), ends, firsts, np.array([at + rows.start, length]), plan, part):
-            raise NotFiniteError
-        return part
+class Counted:
+    """Statistics of calls, as they are counted; by number of features, a tally and its tokens."""
 
-    for part in run_tasks(task, x):
-        tally.merge(total, part)
-    return [_stats(recipe, m, k, total, 0, r) for r, recipe in enumerate(recipes)]
+    left_out = 0
+
+    def __init__(self, recipes: Sequence[Recipe]):
+        self._recipes = recipes
+        self._tallies: dict[int, tuple] = {}
+
+    def add(self, x: Tensor, encode_scales, first_token: int, sequences: tuple[int, int] | None) -> None:
+        """One more call's rows x [M, K]; ValueError where they are not finite, and none of them counts."""
+        from . import analyze, tally
+
+        (m, k), plan, (at, length) = x.shape, plan_of(x, self._recipes, encode_scales), sequences or (0, 0)
+
+        def task(rows: slice):
+            part = tally.new_tally(1, len(self._recipes))
+            ends, firsts = np.array([rows.stop - rows.start]), np.array([first_token + rows.start])
+            if not analyze.analyze(*in_memory(x[rows]), ends, firsts, np.array([at + rows.start, length]), plan, part):
+                raise NotFiniteError
+            return part
+
+        counts = None
+        for part in run_tasks(task, x):
+            counts = part if counts is None else tally.merge(counts, part)
+        self._take(k, counts or tally.new_tally(1, len(self._recipes)), m)
+
+    def _take(self, k: int, counts, m: int) -> None:
+        """Add a call's tally, which is given up."""
+        from . import tally
+
+        if k in self._tallies:
+            total, tokens = self._tallies[k]
+            counts, m = tally.merge(total, counts), tokens + m
+        self._tallies[k] = counts, m
+
+    def copy(self) -> Counted:
+        return Counted(self._recipes) + self
+
+    def __add__(self, other: Counted) -> Counted:
+        from . import tally
+
+        both = Counted(self._recipes)
+        for one in (self, other):
+            for k, (counts, m) in one._tallies.items():
+                both._take(k, tally.Tally(*(values.copy() for values in counts)), m)
+        return both
+
+    def fetch(self) -> list[Stats]:
+        from . import tally
+
+        rows = [
+            [tally.stats_of(recipe, m, k, counts, 0, r) for r, recipe in enumerate(self._recipes)]
+            for k, (counts, m) in self._tallies.items()
+        ]
+        return [functools.reduce(operator.add, stats) for stats in zip(*rows, strict=True)]
 
 
 def analyze_segments(x: Tensor, offsets: Tensor, recipes, encode_scales, first_tokens) -> list[list[Stats]]:
@@ -139,31 +184,7 @@ def analyze_segments(x: Tensor, offsets: Tensor, recipes, encode_scales, first_t
     for segments, part in run_tasks(task, x):
         tally.merge(tally.Tally(*(values[segments] for values in total)), part)
     counts = (ends - starts).tolist()
-    return [[_stats(r, m, k, total, e, i) for i, r in enumerate(recipes)] for e, m in enumerate(counts)]
-
-
-def _stats(recipe: Recipe, m: int, k: int, tally, segment: int, r: int) -> Stats:
-    from .tally import COUNTS, SHARED, SUMS
-
-    shared = dict(zip(SHARED, tally.shared[segment].tolist(), strict=True))
-    shared |= {name: int(shared[name]) for name in ("nonzero_elements", "nonzero_blocks", "top_token")}
-    return Stats(
-        recipe=recipe,
-        engine="cpu",
-        features=k,
-        tokens=m,
-        elements=m * k,
-        blocks=m * k // BLOCK,
-        **shared,
-        **dict(zip(COUNTS, tally.counts[segment, r].tolist(), strict=True)),
-        **dict(zip(SUMS, tally.sums[segment, r].tolist(), strict=True)),
-        scale_histogram=tally.scales[segment, r].sum(0).reshape(127, 2),
-        code_histogram=tally.codes[segment, r].copy(),
-        token_histogram=tally.token_bins[segment, r].copy(),
-        block_histogram=tally.block_bins[segment, r].sum(0),
-        run_tokens=tally.run_tokens[segment].copy(),
-        run_nmse=tally.run_nmse[segment, r].copy(),
-    )
+    return [[tally.stats_of(r, m, k, total, e, i) for i, r in enumerate(recipes)] for e, m in enumerate(counts)]
 
 
 class NotFiniteError(Exception):
@@ -274,10 +295,10 @@ def rules_of(x: Tensor, recipe: Recipe, encode_scale: Tensor | None):
     return rules, given
 
 
-class Cpu(AtOnce):
+class Cpu:
     """The engine "cpu"."""
 
-    name = "cpu"
+    name, leaves_out = "cpu", False
     why_not, refuses, device = staticmethod(why_not), staticmethod(refuses), staticmethod(device)
 
     def quantize(self, tokens: Tokens, recipe: Recipe, encode_scale: Tensor | None = None) -> Quantized:
@@ -285,6 +306,14 @@ class Cpu(AtOnce):
 
     def analyze(self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence) -> list[Stats]:
         return analyze(tokens.x, recipes, encode_scales, tokens.first, tokens.sequences)
+
+    def launch(
+        self, tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence, into: Counted | None = None
+    ) -> Counted:
+        """Statistics of more calls, as tallies; they become Stats when they are asked for."""
+        total = Counted(recipes) if into is None else into
+        total.add(tokens.x, encode_scales, tokens.first, tokens.sequences)
+        return total
 
 
 ENGINE = Cpu()

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...nvfp4 import BLOCK, E4M3_MAX, MARGIN
-from ...stats import BINS, LEVELS, MANTISSA_SHIFT, RUNS
+from ...nvfp4 import BLOCK, E4M3_MAX, MARGIN, Recipe
+from ...stats import BINS, LEVELS, MANTISSA_SHIFT, RUNS, Stats
 from .evaluate import CLIPPED, DOT, ERR_ABS, ERR_SQ, EVEN, FLUSHED, HALVES, NEGATIVE_EVEN, X_HAT_SQ
 from .numbers import FLT_MIN, ZERO, e2m1, flush, jit
 from .tile import LANES
@@ -45,8 +45,8 @@ def new_tally(segments: int, recipes: int) -> Tally:
     return Tally(*counts, *floats, shared, np.zeros((segments, LEVELS + 1, RUNS), np.int64))
 
 
-def merge(into: Tally, part: Tally) -> None:
-    """Add a part of later tokens."""
+def merge(into: Tally, part: Tally) -> Tally:
+    """Add a part of later tokens to `into`, which comes back."""
     for name, a, b in zip(Tally._fields, into, part, strict=True):
         if name == "sums":
             a[..., :-1] += b[..., :-1]
@@ -58,6 +58,29 @@ def merge(into: Tally, part: Tally) -> None:
             a[later, 4:] = b[later, 4:]
         else:
             a += b
+    return into
+
+
+def stats_of(recipe: Recipe, m: int, k: int, tally, segment: int, r: int) -> Stats:
+    shared = dict(zip(SHARED, tally.shared[segment].tolist(), strict=True))
+    shared |= {name: int(shared[name]) for name in ("nonzero_elements", "nonzero_blocks", "top_token")}
+    return Stats(
+        recipe=recipe,
+        engine="cpu",
+        features=k,
+        tokens=m,
+        elements=m * k,
+        blocks=m * k // BLOCK,
+        **shared,
+        **dict(zip(COUNTS, tally.counts[segment, r].tolist(), strict=True)),
+        **dict(zip(SUMS, tally.sums[segment, r].tolist(), strict=True)),
+        scale_histogram=tally.scales[segment, r].sum(0).reshape(127, 2),
+        code_histogram=tally.codes[segment, r].copy(),
+        token_histogram=tally.token_bins[segment, r].copy(),
+        block_histogram=tally.block_bins[segment, r].sum(0),
+        run_tokens=tally.run_tokens[segment].copy(),
+        run_nmse=tally.run_nmse[segment, r].copy(),
+    )
 
 
 class Chosen(NamedTuple):
