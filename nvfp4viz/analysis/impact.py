@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from ..nvfp4 import Recipe
+from ..shown import quantity
 from ..shown import table as html_table
 from .coverage import coverage_sentence
 from .defaults import default_among, roles
@@ -108,7 +109,8 @@ class Impact(Saved):
         if not kl:
             return "No recipe that changes anything was measured."
         best = next(iter(kl))
-        text = f"Least KL under {best}: {kl[best]:.3g} nats a token over {self.tokens:,} tokens ({self.judged_by})."
+        over = f"{quantity(self.tokens, 'token')} ({self.judged_by})"
+        text = f"Least KL under {best}: {kl[best]:.3g} nats a token over {over}."
         compared = self.differences()
         shown = [d for d in compared if d.role != "another recipe"] or compared[:1]
         text += "".join(f" {d.sentence()[:1].upper()}{d.sentence()[1:]}." for d in shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..nvfp4 import study_only
+from ..shown import quantity
 from .impact import Impact
 from .sweep import Sweep
 from .voices import Voices
@@ -62,7 +63,7 @@ def outlook(sweep: Sweep, found: Voices, best: str, impact: Impact | None) -> Ou
     against = {n: impact.difference(best, n, "") for n in same if n != best}
     better = tuple(n for n, d in against.items() if d.finding and d.kl > 0)
     worse = tuple(n for n, d in against.items() if d.finding and d.kl < 0)
-    parts = [f"{impact.tokens:,} tokens ({impact.judged_by})"]
+    parts = [f"{quantity(impact.tokens, 'token')} ({impact.judged_by})"]
     nearest = min(against, key=lambda n: abs(against[n].kl), default=None)
     shown = [n for n in dict.fromkeys((impact.default, nearest)) if n in against]
     parts += [f"{best} against {n} {against[n].percent()}: {against[n].enough()}" for n in shown]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..nvfp4 import Recipe
+from ..shown import quantity
 from ..shown import table as html_table
 from .config import Config, read_config
 from .findings import FULL, SEVERITIES, Evidence, Finding, check_scales
@@ -175,7 +176,7 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         kinds = Counter(f.severity for f in self.findings)
-        found = ", ".join(f"{kinds[s]} {s}{'s' * (kinds[s] > 1)}" for s in SEVERITIES if kinds[s]) or "no finding"
+        found = ", ".join(quantity(kinds[s], s) for s in SEVERITIES if kinds[s]) or "no finding"
         made = Counter(self.made_with.values()).most_common(1)[0][0]
         by = f" by {self.config.producer}" if self.config.producer else ""
         return (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..activations import INDEX, natural
 from ..nvfp4 import BLOCK
+from ..shown import quantity
 from .findings import Finding
 from .headers import Entry, read_header, read_json
 
@@ -55,7 +56,7 @@ def check_there(path: Path, files: list[Path]) -> None:
 def unread(file: Path, listed: dict[str, str], why: str) -> Finding:
     """A shard that is missing or damaged, with what the index lists in it."""
     n = sum(name == file.name for name in listed.values())
-    seen = f"{n:,} tensor{'s' * (n > 1)} listed" if n else ""
+    seen = f"{quantity(n, 'tensor')} listed" if n else ""
     return Finding("error", "shard-unread", file.name, seen, why,
                    "loading fails; what stands in it was not judged", "copy or download that file again")  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ..files import check_target, replacing
-from ..shown import printable
+from ..shown import printable, quantity
 
 LISTED = 50  # failures that a person is shown; JUnit XML has them all
 
@@ -119,7 +119,7 @@ def counted(found: list[Case], max_loss: float) -> tuple[str, str]:
     """The result in words, and of what."""
     many = len(failed(found))
     tensors, recipes = len({c.tensor for c in found}), len({c.recipe for c in found})
-    of = f"{tensors} tensor{'s' * (tensors != 1)} under {recipes} recipe{'s' * (recipes != 1)}"
+    of = f"{quantity(tensors, 'tensor')} under {quantity(recipes, 'recipe')}"
     loss = max((-c.gain_db for c in found if c.gain_db is not None), default=0.0)
     lost = f"; the largest loss is {loss:.3g} dB" if loss > 0 else "" if many else "; nothing was lost"
     what = f"{of}, which may lose {max_loss:g} dB of a typical token's SQNR{lost}."

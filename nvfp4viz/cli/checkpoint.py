@@ -26,6 +26,7 @@ from ..checkpoints import (
 )
 from ..files import check_target
 from ..shown import printable as _printable
+from ..shown import quantity
 from .sweep import progress_bar
 
 COLORS = {"error": "31", "warning": "33", "note": "36", "title": "1", "fine": "32"}
@@ -299,5 +300,5 @@ def findings(found: list[Finding], screen: Screen) -> Iterator[str]:
             yield from screen.wrap(words, 17 if label else 11, " " * 11 + label)
         yield ""
     counts = [sum(f.severity == s for f in found) for s in SEVERITIES]
-    words = [f"{n:,} {s}{'s' * (n > 1)}" for n, s in zip(counts, SEVERITIES, strict=True) if n]
+    words = [quantity(n, s) for n, s in zip(counts, SEVERITIES, strict=True) if n]
     yield ", ".join(words) if words else screen.paint("Nothing to mend.", "fine")

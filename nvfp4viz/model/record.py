@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..analysis import EXPERT, Sweep, coverage_sentence, versions
 from ..engine import Pending, Ready, analyze_all, choose, find_engine
 from ..nvfp4 import RECIPES, Tokens, some_recipes
+from ..shown import quantity
 from ..shown import table as html_table
 from .gradients import Gradients
 from .hooks import NOT_FINITE, Observer
@@ -171,7 +172,9 @@ class Recorder(Observer):
         partly = {name: text for name, text in remarks.items() if name in stats}
         about = {**versions(), **self.result(), "sources": [], "remarks": partly}
         if self.gradients is not None:
-            about["sensitivity"] = self.gradients.problem or f"over {self.gradients.tokens} tokens predicted"
+            about["sensitivity"] = (
+                self.gradients.problem or f"over {quantity(self.gradients.tokens, 'token')} predicted"
+            )
         if experts := self.tokens_by_expert(stats):
             about["experts"] = experts
         return Sweep.of(stats, self.recipes, about, skipped)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..analysis import EXPERT, HEADS
 from ..nvfp4 import RECIPES, Recipe, as_recipes
-from ..shown import error_text
+from ..shown import error_text, quantity
 from ..shown import table as html_table
 from .choose import unwrapped
 from .gradients import OUT_OF_MEMORY, Gradients
@@ -76,8 +76,8 @@ class Sensitivity:
         totals = ", ".join(f"{r} {self.total(r):.4g}" for r in self.recipes)
         level = f"level measured, {self.level:.2f} of the gradients'" if self.checked[1] else "level not measured"
         return (
-            f"Sensitivity({len(self.nats)} inputs, {self.tokens:,} tokens; predicted KL in nats a token: {totals}; "
-            f"{level})"
+            f"Sensitivity({quantity(len(self.nats), 'input')}, {quantity(self.tokens, 'token')}; "
+            f"predicted KL in nats a token: {totals}; {level})"
         )
 
     def _repr_html_(self) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ..analysis import finite
 from ..checkpoints import BEST, SEVERITIES, STORED, Checkpoint, Comparison, Finding, Traffic
 from ..planning import layer_map
+from ..shown import quantity
 from . import packing
 from .document import document, fill, picture, write
 
@@ -55,7 +56,7 @@ def render_checkpoint(checkpoint: Checkpoint, weights: Comparison | None = None,
 
 def _headline(found: list[Finding]) -> str:
     counts = Counter(f.severity for f in found)
-    words = [f"{counts[s]:,} {s}{'s' * (counts[s] > 1)}" for s in SEVERITIES if counts[s]]
+    words = [quantity(counts[s], s) for s in SEVERITIES if counts[s]]
     return ", ".join(words) if words else "Nothing to mend"
 
 

@@ -29,7 +29,7 @@ from ..catalog import SIZES, style
 from ..checkpoints import Checkpoint
 from ..explorer import outputs
 from ..nvfp4 import FOUR_LIMIT, study_only
-from ..shown import error_text, short
+from ..shown import error_text, quantity, short
 from . import packing
 from .checkpoint import report_checkpoint
 from .document import document, fill, picture, write, written
@@ -127,8 +127,7 @@ def _models(sweep: Sweep) -> list[str]:
 
 def _subject(sweep: Sweep) -> str:
     """What was measured, in a few words."""
-    many = len(sweep.stats)
-    return f"{(_models(sweep) or sweep.tensors)[0][-60:]}, {many} tensor{'s' * (many != 1)}"
+    return f"{(_models(sweep) or sweep.tensors)[0][-60:]}, {quantity(len(sweep.stats), 'tensor')}"
 
 
 def _worst(sweep: Sweep, best: str) -> list[dict]:
@@ -180,8 +179,8 @@ def _measured(sweep: Sweep) -> list[str]:
     tokens = max(s.tokens for row in sweep.stats.values() for s in row.values())
     versions = sweep.provenance.get("versions", {})
     return [
-        *_models(sweep), f"{len(sweep.stats)} tensors", f"up to {tokens:,} tokens",
-        f"{len(sweep.recipes)} recipes", f"engine {', '.join(sweep.engines)}",
+        *_models(sweep), quantity(len(sweep.stats), "tensor"), f"up to {quantity(tokens, 'token')}",
+        quantity(len(sweep.recipes), "recipe"), f"engine {', '.join(sweep.engines)}",
         *(f"{name} {versions[name]}" for name in ("nvfp4viz", "torch", "flashinfer-python") if versions.get(name)),
     ]  # fmt: skip
 

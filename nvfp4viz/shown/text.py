@@ -23,6 +23,15 @@ def number(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def quantity(n: int, noun: str) -> str:
+    """A count of something.
+
+    >>> quantity(1, "token"), quantity(4096, "token")
+    ('1 token', '4,096 tokens')
+    """
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def short(value: float, digits: int = 4) -> str:
     """A number in so many digits with true signs, as the pages' script writes it; no power of ten where none is needed.
 
