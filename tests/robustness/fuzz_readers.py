@@ -107,7 +107,7 @@ def use(found: Sweep) -> None:
     for recipe in found.recipes if found.stats else ():
         found.total(recipe)
     json.dumps((found + found).to_dict(), allow_nan=False)
-    packing.pack(found)
+    packing.page_data(found)
     if found.stats:
         nvfp4viz.recommend(found)
         nvfp4viz.explore(found).close()

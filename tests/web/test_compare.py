@@ -22,7 +22,7 @@ def test_the_page_compares_as_python_does():
     short = sweep({"a": LOGNORMAL[:40], "only here": SPIKES, "odd": SPIKES[:, :5]}, names, engine="reference")
     other = sweep({"a": LOGNORMAL * 1.01, "constructor": SPIKES}, names, engine="cpu")
     cases = [(strict, strict), (strict, fast), (strict, short), (short, strict), (strict, other)]
-    packed = json.dumps(finite([[packing.pack(one) for one in case] for case in cases]), allow_nan=False)
+    packed = json.dumps(finite([[packing.page_data(one) for one in case] for case in cases]), allow_nan=False)
     run = subprocess.run(["node", str(Path(__file__).with_name("compare.mjs"))], input=packed, capture_output=True,
                          text=True, timeout=60)  # fmt: skip
     assert run.returncode == 0, run.stderr
