@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import threading
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ def recomputed() -> bool:
 
 def finite(x: Tensor) -> bool:
     """Whether no value is NaN or infinite, nor their sum; waits for a device."""
-    return bool(x.sum(dtype=torch.float32).isfinite())
+    return math.isfinite(x.sum(dtype=torch.float32).item())
 
 
 class Mask:

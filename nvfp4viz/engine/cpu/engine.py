@@ -76,13 +76,13 @@ def quantize(x: Tensor, recipe: Recipe, encode_scale: Tensor | None = None) -> Q
     rules, given = rules_of(x, recipe, encode_scale)
     codes = np.empty((m, k // BLOCK, BLOCK // 2), np.uint8)
     scales = np.empty((m, k // BLOCK), np.uint8)
-    tokens = np.empty((4, m), np.float32)
+    tokens, part_of = np.empty((4, m), np.float32), by_rows(x)
 
     def task(rows: slice) -> None:
         n = (rows.stop - rows.start) * (k // BLOCK)
         mine = Scales(*(numbers[rows] for numbers in tokens))
         outputs = codes[rows].reshape(n, BLOCK // 2), scales[rows].reshape(n), mine
-        if not quantize(*in_memory(x[rows]), rules, *outputs):
+        if not quantize(*part_of(rows), rules, *outputs):
             raise NotFiniteError
 
     for _ in run_tasks(task, x):
@@ -115,11 +115,12 @@ class Counted:
         from . import analyze, tally
 
         (m, k), plan, (at, length) = x.shape, plan_of(x, self._recipes, encode_scales), sequences or (0, 0)
+        part_of = by_rows(x)
 
         def task(rows: slice):
             part = tally.new_tally(1, len(self._recipes))
             ends, firsts = np.array([rows.stop - rows.start]), np.array([first_token + rows.start])
-            if not analyze.analyze(*in_memory(x[rows]), ends, firsts, np.array([at + rows.start, length]), plan, part):
+            if not analyze.analyze(*part_of(rows), ends, firsts, np.array([at + rows.start, length]), plan, part):
                 raise NotFiniteError
             return part
 
@@ -170,6 +171,7 @@ def analyze_segments(x: Tensor, offsets: Tensor, recipes, encode_scales, first_t
 
     ends, firsts = offsets[1:].numpy().astype(np.int64), np.asarray(first_tokens, np.int64)
     x, plan = x[: ends[-1]], plan_of(x, recipes, encode_scales)
+    part_of = by_rows(x)
     k, total, starts = x.shape[1], tally.new_tally(len(ends), len(recipes)), np.concatenate([[0], ends[:-1]])
 
     def task(rows: slice):
@@ -177,7 +179,7 @@ def analyze_segments(x: Tensor, offsets: Tensor, recipes, encode_scales, first_t
         part = tally.new_tally(last - first, len(recipes))
         mine = np.minimum(ends[first:last], rows.stop) - rows.start
         before = np.maximum(rows.start - starts[first:last], 0)
-        if not analyze.analyze(*in_memory(x[rows]), mine, firsts[first:last] + before, np.zeros(2, int), plan, part):
+        if not analyze.analyze(*part_of(rows), mine, firsts[first:last] + before, np.zeros(2, int), plan, part):
             raise NotFiniteError
         return slice(first, last), part
 
@@ -225,6 +227,14 @@ def in_memory(x: Tensor) -> tuple:
     flat = x.view(torch.int32).as_strided(((m - 1) * stride + words if m else 0,), (1,)).numpy()
     kind = {torch.bfloat16: BF16, torch.float16: FP16, torch.float32: FP32}[x.dtype]
     return flat, flat.view(np.int16), stride, kind, k
+
+
+def by_rows(x: Tensor) -> Callable[[slice], tuple]:
+    """`in_memory` of some rows of x, which is looked at once; more rows may follow them there."""
+    if not x.is_contiguous():  # of which a part at a time may be copied
+        return lambda rows: in_memory(x[rows])
+    words, halves, stride, kind, k = in_memory(x)
+    return lambda rows: (words[rows.start * stride :], halves[2 * rows.start * stride :], stride, kind, k)
 
 
 def plan_of(x: Tensor, recipes, encode_scales):
