@@ -35,6 +35,8 @@ def pick(x: Tensor | Tokens, recipe: Recipe | str, rule: str = "worst", n: int =
     recipe, tokens = as_recipe(recipe), Tokens.of(x)
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: one of {', '.join(map(repr, RULES))}")
+    if n < 1:
+        raise ValueError(f"n={n}: how many blocks to find, at least 1")
     if not tokens.shape[0]:
         return {"blocks": [], "note": "no tokens"}
     found = _random(tokens, n, seed) if rule == "random" else _ranked(tokens, [recipe], n)[0][rule]

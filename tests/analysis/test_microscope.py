@@ -148,6 +148,8 @@ def test_mistakes_have_one_clear_error():
         block_at(torch.ones(2, 64), 0, 4, Recipe())
     with pytest.raises(ValueError, match="unknown rule 'best'"):
         pick(torch.ones(2, 64), "standard", "best")
+    with pytest.raises(ValueError, match="n=0: how many blocks"):
+        pick(torch.ones(2, 64), "standard", n=0)
 
 
 def test_candidates_take_many_blocks_at_once():
