@@ -57,7 +57,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
     `lengths` are the tokens of each sequence, one after another, for intervals over sequences (of which they take at
     least eight). Where it is None they are read from the metadata of a .safetensors, a JSON list under
     "sequence_lengths". A tensor of another number of tokens has no sequences known, one of [B, T, K] has B of them.
-    GradientSquares of gradients that `capture` kept are in `.squares`.
+    Squares of gradients that `capture` kept are in `.squares`.
 
     Raises FileNotFoundError, ValueError that says what is wrong with which file, or TypeError for what is no path.
     """

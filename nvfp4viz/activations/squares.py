@@ -1,4 +1,4 @@
-"""GradientSquares of gradients that `capture` keeps beside activations, told apart from them."""
+"""Squares of gradients that `capture` keeps beside activations, told apart from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SQUARES = ".gradient_squares"  # behind a tensor's name: squares of its gradient
 
 @dataclass(frozen=True)
 class GradientSquares:
-    """GradientSquares of gradients of a sample of a tensor's tokens."""
+    """Squares of gradients of a sample of a tensor's tokens."""
 
     read: Callable[[], Tensor]  # [..., K], of the tensor's shape
     seen: int  # tokens of which the stored ones are a uniform sample

@@ -36,7 +36,7 @@ class Stream:
         self._before: tuple | None = None  # total and first without the last call, if that was not buffered
         self._rows: Tensor | None = None
         self._kind: tuple | None = None  # of the buffer's rows
-        self._fits = 0  # rows of a call that goes into the buffer, at most
+        self._most = self._fits = 0  # rows of the buffer, and of a call that goes into it, at most
         self._used = self._last_rows = 0
         self._sequence: int | None = None  # whose rows are in the buffer
         self._given: tuple = ()
@@ -87,7 +87,7 @@ class Stream:
             other.first = self.first - self._last_rows
             with torch.inference_mode(False):  # what is made in it cannot be written to outside
                 other._rows = self._rows.clone()
-            other._kind, other._fits = self._kind, self._fits
+            other._kind, other._most, other._fits = self._kind, self._most, self._fits
             other._used, other._sequence = self._used - self._last_rows, self._sequence
         else:
             other.total, other.first = self._before
@@ -109,19 +109,18 @@ class Stream:
         """Let go of the buffer: other rows come, of this dtype, device and number of features."""
         self.flush()
         dtype, _, k = self._kind = kind
-        self._rows, rows = None, min(ROWS, BYTES // (k * dtype.itemsize))
-        self._fits = rows // 2 if rows >= FEWEST else 0
+        self._rows, self._most = None, min(ROWS, BYTES // (k * dtype.itemsize))
+        self._fits = self._most // 2 if self._most >= FEWEST else 0
 
     def _has_buffer(self, spare: int) -> bool:
         """Whether there is a buffer, which is made where there is none and it may be."""
         if self._rows is None:
             dtype, device, k = self._kind
-            rows = min(ROWS, BYTES // (k * dtype.itemsize))
-            if rows * k * dtype.itemsize > spare:
+            if self._most * k * dtype.itemsize > spare:
                 self._fits = 0
                 return False
             with torch.inference_mode(False):  # what is made in it cannot be written to outside
-                self._rows = torch.empty(rows, k, dtype=dtype, device=device)
+                self._rows = torch.empty(self._most, k, dtype=dtype, device=device)
         return True
 
 

@@ -188,11 +188,11 @@ def ranked(tokens: Tokens, recipes: Sequence[Recipe], encode_scales: Sequence[Te
     Raises ValueError where x is not finite.
     """
     x, per_token, shape = tokens.x.cpu(), tokens.shape[1] // BLOCK, (len(recipes), len(RANKED), n)
-    plan = cpu.plan_of(x, recipes, encode_scales)
+    plan, part_of = cpu.plan_of(x, recipes, encode_scales), cpu.by_rows(x)
 
     def task(rows: slice):
         values, indices = np.full(shape, -np.inf), np.full(shape, -1)
-        if not rank(*cpu.in_memory(x[rows]), rows.stop - rows.start, plan, values, indices):
+        if not rank(*part_of(rows), rows.stop - rows.start, plan, values, indices):
             raise cpu.NotFiniteError
         return values, np.where(indices < 0, -1, indices + rows.start * per_token)
 

@@ -94,6 +94,25 @@ __device__ Row row_scales(const Scaling& scaling, float amax) {
     return row;
 }
 
+struct Part {                 // of a row, that a thread works on: blocks lane, lane + lanes, ...
+    long long token;
+    const Input* x;           // the row
+    int lane, lanes, blocks;  // blocks of the row, 0 after the last token
+};
+
+template <class Job>
+__device__ __forceinline__ Part part_of_row(const Job& job) {
+    int lanes = 1 << job.log_lanes;
+    long long token = ((long long)blockIdx.x << (LOG_THREADS - job.log_lanes)) + (threadIdx.x >> job.log_lanes);
+    return {token, job.x + token * job.stride, int(threadIdx.x) & (lanes - 1), lanes, token < job.tokens ? job.blocks : 0};
+}
+
+template <class Group, class Job>
+__device__ __forceinline__ Row read_row(const Job& job, const Part& part) {
+    float largest = Group::PER_TOKEN ? row_amax(part.x, part.blocks, part.lane, job.log_lanes) : 0;
+    return row_scales<Group::PER_TOKEN, Group::FAST>(job.scaling, largest);
+}
+
 struct Candidate {
     float h, scale, output;  // real-valued block scale, the E4M3 value it rounds to, what x is multiplied with
     unsigned byte;

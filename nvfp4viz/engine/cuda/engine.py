@@ -5,8 +5,6 @@ The kernels are compiled when a kind of recipe and input first runs, in a few se
 
 from __future__ import annotations
 
-import functools
-import threading
 from collections.abc import Sequence
 
 import torch
@@ -15,8 +13,8 @@ from torch import Tensor
 from ...nvfp4 import BLOCK, Quantized, Recipe, Tokens, check_finite, tensor_amax, tensor_scales, with_decode_scale
 from ...stats import Stats
 from . import nvrtc
-from .launching import aligned, ctas, log_lanes
-from .plan import LOG_THREADS, Quantize, plans, scale_constants, score_constants
+from .launching import aligned, of_recipe
+from .plan import Quantize
 from .state import Launched
 
 MIN_CAPABILITY = (8, 0)
@@ -50,7 +48,7 @@ def launch_quantize(
         encode, decode = _given(x, recipe, encode_scale)
     if m:
         x = aligned(x)
-        launch, lock = _prepared(recipe, x.dtype, m, k, device, nvrtc.stream(device.index))
+        launch, lock = of_recipe("quantize", Quantize, recipe, x.dtype, m, k, device, nvrtc.stream(device.index))
         with lock:
             job = launch.argument
             job.x, job.stride, job.codes, job.scales = x.data_ptr(), x.stride(0), codes.data_ptr(), scales.data_ptr()
@@ -58,19 +56,6 @@ def launch_quantize(
             job.scaling.encode, job.scaling.decode = encode.data_ptr(), decode.data_ptr()
             launch()
     return Quantized(codes, scales, decode, recipe, "cuda", encode)
-
-
-@functools.lru_cache(maxsize=1024)
-def _prepared(
-    recipe: Recipe, dtype: torch.dtype, m: int, k: int, device: torch.device, stream: int
-) -> tuple[nvrtc.Launch, threading.Lock]:
-    """The kernel with all that it is told but addresses, and a lock for who fills those in."""
-    ((plan, _),) = plans((recipe,))
-    job = Quantize(tokens=m, blocks=k // BLOCK, log_lanes=log_lanes(k), scoring=score_constants(recipe))
-    job.scaling.caller_scale, job.scaling.full_range = scale_constants(recipe)
-    kernel = nvrtc.kernel(plan.source(dtype, "quantize"), "quantize", device.index)
-    grid, threads = ctas(m, job.log_lanes), 1 << LOG_THREADS
-    return nvrtc.Launch(kernel, grid, threads, job, stream, device.index), threading.Lock()
 
 
 def _given(x: Tensor, recipe: Recipe, encode_scale: Tensor | None) -> tuple[Tensor, Tensor]:

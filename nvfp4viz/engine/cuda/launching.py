@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...nvfp4 import BLOCK
+from ...nvfp4 import BLOCK, Recipe
 from . import nvrtc
-from .plan import ANALYZE_CTAS, COLUMN, LOG_CHUNK, LOG_THREADS, Finish, Plan
+from .plan import ANALYZE_CTAS, COLUMN, LOG_CHUNK, LOG_THREADS, Finish, Plan, plans, scale_constants, score_constants
 
 FINISH_THREADS, WARP = 256, 5  # log2 of a warp's threads
 MOST_PARTS = 32  # CTAs of `finish` for one column by token
@@ -37,6 +37,19 @@ def aligned(x: Tensor) -> Tensor:
     row_bytes = x.stride(0) * x.itemsize if x.shape[0] > 1 else 0
     ready = x.stride(1) == 1 and (row_bytes | x.data_ptr()) % 16 == 0
     return x if ready else x.clone(memory_format=torch.contiguous_format)
+
+
+@functools.lru_cache(maxsize=1024)
+def of_recipe(
+    kernel: str, job_type: type, recipe: Recipe, dtype: torch.dtype, m: int, k: int, device: torch.device, stream: int
+) -> tuple[nvrtc.Launch, threading.Lock]:
+    """The kernel of one recipe with all that it is told but addresses, and a lock for who fills those in."""
+    ((plan, _),) = plans((recipe,))
+    job = job_type(tokens=m, blocks=k // BLOCK, log_lanes=log_lanes(k), scoring=score_constants(recipe))
+    job.scaling.caller_scale, job.scaling.full_range = scale_constants(recipe)
+    function = nvrtc.kernel(plan.source(dtype, kernel), kernel, device.index)
+    grid, threads = ctas(m, job.log_lanes), 1 << LOG_THREADS
+    return nvrtc.Launch(function, grid, threads, job, stream, device.index), threading.Lock()
 
 
 class Scratch:

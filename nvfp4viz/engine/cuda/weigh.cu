@@ -14,12 +14,10 @@ static_assert(sizeof(Weigh) == WEIGH_BYTES, "plan.py mirrors it");
 extern "C" __global__ void __launch_bounds__(THREADS, QUANTIZE_CTAS) weigh(const __grid_constant__ Weigh job) {
     using Recipe = Type<FIRST_TYPE>;
     using Group = Family<0>;
-    long long token = ((long long)blockIdx.x << (LOG_THREADS - job.log_lanes)) + (threadIdx.x >> job.log_lanes);
-    int lanes = 1 << job.log_lanes, lane = threadIdx.x & (lanes - 1), blocks = token < job.tokens ? job.blocks : 0;
-    const Input* x = job.x + token * job.stride;
+    Part part = part_of_row(job);
+    auto [token, x, lane, lanes, blocks] = part;
+    Row row = read_row<Group>(job, part);
     const float4* weights = reinterpret_cast<const float4*>(job.weights) + token * job.blocks * (BLOCK / 4);
-    float largest = Group::PER_TOKEN ? row_amax(x, blocks, lane, job.log_lanes) : 0;
-    Row row = row_scales<Group::PER_TOKEN, Group::FAST>(job.scaling, largest);
     double sum = 0;
     for (int n = lane; n < blocks; n += lanes) {
         const Input* at = x + n * BLOCK;

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...nvfp4 import BLOCK, Recipe, Tokens, tensor_scales
+from ...nvfp4 import Recipe, Tokens, tensor_scales
 from . import nvrtc
-from .launching import aligned, ctas, log_lanes
-from .plan import LOG_THREADS, Weigh, plans, scale_constants, score_constants
+from .launching import aligned, of_recipe
+from .plan import Weigh
 
 
 def weighted_errors(tokens: Tokens, weights: Tensor, recipes: Sequence[Recipe]) -> Tensor:
@@ -22,15 +22,13 @@ def weighted_errors(tokens: Tokens, weights: Tensor, recipes: Sequence[Recipe]) 
     x, (m, k) = aligned(tokens.x), tokens.shape
     weights = weights.float().contiguous()
     sums = torch.zeros(len(recipes), m, dtype=torch.float64, device=x.device)
-    index, lanes = x.device.index, log_lanes(k)
     for recipe, into in zip(recipes if m else (), sums, strict=False):
-        encode, decode = (None, None) if recipe.per_token else tensor_scales(tokens.tensor_amax, recipe)
-        job = Weigh(x=x.data_ptr(), weights=weights.data_ptr(), sums=into.data_ptr(), stride=x.stride(0), tokens=m,
-                    blocks=k // BLOCK, log_lanes=lanes, scoring=score_constants(recipe))  # fmt: skip
-        job.scaling.caller_scale, job.scaling.full_range = scale_constants(recipe)
-        if encode is not None:
-            job.scaling.encode, job.scaling.decode = encode.data_ptr(), decode.data_ptr()
-        ((plan, _),) = plans((recipe,))
-        kernel = nvrtc.kernel(plan.source(x.dtype, "weigh"), "weigh", index)
-        nvrtc.Launch(kernel, ctas(m, lanes), 1 << LOG_THREADS, job, nvrtc.stream(index), index)()
+        launch, lock = of_recipe("weigh", Weigh, recipe, x.dtype, m, k, x.device, nvrtc.stream(x.device.index))
+        scales = () if recipe.per_token else tensor_scales(tokens.tensor_amax, recipe)
+        with lock:
+            job = launch.argument
+            job.x, job.stride, job.weights, job.sums = x.data_ptr(), x.stride(0), weights.data_ptr(), into.data_ptr()
+            for name, scale in zip(("encode", "decode"), scales, strict=False):
+                setattr(job.scaling, name, scale.data_ptr())
+            launch()
     return sums
