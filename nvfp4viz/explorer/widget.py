@@ -10,6 +10,7 @@ import difflib
 import os
 import threading
 import time
+from base64 import b64encode
 
 import anywidget
 import traitlets
@@ -167,11 +168,11 @@ class Explorer(anywidget.AnyWidget):
         if picture is None:
             return bundle
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        more, about = picture._repr_mimebundle_()
-        return {**data, "image/png": more["image/png"]}, {**metadata, **about}
+        png, about = picture
+        return {**data, "image/png": b64encode(png).decode()}, {**metadata, "image/png": about}
 
     def _picture(self):
-        """The block scales of A and B as a figure; None where they are not known in time."""
+        """The block scales of A and B, as `still` draws them; None where they are not known in time."""
         store, names, deadline = self.session.store, [self.recipe_a, self.recipe_b], time.monotonic() + PICTURE_S
         self.session.prepare(self.tensor, names)
         while store.live and not store.has(self.tensor, names) and time.monotonic() < deadline:
@@ -180,11 +181,10 @@ class Explorer(anywidget.AnyWidget):
             time.sleep(0.02)
         if not store.has(self.tensor, names):
             return None
-        from ..plots import Picture, block_scale_histogram
+        from .still import still
 
         a, b = (store.stats[self.tensor][n] for n in names)
-        alt = f"{self.tensor}: block scales under A {a.recipe.name}, {a.sqnr_db:.2f} dB, above, and B {b.recipe.name}, "
-        return Picture(block_scale_histogram(a, None if a is b else b), alt + f"{b.sqnr_db:.2f} dB, below")
+        return still(self.tensor, a, b, store.versions)
 
     # State: a wrong value is one clear error, and nothing changes beside another change.
     def __setattr__(self, name, value):

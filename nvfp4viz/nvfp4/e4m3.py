@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -20,3 +22,9 @@ def flush(x: Tensor) -> Tensor:
 def e4m3_encode(x: Tensor) -> Tensor:
     """x >= 0 as E4M3: round to nearest even, saturating at 448. float32 in, torch.float8_e4m3fn out, same shape."""
     return x.clamp(max=E4M3_MAX).to(torch.float8_e4m3fn)
+
+
+def e4m3_edges() -> list[float]:
+    """The 127 edges of the cells of bytes 1 to 126, where rounding changes: halfway between neighbours."""
+    middle = [(low + high) / 2 for low, high in pairwise(E4M3_VALUES)]
+    return [*middle, 2 * E4M3_MAX - middle[-1]]

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..catalog import looks, style
-from ..nvfp4 import E2M1_MAGNITUDES, E4M3_VALUES, FOUR_LIMIT, Recipe
+from ..nvfp4 import E2M1_MAGNITUDES, FOUR_LIMIT, Recipe, e4m3_edges
 from ..shown import FAINT, INK, expect
 from ..stats import Stats
 from .style import GUIDE, STATS, TITLE, dress, legend, named, new_axes, percent, tint
@@ -32,7 +32,7 @@ def block_scale_histogram(
     ax = ax or new_axes(7.4, 4.2 if other else 3.4)
     look_of = list(looks(dict(enumerate(s.recipe for s in both))).values())
     floor = 10.0 ** np.floor(-np.log10(max(2, *(s.blocks for s in both))))  # the foot of a log axis
-    edges, top = _scale_edges(), 0.0
+    edges, top = np.log2(e4m3_edges()), 0.0
     octaves = np.concatenate([[1], np.diff(edges)])  # that a bar's share is over; scale 0 lies in none
     for one, sign, look in zip(both, (1, -1), look_of, strict=False):
         shares = one.scale_histogram / max(one.blocks, 1) / octaves[:, None]
@@ -71,13 +71,6 @@ def _log_shares(ax: Axes, floor: float, top: float, *, mirrored: bool) -> None:
     ticks = ticks[ticks <= top]
     names = [f"{100 * floor * 10.0**t:g} %" for t in ticks]
     ax.set_yticks([*-ticks[:0:-1], *ticks] if mirrored else ticks, [*names[:0:-1], *names] if mirrored else names)
-
-
-def _scale_edges() -> np.ndarray:
-    """Edges of the bars of bytes 1..126 on a log2 axis: where rounding changes, halfway between neighbours."""
-    values = np.array(E4M3_VALUES)
-    middle = (values[1:] + values[:-1]) / 2
-    return np.log2([*middle, 2 * values[-1] - middle[-1]])
 
 
 def _mark_scales(ax: Axes, both: list[Stats]) -> None:

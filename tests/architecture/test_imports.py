@@ -24,6 +24,7 @@ FACE_LINES = 40
 # package -> modules that may import it, at the top or inside a function
 HOMES = {
     "matplotlib": {m for m in MODULES if m.startswith("plots")} | {"shown.pictures", "planning.figures"},
+    "PIL": {"explorer.still"},
     "ipywidgets": {"explorer.widget", "explorer.laboratory", "pages.running"},  # collects a notebook's widgets
     "anywidget": {"explorer.widget", "explorer.laboratory"},
     "numba": {m for m in MODULES if m.startswith("engine.cpu")},
@@ -32,7 +33,7 @@ HOMES = {
     "triton": set(),
     "IPython": {"explorer.widget", "explorer.laboratory", "explorer.stored"},
 }
-LATE = ("matplotlib", "ipywidgets", "anywidget", "IPython", "flashinfer", "transformers", "pandas", "triton",
+LATE = ("matplotlib", "PIL", "ipywidgets", "anywidget", "IPython", "flashinfer", "transformers", "pandas", "triton",
         "jupyterlab")  # fmt: skip
 
 
