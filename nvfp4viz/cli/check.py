@@ -98,7 +98,8 @@ def other_data(baseline, new) -> list[str]:
     from ..analysis import pairs
 
     other = {p.tensor for p in pairs(baseline, new) if not p.same_input}
-    return [f"The two saw other activations in {len(other)} tensors, such as {min(other)}."] if other else []
+    where = f"{quantity(len(other), 'tensor')}, such as {min(other)}" if other else ""
+    return [f"The two saw other activations in {where}."] if other else []
 
 
 def failed(found: list[Case]) -> list[Case]:

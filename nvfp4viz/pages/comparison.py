@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 from pathlib import Path
 
 from markupsafe import Markup
 
-from ..analysis import Pair, Sweep, db, finite, obstacles, pairs, sentence
+from ..analysis import Pair, Sweep, db, finite, middle, obstacles, pairs, sentence
 from ..catalog import COLUMNS as NUMBERS
 from ..catalog import SUMMARY
+from ..nvfp4 import study_only
 from ..plots import ROWS, gains
+from ..shown import fixed
 from . import packing
 from .document import document, fill, picture, write, written
 
@@ -44,8 +45,8 @@ def render(a: Sweep, b: Sweep, names: tuple[str, str] = ("A", "B"), author: str 
     """The page as a string."""
     found = pairs(packing.in_order(a), b)
     sides = [_described(side, name, sweep) for side, name, sweep in zip("AB", names, (a, b), strict=True)]
-    ends = [_end("What got worse", [p for p in found if p.gain_db < 0]),
-            _end("What got better", [p for p in found if p.gain_db > 0])]  # fmt: skip
+    ends = [_end("What got worse", [p for p in found if p.change == "worse"]),
+            _end("What got better", [p for p in found if p.change == "better"])]  # fmt: skip
     body = fill(
         "comparison.html",
         sentence=sentence(found).partition(": "), sides={key: [s[key] for s in sides] for key in sides[0]},
@@ -82,23 +83,25 @@ def _end(title: str, those: list[Pair]) -> dict:
 
 def _by_recipe(found: list[Pair]) -> list[dict[str, str]]:
     """Of each recipe the least, the median and the most of its gains."""
-    gains: dict[str, list[float]] = {}
-    for p in found:
-        gains.setdefault(p.recipe, []).append(p.gain_db)
-    kept = {name: [v for v in row if math.isfinite(v)] or [math.nan] for name, row in gains.items()}
-    return [{"recipe": name, "ends": [db(f(row)) for f in (min, statistics.median, max)]} for name, row in kept.items()]
+    rows = {name: [p for p in found if p.recipe == name] for name in dict.fromkeys(p.recipe for p in found)}
+    gains = {name: [p.gain_db for p in row if not math.isnan(p.gain_db)] or [math.nan] for name, row in rows.items()}
+    return [{**_named(rows[name][0]), "ends": [db(f(row)) for f in (min, middle, max)]} for name, row in gains.items()]
 
 
 def _listed(p: Pair) -> dict[str, str]:
     sure = ", 95 % interval {} to {}".format(*map(db, p.interval_db)) if p.interval_db else ", no interval"
-    before, after = (f"{s.token_sqnr_db:.3f}".replace("inf", "∞") for s in (p.a, p.b))
-    sqnr = {"before": before, "after": after}
-    return {"gain": db(p.gain_db), "sure": sure, "tensor": p.tensor, "recipe": p.recipe, **sqnr}
+    sqnr = {"before": fixed(p.a.token_sqnr_db, 3), "after": fixed(p.b.token_sqnr_db, 3)}
+    return {"gain": db(p.gain_db), "sure": sure, "tensor": p.tensor, **_named(p), **sqnr}
+
+
+def _named(p: Pair) -> dict[str, str]:
+    """The recipe's name, and what stands against running it."""
+    return {"recipe": p.recipe, "study": study_only(p.a.recipe)}
 
 
 def _row(pair: Pair) -> dict:
     low, high = pair.interval_db or (None, None)
-    values = {"tensor": pair.tensor, "recipe": pair.recipe, "gain_db": pair.gain_db, "low_db": low, "high_db": high}
+    values = {"tensor": pair.tensor, **_named(pair), "gain_db": pair.gain_db, "low_db": low, "high_db": high}
     values["same"] = "yes" if pair.identical else ""
     for name in COLUMNS:
         if name[:2] in ("a_", "b_"):

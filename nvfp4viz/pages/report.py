@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 
 from markupsafe import Markup
@@ -29,7 +28,7 @@ from ..catalog import SIZES, style
 from ..checkpoints import Checkpoint
 from ..explorer import outputs
 from ..nvfp4 import FOUR_LIMIT, study_only
-from ..shown import error_text, quantity, short
+from ..shown import error_text, fixed, percent, quantity, short, signed
 from . import packing
 from .checkpoint import report_checkpoint
 from .document import document, fill, picture, write, written
@@ -133,7 +132,7 @@ def _subject(sweep: Sweep) -> str:
 def _worst(sweep: Sweep, best: str) -> list[dict]:
     """The tensors with the largest error under the best recipe, and what others give there."""
     order = sorted(sweep.stats, key=lambda t: sweep.stats[t][best].sqnr_db)[:WORST]
-    return [{"tensor": t, "sqnr": [_decimal(s.sqnr_db, ".2f") for s in sweep.stats[t].values()]} for t in order]
+    return [{"tensor": t, "sqnr": [fixed(s.sqnr_db) for s in sweep.stats[t].values()]} for t in order]
 
 
 def _unmeasured(sweep: Sweep, impact: Impact | None) -> list[str]:
@@ -160,13 +159,8 @@ def _rows(sweep: Sweep) -> list[dict]:
 
 
 def _shown_number(value: float, kind: str) -> str:
-    form = {"db": ".3f", "share": ".2%"}.get(kind)
-    return _decimal(value, form) if form or not isfinite(value) else short(value)
-
-
-def _decimal(value: float, form: str | None) -> str:
-    """As the page's script writes it: without error an SQNR is infinite, and of zeros some numbers are none."""
-    return format(value, form or "") if isfinite(value) else "∞" if value > 0 else "–"
+    """As the page's script writes it."""
+    return {"db": lambda v: fixed(v, 3), "share": percent}.get(kind, short)(value)
 
 
 def _recipes(sweep: Sweep) -> list[tuple[str, str, str]]:
@@ -195,12 +189,12 @@ def _margins(sweep: Sweep, comparisons: tuple[Comparison, ...]) -> list[dict]:
         other = sweep.recipes[c.over]
         left, right = (place[v] for v in c.interval_db or (c.margin_db,) * 2)
         zero, to = place[0.0], place[c.margin_db]
-        interval = "{:.3f} to {:.3f}".format(*c.interval_db) if c.interval_db else "too few tokens"
+        interval = " to ".join(fixed(v, 3) for v in c.interval_db) if c.interval_db else "too few tokens"
         places = {"zero": zero, "from": min(zero, to), "reach": abs(to - zero), "left": left, "width": right - left}
         rows.append({
             "role": c.role, "over": c.over, "study": study_only(other), "color": style(other)["color"],
-            "gain": f"{c.margin_db:+.3f}".replace("-", "−"), "wins": c.wins, "tensors": len(c.by_tensor_db),
-            "interval": interval.replace("-", "−"),
+            "gain": signed(c.margin_db), "wins": c.wins, "tensors": len(c.by_tensor_db),
+            "interval": interval,
             **{name: f"{v:.2f}" for name, v in places.items()},
         })  # fmt: skip
     return rows

@@ -2,7 +2,19 @@
 
 import importlib
 
-from .text import ROWS, Card, error_text, number, printable, quantity, short, table
+from .text import (
+    ROWS,
+    Card,
+    error_text,
+    fixed,
+    number,
+    percent,
+    printable,
+    quantity,
+    short,
+    signed,
+    table,
+)
 
 _PICTURES = (  # these come with matplotlib, at first use
     "FAINT", "INK", "RULE", "Picture", "expect", "formula", "label_tensors", "shorten", "svg",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from html import escape
 
@@ -32,12 +33,50 @@ def quantity(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
+def fixed(value: float, digits: int = 2) -> str:
+    """A number with so many decimals, as the pages' script writes it: true signs, no -0, and what is no number.
+
+    >>> fixed(-20.8128, 3), fixed(-1e-9), fixed(float("-inf")), fixed(float("nan"))
+    ('−20.813', '0.00', '−∞', '–')
+    """
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else "∞" if value > 0 else "−∞"
+    text = f"{value:.{digits}f}"
+    return (text if float(text) else text.lstrip("-")).replace("-", "−")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A difference: as `fixed`, with its sign where it reads as more than 0.
+
+    >>> signed(0.11), signed(0.0001), signed(-0.11)
+    ('+0.110', '0.000', '−0.110')
+    """
+    text = fixed(value, digits)
+    return f"+{text}" if value > 0 and text.strip("0.") else text
+
+
+def percent(share: float) -> str:
+    """A share as the pages' script writes it; none that occurs reads as 0.
+
+    >>> percent(0.0), percent(0.00002), percent(0.0123), percent(0.5)
+    ('0 %', '0.002 %', '1.23 %', '50.0 %')
+    """
+    if not 0 < abs(share) < math.inf:
+        return f"{fixed(100 * share, 0)} %"
+    if abs(share) < 0.00095:
+        return f"{short(100 * share, 1)} %"
+    return f"{fixed(100 * share, 2 if abs(share) < 0.0995 else 1)} %"
+
+
 def short(value: float, digits: int = 4) -> str:
     """A number in so many digits with true signs, as the pages' script writes it; no power of ten where none is needed.
 
     >>> short(-7.562e-8, 2), short(123.4, 2), short(0.021987)
     ('−7.6×10⁻⁸', '120', '0.02199')
     """
+    if not math.isfinite(value):
+        return fixed(value)
+    value += 0.0  # no -0
     mantissa, power = f"{value:.{digits - 1}e}".split("e")
     if value and not -3 <= int(power) <= 5:
         tens = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -47,7 +47,7 @@ def test_the_same_passes_and_a_loss_fails(capsys):
     lost = [r for r in RECIPES if after[r].token_sqnr_db < before[r].token_sqnr_db - 0.1]
     assert lost and code == 1 and f"{len(lost)} of 4 failed: 2 tensors under 2 recipes" in out
     assert f"  y, {lost[0]}: lost" in out and "allowed are 0.1 dB" in out and "*" not in out
-    assert "b.json: engine reference, nvfp4viz" in out and "other activations in 1 tensors, such as y" in out
+    assert "b.json: engine reference, nvfp4viz" in out and "other activations in 1 tensor, such as y" in out
     text = Path("s.md").read_text()
     assert f"**{len(lost)} of 4 failed**" in text and "| y |" in text and "- b.json: engine reference" in text
     suite = ElementTree.parse("j.xml").getroot()

@@ -24,6 +24,11 @@ def measured() -> Sweep:
     return sweep({"layers.0.mlp": X, "layers.1.mlp": X * 2 + 1}, engine="cpu")
 
 
+def written(page: str) -> str:
+    """What stands on a page without its script and pictures."""
+    return html.unescape(re.sub(r"<(script|style|svg).*?</\1>", "", page, flags=re.S))
+
+
 def test_a_saturated_four_competes(measured):
     page = html.unescape(render(measured))
     assert "the 4 saturates at 448" in page and "competes" in page
@@ -92,10 +97,10 @@ def test_other_data_are_not_compared_as_if_they_were_the_same(measured):
     assert sentence(found).startswith("A and B saw different activations: in 2 of 2 tensors")
     lines = " ".join(obstacles(measured, other, found))
     assert "Only in B: 1 of its 3 tensors, such as more." in lines
-    assert "64 in A, 32 in B" in lines and "Other values in 1 tensors" in lines
+    assert "64 in A, 32 in B" in lines and "Other values in 1 tensor of" in lines
     page = html.unescape(compared(measured, other))
-    assert "Other values in 1 tensors" in page and "no interval" in page
-    assert "Yes: the same tensors" in compared(measured, measured)
+    assert "Other values in 1 tensor of" in page and "no interval" in page
+    assert "Yes: the same tensors and recipes" in compared(measured, measured)
 
 
 def test_one_outlier_does_not_make_the_headline(measured):
@@ -105,7 +110,58 @@ def test_one_outlier_does_not_make_the_headline(measured):
         worse.append(replace(p, b=replace(p.b, err_sq=p.b.err_sq * factor, run_nmse=p.b.run_nmse * factor)))
     said = sentence(worse)
     assert said.startswith("A typical token is 0.044 dB better in B, in the median: of 10 pairs"), said
-    assert "9 are better, 1 worse and 0 identical" in said and "most lost layers.0.mlp under standard" in said
+    assert "9 are better, 1 worse and 0 identical to the bit" in said
+    assert "most lost layers.0.mlp under standard" in said
+
+
+def test_what_reads_as_no_difference_is_none():
+    """Fast against strict arithmetic moves an SQNR by some 1e-8 dB, which is neither better nor worse."""
+    strict = sweep({"x": X, "y": X * 2 + 1}, ["standard", "4/6-mae-448"], engine="cpu")
+    fast = sweep({"x": X, "y": X * 2 + 1}, ["standard-fast", "4/6-mae-448-fast"], engine="cpu")
+    found = pairs(strict, fast)
+    assert all(0 < abs(p.gain_db) < 1e-5 for p in found)
+    said = sentence(found)
+    assert said.startswith("No difference in the median: of 4 pairs ")
+    assert "0 are better, 0 worse, 4 alike to 0.001 dB" in said
+    assert "most" not in said
+    page = written(compared(strict, fast))
+    assert page.count("<p>Nothing.</p>") == 2  # neither got worse nor better
+    assert "Other arithmetic: standard in A beside standard-fast in B" in page
+
+
+def test_recipes_that_only_one_side_has_are_named():
+    strict = sweep({"x": X}, ["standard", "standard-fast", "4/6-mae-448"], engine="cpu")
+    other = sweep({"x": X}, {"plain": Recipe(), "mine": Recipe(300, four_over_six=True)}, engine="cpu")
+    found = pairs(strict, other)
+    assert [p.recipe for p in found] == ["standard"]  # not the fast one, too, beside the same other
+    lines = obstacles(strict, other, found)
+    assert lines == ["Measured in A alone: standard-fast, 4/6-mae-448.", "Measured in B alone: mine."]
+    with pytest.raises(ValueError, match=r"share no tensor and recipe.*measure both under the same recipes"):
+        pairs(strict, sweep({"x": X}, ["4/6-mse-256"], engine="cpu"))
+
+
+def test_what_was_skipped_beyond_three_is_counted(measured):
+    many = replace(measured, skipped={str(i): "no float" for i in range(5)})
+    assert obstacles(many, measured, pairs(many, measured))[-1] == "Skipped in A, too: 2 more tensors."
+
+
+def test_a_pair_without_error_weighs_in_the_median():
+    """Two of three tensors lose all they had: that the third gains a little is no headline."""
+    before = sweep({"a": X * 0, "b": X * 0, "c": X}, ["standard"], engine="cpu")
+    after = sweep({"a": X, "b": X, "c": X}, ["standard"], engine="cpu")
+    said = [replace(p, a=replace(p.a, x_sq=p.b.x_sq, x_amax=p.b.x_amax)) for p in pairs(before, after)]
+    said[2] = replace(said[2], b=replace(said[2].b, run_nmse=said[2].b.run_nmse * 0.99))
+    text = sentence(said)
+    assert text.startswith("A typical token is ∞ dB worse in B, in the median"), text
+    assert "−∞ dB (without error on one side)" in text
+    page = written(compared(before, after))
+    assert "∞ to 2" in page and not re.search(r"\b(?:inf|nan)\b", page)
+
+
+def test_a_comparison_marks_recipes_to_study():
+    both = [sweep({"x": x}, {"mine": Recipe(300, four_over_six=True)}, engine="cpu") for x in (X, X * 1.5 + 1)]
+    page = written(compared(*both))
+    assert page.count('class="study"') == 2  # in the table by recipe, and in the list of what changed
 
 
 def test_two_reports_are_compared_from_the_command_line(measured, tmp_path):

@@ -10,19 +10,23 @@ export const num = (v) => (v === "inf" ? Infinity : v === "-inf" ? -Infinity : v
 export const minus = (text) => text.replace("-", "−");
 const INTEGER = new Intl.NumberFormat("en-US"); // kept: toLocaleString makes one each time
 export const int = (v) => INTEGER.format(v);
+export const quantity = (n, noun) => `${int(n)} ${noun}${n === 1 ? "" : "s"}`;
 export const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
 export const hex = (byte) => "0x" + byte.toString(16).toUpperCase().padStart(2, "0");
 
 export function fixed(v, n = 2) {
   v = num(v);
-  if (!Number.isFinite(v)) return v > 0 ? "∞" : "–";
+  if (!Number.isFinite(v)) return v > 0 ? "∞" : v < 0 ? "−∞" : "–";
   return minus(v.toFixed(n).replace(/^-(0\.?0*)$/, "$1")); // no -0.00
 }
-export const signed = (v, n = 2) => (v > 0 ? "+" : "") + fixed(v, n);
+export function signed(v, n = 2) {
+  const text = fixed(v, n);
+  return num(v) > 0 && /[^0.]/.test(text) ? "+" + text : text; // no +0.00
+}
 
 export function percent(v) {
   if (v === 0) return "0 %";
-  if (v < 0.00095) return `${(100 * v).toPrecision(1)} %`;
+  if (v < 0.00095) return `${short(100 * v, 1)} %`;
   return `${(100 * v).toFixed(v < 0.0995 ? 2 : 1)} %`;
 }
 

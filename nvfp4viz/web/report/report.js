@@ -2,7 +2,7 @@
 
 import { pairs } from "../explorer/cache.js";
 import { mount } from "../explorer/mount.js";
-import { settingsOf, studyOnly } from "../lib/recipe.js";
+import { studyOnly } from "../lib/recipe.js";
 import { choosable } from "./chosen.js";
 import { answers, dataOf } from "./data.js";
 import { acceptReports } from "./dropped.js";
@@ -38,12 +38,6 @@ for (const place of document.querySelectorAll("[data-sweep]")) {
     .catch((error) => unreadable(place, error));
 }
 
-// Of a comparison or a checkpoint, by the recipes' names alone
-function withStudy(row) {
-  const settings = settingsOf(row.recipe || "");
-  return { ...row, study: settings && studyOnly(settings) };
-}
-
-if (document.getElementById("rows")) dataOf("rows").then((rows) => fill(rows.map(withStudy)));
+if (document.getElementById("rows")) dataOf("rows").then(fill);
 const alone = !document.getElementById("explorer"); // a page of a comparison compares two others
 if (alone && document.getElementById("reports")) acceptReports(null);
