@@ -14,7 +14,7 @@ from .ceiling import (
 from .choice import PLACES, POSITIONS, Agreement, Choice, agreement, choice, gain_edges
 from .compare import Pair, db, middle, obstacles, pairs, sentence
 from .coverage import coverage_sentence
-from .defaults import DEFAULTS, FLASHINFER, SGLANG, changes
+from .defaults import DEFAULTS, FLASHINFER, SGLANG, changes, marked
 from .draws import hash32
 from .effects import AS_THEY_ARE, Effect
 from .impact import Impact

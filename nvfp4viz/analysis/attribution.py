@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ..engine import find_engine, given_encode_scale, run_tasks
 from ..nvfp4 import BLOCK, E2M1_MAX, Recipe, Tokens, as_recipe
+from ..shown import percent
 from ..stats import Additive, rate, summed, summed_array
 from .draws import hash32
 
@@ -53,9 +54,9 @@ class Attribution(Additive):
 
     def _card(self):
         parts = sorted(self.shares().items(), key=lambda p: -abs(p[1]))
-        left = {"best of all scales would save": f"{self.every_scale_saving:.1%}"} if self.sampled_blocks else {}
+        left = {"best of all scales would save": percent(self.every_scale_saving)} if self.sampled_blocks else {}
         nmse = {"NMSE": rate(self.total, self.x_sq)}
-        return f"{self.recipe.name}, {self.blocks:,} blocks", nmse | {n: f"{s:.2%}" for n, s in parts} | left
+        return f"{self.recipe.name}, {self.blocks:,} blocks", nmse | {n: percent(s) for n, s in parts} | left
 
     @property
     def total(self) -> float:

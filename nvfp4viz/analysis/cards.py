@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..nvfp4 import study_only
-from ..shown import table
+from ..shown import fixed, percent, signed, table
 
 RATES = ("four_rate", "four_saturated")
 
@@ -19,16 +19,16 @@ def sweep_html(sweep) -> str:
 def _means(sweep, recipe: str) -> tuple[float, str, str]:
     row = [s[recipe] for s in sweep.stats.values()]
     level, four, saturated = (sum(getattr(s, n) for s in row) / len(row) for n in ("sqnr_db", *RATES))
-    return level, f"{four:.2%}", f"{saturated:.2%}"
+    return level, percent(four), percent(saturated)
 
 
 def verdict_html(verdict) -> str:
     """The sentence, and a row a comparison."""
-    rows = [[c.role, c.over, f"{c.margin_db:+.3f}", _interval(c), f"{c.wins} of {len(c.by_tensor_db)}"]
+    rows = [[c.role, c.over, signed(c.margin_db), _interval(c), f"{c.wins} of {len(c.by_tensor_db)}"]
             for c in verdict.comparisons]  # fmt: skip
     head = ("against", "recipe", "gain (dB)", "95 % interval", "surely better on")
     return table(f"Verdict · {verdict.recipe}", rows, head if rows else (), verdict.sentence())
 
 
 def _interval(comparison) -> str:
-    return "{:.3f} to {:.3f}".format(*comparison.interval_db) if comparison.interval_db else "too few tokens"
+    return " to ".join(fixed(v, 3) for v in comparison.interval_db) if comparison.interval_db else "too few tokens"

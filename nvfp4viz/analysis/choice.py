@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..engine import given_encode_scale
 from ..nvfp4 import E2M1_MAX, Recipe, Tokens, as_recipe, blocks
+from ..shown import change, percent
 from ..stats import Additive, rate, summed, summed_array
 from .attribution import compiled, exact_encode
 
@@ -48,10 +49,10 @@ class Choice(Additive):
 
     def _card(self):
         return f"{self.recipe.name}, {self.blocks:,} blocks", {
-            "took 4": f"{self.four_rate:.2%}",
-            "saves of always 6's squared error": f"{self.saving:.2%}",
-            "took the worse": f"{self.wrong_rate:.2%}",
-            "always 4 against always 6": f"{rate(self.err_four - self.err_six, self.err_six):+.1%}",
+            "took 4": percent(self.four_rate),
+            "saves of always 6's squared error": percent(self.saving),
+            "took the worse": percent(self.wrong_rate),
+            "always 4 against always 6": change(rate(self.err_four - self.err_six, self.err_six)),
         }
 
     @property
@@ -107,8 +108,8 @@ class Agreement(Additive):
 
     def _card(self):
         return f"{self.a.name} and {self.b.name}, {self.blocks:,} blocks", {
-            "choose alike": f"{self.agree_rate:.2%}",
-            "squared error of the second": f"{rate(self.err_b - self.err_a, self.err_a):+.2%}",
+            "choose alike": percent(self.agree_rate),
+            "squared error of the second": change(rate(self.err_b - self.err_a, self.err_a)),
             "a flip costs, in mean block errors": self.cost_per_flip,
         }
 

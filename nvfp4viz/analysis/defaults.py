@@ -51,6 +51,26 @@ def defaults_at(program: str, site: str) -> dict[str, Recipe]:
     return {FLASHINFER: DEFAULTS[FLASHINFER], f"{PROGRAMS[program]}'s default for {SITES[site]}": default}
 
 
+def marked(name: str, recipe: Recipe | None = None) -> str:
+    """A recipe's name as a person is shown it, marked where no engine runs it; its settings are what the name says.
+
+    >>> marked("mine", Recipe(300, four_over_six=True)), marked("standard-256"), marked("standard")
+    ('mine (study only)', 'standard-256 (study only)', 'standard')
+    """
+    try:
+        recipe = recipe or Recipe.parse(name)
+    except ValueError:  # a name of somebody's own
+        return name
+    return f"{name} (study only)" if study_only(recipe) else name
+
+
+def called(role: str, name: str) -> str:
+    """A recipe by its role in a sentence: "SGLang's default, standard", "4/6-mae-300, which is to study only"."""
+    if role == STUDY:
+        return f"{name}, which is {role}"
+    return f"{role} {name}" if role.endswith(" as") else f"{role}, {name}" if role else name
+
+
 def is_default(role: str) -> bool:
     """Whether a role is that of a default."""
     return "default" in role

@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-from ..nvfp4 import Recipe
+from ..nvfp4 import Recipe, study_only
 from ..shown import quantity
 from ..shown import table as html_table
 from .coverage import coverage_sentence
-from .defaults import default_among, roles
+from .defaults import STUDY, default_among, marked, roles
 from .effects import Effect, cell, ends, output_error
 from .paired import Difference, Judge, difference, judged
 from .saved import Saved, check_skipped, check_version
@@ -79,7 +79,7 @@ class Impact(Saved):
     @property
     def default(self) -> str | None:
         """The recipe that stands for what SGLang runs in an empty environment; None where it was not measured."""
-        order = list(self.kl)
+        order = self._order
         return default_among({n: self.recipes[n] for n in order}, order[0]) if order else None
 
     def difference(self, recipe: str, over: str, role: str = "") -> Difference:
@@ -94,13 +94,23 @@ class Impact(Saved):
             recipe, over, role, kl, interval, every[over].kl, self.tokens, needed, unit, self.judged_by, spread
         )
 
+    @property
+    def best(self) -> str | None:
+        """The recipe of the least KL among those that an engine runs, or of all where none does."""
+        return next(iter(self._order), None)
+
+    @property
+    def _order(self) -> list[str]:
+        """The least KL first, recipes that no engine runs last."""
+        return sorted(self.kl, key=lambda n: bool(study_only(self.recipes[n])))
+
     def differences(self) -> list[Difference]:
         """The recipe of the least KL against the defaults and the others from the best on."""
-        best = next(iter(self.kl), None)
+        best = self.best
         return [self.difference(best, over, role) for role, over in self._roles()] if best else []
 
     def _roles(self) -> list[tuple[str, str]]:
-        order = list(self.kl)
+        order = self._order
         return roles({n: self.recipes[n] for n in order}, order)
 
     def sentence(self) -> str:
@@ -108,11 +118,13 @@ class Impact(Saved):
         kl = self.kl
         if not kl:
             return "No recipe that changes anything was measured."
-        best = next(iter(kl))
+        best = self.best
         over = f"{quantity(self.tokens, 'token')} ({self.judged_by})"
-        text = f"Least KL under {best}: {kl[best]:.3g} nats a token over {over}."
+        text = f"Least KL under {marked(best, self.recipes[best])}: {kl[best]:.3g} nats a token over {over}."
         compared = self.differences()
-        shown = [d for d in compared if d.role != "another recipe"] or compared[:1]
+        shown = [d for d in compared if d.role not in ("another recipe", STUDY)] or compared[:1]
+        less = [f"{n} ({kl[n]:.3g})" for n in kl if kl[n] < kl[best]]
+        text += f" Less KL, but no engine runs it: {', '.join(less)}." if less else ""
         text += "".join(f" {d.sentence()[:1].upper()}{d.sentence()[1:]}." for d in shown)
         if self.spread is not None:
             text += (
@@ -145,7 +157,7 @@ class Impact(Saved):
 
     def _against(self, effect: Effect) -> dict:
         """The columns of paired differences."""
-        best, found = next(iter(self.kl), None), {}
+        best, found = self.best, {}
         compared = effect.module is None and self.recipes.get(effect.recipe) is not None
         for name, over in (("default", self.default), ("best", best)):
             d = self.difference(effect.recipe, over) if compared and over not in (None, effect.recipe) else None
@@ -156,10 +168,11 @@ class Impact(Saved):
 
     def summary(self):
         """The table for a terminal: a value and its interval in a cell, differences in percent of the other's KL."""
-        best, rows = next(iter(self.kl), None), []
+        best, rows = self.best, []
         for e in [self._unquantized(), *self.effects]:
             m = e.measures(self.judge)
-            row = {"recipe": e.recipe, "weights": e.weights, "module": e.module or "all",
+            row = {"recipe": marked(e.recipe, self.recipes.get(e.recipe)),
+                   "weights": e.weights, "module": e.module or "all",
                    "perplexity": f"{m['perplexity'][0]:.4g}", "change": cell(m["perplexity_change"]),
                    "KL": cell(m["kl"]), "top-1": cell(m["top1_agreement"])}  # fmt: skip
             compared = e.module is None and self.recipes.get(e.recipe) is not None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .defaults import called
 from .interval import ENOUGH, half_width, t_quantile
 
 RUNS_WIDENING = 1 / (1 - 0.39)  # the standard error of runs was up to 39 % below that of whole sequences
@@ -113,9 +114,7 @@ class Difference:
 
     def sentence(self) -> str:
         """Such as: KL -5.2 % (95 % interval -6.1 to -4.3) against SGLang's default, standard: resolved."""
-        joint = "" if not self.role else " " if self.role.endswith(" as") else ", "
-        other = self.role + joint + self.over
-        return f"KL {self.percent()} against {other}: {self.enough()}"
+        return f"KL {self.percent()} against {called(self.role, self.over)}: {self.enough()}"
 
 
 def difference(judge: Judge | None, sums: tuple[np.ndarray, np.ndarray], tokens: np.ndarray, comparisons: int) -> tuple:

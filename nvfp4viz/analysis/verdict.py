@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from ..nvfp4 import study_only
 from .cards import verdict_html
 from .coverage import coverage_sentence
-from .defaults import defaults_at, is_default, roles
+from .defaults import STUDY, defaults_at, is_default, roles
 from .impact import Impact
 from .interval import decibels, judged_by, margin_interval
 from .outlook import Outlook, outlook
@@ -84,9 +84,10 @@ class Verdict:
     study: str = ""  # why no engine runs the named recipe; only where none runs any that was measured
 
     def __repr__(self) -> str:
-        compared = ", ".join(f"{c.over} {c.margin_db:+.3f} dB" for c in self.comparisons[:4])
+        compared = ", ".join(f"{_marked(c)} {c.margin_db:+.3f} dB" for c in self.comparisons[:4])
         over = f"; over {compared}" if compared else ""
-        return f"Verdict({self.recipe} on {data_of(self)}{over}; .sentence() says it all)"
+        named = f"{self.recipe} (study only)" if self.study else self.recipe
+        return f"Verdict({named} on {data_of(self)}{over}; .sentence() says it all)"
 
     def _repr_html_(self) -> str:
         return verdict_html(self)
@@ -153,6 +154,10 @@ def recommend(
         outlook=outlook(sweep, found, best, impact),
         study=study_only(sweep.recipes[best]),
     )
+
+
+def _marked(c: Comparison) -> str:
+    return f"{c.over} (study only)" if c.role == STUDY else c.over
 
 
 def _compare(sweep: Sweep, found: Voices, best: str, other: str, role: str, worth_db: float) -> Comparison:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .defaults import STUDY
+from ..shown import fixed, short
+from .defaults import STUDY, called
 from .outlook import shortened
 from .voices import EXPERT
 
@@ -29,15 +30,15 @@ def _kinds(tensors) -> str:
 
 def comparison_sentence(c) -> str:
     """Such as: 2.7 % less error of a typical token than SGLang's default, standard (0.12 dB, ...)."""
-    other = c.role + (" " if c.role.endswith(" as") else ", ") + c.over
+    other = called(c.role, c.over)
     if c.equal:
         within = f"within {c.worth_db:g} dB"
         return f"no difference for practical purposes ({within}) from {other} ({c.numbers()})"
     if c.interval_db is not None and not c.decided:
         return f"no difference that these tokens can tell from {other} ({c.numbers()})"
-    percent = 100 * (1 - 10 ** (-abs(c.margin_db) / 10))
     less = "less" if c.margin_db > 0 else "more"
-    return f"{percent:.2g} % {less} error of a typical token than {other} ({c.numbers()})"
+    percent = 100 * abs(1 - 10 ** (-c.margin_db / 10))  # of the other's error
+    return f"{short(percent, 2)} % {less} error of a typical token than {other} ({c.numbers()})"
 
 
 def data_of(verdict) -> str:
@@ -56,7 +57,7 @@ def verdict_sentence(verdict) -> str:
     second = [c for c in verdict.comparisons if c.role == "the runner-up"]
     named = verdict.defaults or second or list(verdict.comparisons[:1])
     parts = [f"{_start(verdict, named)}: on {data}, {' and '.join(c.sentence() for c in named)}."]
-    parts += [_others(verdict, named), *map(_better_on, named), _ahead(verdict)]
+    parts += [_others(verdict, named), *map(_better_on, (c for c in named if c.role != STUDY)), _ahead(verdict)]
     parts += [verdict.outlook.sentence(verdict.recipe), _remarks(verdict)]
     return " ".join(p for p in parts if p)
 
@@ -128,7 +129,7 @@ def _do(names: list[str]) -> str:
 
 
 def _db(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 0.1 else f"{value:.2f}"
+    return fixed(value, 3 if abs(value) < 0.1 else 2)
 
 
 def _count(n: int, what: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ipywidgets as widgets
 
 from ..activations import SYNTHETIC, synthetic
+from ..analysis import marked
 from ..engine import usable_engine
 from ..nvfp4 import Recipe
+from ..shown import fixed
 from .store import Store
 from .widget import Explorer
 
@@ -76,11 +80,12 @@ def sentence(explorer: Explorer) -> str:
     a, b = explorer.stats_a, explorer.stats_b
     gain = b.sqnr_db - a.sqnr_db
     if not abs(gain) >= 0.005:
-        return f"On {explorer.tensor} it does not matter: both give {a.sqnr_db:.2f} dB."
+        return f"On {explorer.tensor} it does not matter: both give {fixed(a.sqnr_db)} dB."
     (winner, loser) = (b, a) if gain > 0 else (a, b)
-    by_ceiling = a.recipe.four_over_six and b.recipe.four_over_six and a.recipe.e4m3_max != b.recipe.e4m3_max
+    by_ceiling = a.recipe.four_over_six and replace(a.recipe, e4m3_max=b.recipe.e4m3_max) == b.recipe
     won, lost = (f"{s.recipe.e4m3_max:g}" if by_ceiling else s.recipe.name for s in (winner, loser))
-    verdict = f"On {explorer.tensor} <b>{won} beats {lost} by {abs(gain):.2f} dB</b>"
+    won, lost = (marked(name, s.recipe) for name, s in ((won, winner), (lost, loser)))
+    verdict = f"On {explorer.tensor} <b>{won} beats {lost} by {fixed(abs(gain))} dB</b>"
     for rate, what in WHY.items():
         worse, better = getattr(loser, rate), getattr(winner, rate)
         if worse - better > 0.01:
@@ -91,7 +96,7 @@ def sentence(explorer: Explorer) -> str:
 WHY = {
     "scale_zero": "lose their scale, and so all values,",
     "scale_subnormal": "have a scale below E4M3's normal range",
-    "four_saturated": "saturate at 448 where they map their largest value to 4",
+    "four_saturated": "would saturate at 448 if they mapped their largest value to 4",
 }
 
 

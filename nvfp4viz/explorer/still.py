@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from ..analysis import marked
 from ..catalog import style
-from ..nvfp4 import e4m3_edges, study_only
+from ..nvfp4 import e4m3_edges
 from ..shown import printable
 from ..stats import Stats
 
@@ -57,7 +58,7 @@ def still(tensor: str, a: Stats, b: Stats, versions: dict[str, str]) -> tuple[by
 
 def _named(stats: Stats) -> str:
     """Recipe, marked where no engine runs it, error, and how many blocks chose 4."""
-    name = stats.recipe.name + " (study only)" * bool(study_only(stats.recipe))
+    name = marked(stats.recipe.name, stats.recipe)
     four = f", {stats.n_four:,} of {stats.blocks:,} blocks chose 4" if stats.recipe.four_over_six else ""
     return f"{name}, {stats.sqnr_db:.2f} dB{four}".replace("inf dB", "∞ dB")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..analysis import EXPERT, Sweep, coverage_sentence, versions
 from ..engine import Pending, Ready, analyze_all, choose, find_engine
 from ..nvfp4 import RECIPES, Tokens, some_recipes
-from ..shown import quantity
+from ..shown import percent, quantity
 from ..shown import table as html_table
 from .gradients import Gradients
 from .hooks import NOT_FINITE, Observer
@@ -185,7 +185,7 @@ class Recorder(Observer):
 
     def _repr_html_(self) -> str:
         about = self.result().get("coverage") or {}
-        missed = [(n, lost["why"], f"{lost['share']:.2%}") for n, lost in about.get("unobserved", {}).items()]
+        missed = [(n, lost["why"], percent(lost["share"])) for n, lost in about.get("unobserved", {}).items()]
         head = ("not observed", "why", "of multiply-adds") if missed else ()
         return html_table("Recorder", missed, head, repr(self))
 

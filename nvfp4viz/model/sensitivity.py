@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from ..analysis import EXPERT, HEADS
+from ..analysis import EXPERT, HEADS, marked
 from ..nvfp4 import RECIPES, Recipe, as_recipes
 from ..shown import error_text, quantity
 from ..shown import table as html_table
@@ -73,7 +73,7 @@ class Sensitivity:
         return pd.DataFrame(rows, columns=columns).sort_values("predicted_kl", ascending=False, ignore_index=True)
 
     def __repr__(self) -> str:
-        totals = ", ".join(f"{r} {self.total(r):.4g}" for r in self.recipes)
+        totals = ", ".join(f"{marked(r, self.recipes[r])} {self.total(r):.4g}" for r in self.recipes)
         level = f"level measured, {self.level:.2f} of the gradients'" if self.checked[1] else "level not measured"
         return (
             f"Sensitivity({quantity(len(self.nats), 'input')}, {quantity(self.tokens, 'token')}; "

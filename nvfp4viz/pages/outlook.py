@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ..analysis import Impact, Sweep, Verdict
 from ..catalog import style
+from ..nvfp4 import study_only
+from ..shown import signed
 
 NOT_MEASURED = (
     "Output not measured: nvfp4viz impact MODEL TEXT -o impact.json does it, and report --impact impact.json shows it."
@@ -25,7 +27,8 @@ def outlook_rows(sweep: Sweep, verdict: Verdict | None, impact: Impact | None) -
         kl, low, high = measures.get(name, (None, None, None)) if name in known.measured else (None, None, None)
         against = impact.difference(name, best) if kl is not None and name != best and best in known.measured else None
         rows.append({
-            "name": name, "color": style(sweep.recipes[name])["color"], "error": f"{margin[name]:+.3f}",
+            "name": name, "study": study_only(sweep.recipes[name]), "color": style(sweep.recipes[name])["color"],
+            "error": signed(margin[name]),
             "predicted": f"{known.predicted[name]:.3g}" if known.predicted else "",
             "measured": "" if kl is None else f"{kl:.3g}" if low != low else f"{kl:.3g} ({low:.3g} to {high:.3g})",
             "against": f"{against.percent()}: {against.enough()}" if against else "",

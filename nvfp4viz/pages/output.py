@@ -6,7 +6,7 @@ import math
 
 from markupsafe import Markup
 
-from ..analysis import Sweep
+from ..analysis import Sweep, marked
 from ..explorer import TOKENS, measured, prompts, ranking
 from ..planning import Drift, LayerPlan, drift_by_layer, drift_map, frontier
 from .document import fill, picture
@@ -22,7 +22,7 @@ def output_section(sweep: Sweep, plan: LayerPlan | None, drift: Drift | None) ->
 
 
 def _plan(sweep: Sweep, plan: LayerPlan) -> dict:
-    title = f"Keeping layers in {plan.keep}, the rest by {plan.recipe}"
+    title = f"Keeping layers in {plan.keep}, the rest by {marked(plan.recipe)}"
     ax = frontier(plan.frontier, plan.knee, title)
     caption = "Each mark is a set of kept layers, its KL measured. The knee is farthest below a line between the ends."
     return {
@@ -50,8 +50,8 @@ def _recipe(sweep: Sweep, row: dict) -> dict:
     cost = row["cost"]
     copies = "not in the table" if cost["copies"] is None else f"{cost['copies']:.2f}"
     interval = _interval(row["kl_low"], row["kl_high"])
-    return {"recipe": row["recipe"], "gain": gain, "kl": f"{row['kl']:.4g}", "interval": interval, "cost": copies,
-            "machine": cost["machine"]}  # fmt: skip
+    return {"recipe": marked(row["recipe"]), "gain": gain, "kl": f"{row['kl']:.4g}", "interval": interval,
+            "cost": copies, "machine": cost["machine"]}  # fmt: skip
 
 
 def _interval(low: float, high: float) -> str:
@@ -88,7 +88,7 @@ def _interval_of_gain(found: dict) -> str:
 
 
 def _drift(drift: Drift) -> dict:
-    recipe = drift.provenance.get("recipe", "two recordings")
+    recipe = marked(drift.provenance.get("recipe", "two recordings"))
     lines = drift_by_layer(
         drift.by_layer(), drift.layers, local=drift.by_layer("local"), floor=drift.by_layer("floor"),
         leaves=drift.leaves, title=f"Error along the depth, {recipe}",

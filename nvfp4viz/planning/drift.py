@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..analysis import versions
+from ..analysis import marked, versions
 from ..model import eager, outputs_of
 from ..nvfp4 import as_recipes, as_tensor
 from .change import OutputChange, change_of
@@ -65,7 +65,7 @@ class Drift:
     def __repr__(self) -> str:
         last = f"{self.by_layer()[-1]:.1f} dB at {self.layers[-1]}" if self.layers else "nothing to compare"
         leaves = f"; leaves the bf16 floor at {self.leaves}" if self.leaves else ""
-        about = self.provenance.get("recipe", "two recordings")
+        about = marked(self.provenance.get("recipe", "two recordings"))
         return f"Drift({about}: {len(self.layers)} layers, {self.signal.shape[1]} tokens, {last}{leaves})"
 
 

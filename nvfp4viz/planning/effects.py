@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ..analysis import marked
 from ..nvfp4 import as_recipes
 from .meter import AS_IS, Meter
 from .outputs import kl_interval
@@ -46,8 +47,8 @@ class LayerEffects:
     def __repr__(self) -> str:
         alone, spared = (len(self.measured(c)) for c in ("alone_kl", "spared_kl"))
         return (
-            f"LayerEffects({self.recipe}: {len(self.rows)} units, {alone} measured alone and {spared} spared in "
-            f"{self.provenance['passes']} passes; Spearman of the prediction {self.rank_correlation():.2f}; "
+            f"LayerEffects({marked(self.recipe)}: {len(self.rows)} units, {alone} measured alone and {spared} spared "
+            f"in {self.provenance['passes']} passes; Spearman of the prediction {self.rank_correlation():.2f}; "
             ".table() has the numbers)"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..nvfp4 import study_only
 from .meter import Meter
 from .outputs import kl_interval
 
@@ -14,7 +15,7 @@ WHO = (
 
 
 def by_family(meter: Meter, predicted: Mapping[str, Sequence[float]], best: str) -> dict:
-    """The recipe of least predicted KL for each family, measured together.
+    """The recipe of least predicted KL that an engine runs for each family, measured together.
 
     Returns: {"recipes": family -> recipe, "kl", "kl_low", "kl_high": of both together, "gain", "gain_low",
         "gain_high": by how much `best` for all is worse, paired by token, "who": who can run it}.
@@ -24,7 +25,8 @@ def by_family(meter: Meter, predicted: Mapping[str, Sequence[float]], best: str)
         for unit, value in zip(meter.units, by_unit, strict=True):
             family = totals.setdefault(unit.family, {})
             family[name] = family.get(name, 0.0) + value
-    chosen = {family: min(row, key=row.get) for family, row in totals.items()}
+    run = [n for n in predicted if n == best or not study_only(meter.recipes[n])]
+    chosen = {family: min(run, key=row.get) for family, row in totals.items()}
     rows = meter.measure([chosen[u.family] for u in meter.units])
     one = meter.measure(meter.variant(best))
     found = dict(zip(("kl", "kl_low", "kl_high"), kl_interval(rows), strict=True))

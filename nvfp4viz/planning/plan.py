@@ -11,9 +11,10 @@ from pathlib import Path
 
 from torch import nn
 
+from ..analysis import marked
 from ..files import replacing
 from ..model import NothingQuantizedError
-from ..nvfp4 import RECIPES, as_recipes
+from ..nvfp4 import RECIPES, as_recipes, study_only
 from ..shown import error_text
 from .cost import recipe_cost
 from .families import by_family
@@ -103,8 +104,8 @@ class LayerPlan:
         p, none = self.point, self.frontier[0]
         interval = "" if math.isnan(p.kl_low) else f" ({p.kl_low:.2g} to {p.kl_high:.2g})"
         return (
-            f"{self.recipe}, {len(p.kept)} of {len(self.units)} units kept in {self.keep}: KL {p.kl:.3g} nats a token"
-            f"{interval} instead of {none.kl:.3g}, {p.bits:.2f} bits a weight instead of {none.bits:.2f}, "
+            f"{marked(self.recipe)}, {len(p.kept)} of {len(self.units)} units kept in {self.keep}: KL {p.kl:.3g} nats "
+            f"a token{interval} instead of {none.kl:.3g}, {p.bits:.2f} bits a weight instead of {none.bits:.2f}, "
             f"{p.fp4_share:.0%} of the multiply-adds in FP4"
         )
 
@@ -142,7 +143,7 @@ def plan(
 
     Args:
         model, batches: as for `impact`.
-        recipes:  each is measured on all layers, and the best is planned with.
+        recipes:  each is measured on all layers, and the best that an engine runs is planned with.
         keep:     "bf16", which is the model as it is, or "fp8": E4M3, a scale a token and an output channel.
         price:    of a kept layer: its "bits", its "multiply-adds", or 1 for all "layers".
         other:    further batches, on which the frontier is measured again: sets chosen on a text look better there.
@@ -180,14 +181,14 @@ def plan(
 
 
 def _best_recipe(meter: Meter) -> tuple[str, list[dict]]:
-    """The recipe of the least KL where all is quantized, and the KL and cost of each."""
+    """The recipe of the least KL where all is quantized, of those that an engine runs; and the KL and cost of each."""
     rows = {name: meter.measure(meter.variant(name)) for name in meter.recipes}
     about = [
         dict(zip(("recipe", "kl", "kl_low", "kl_high"), (name, *kl_interval(found)), strict=True))
         | {"cost": recipe_cost(meter.recipes[name]).to_dict()}
         for name, found in rows.items()
     ]
-    best = min(about, key=lambda row: row["kl"])
+    best = min(about, key=lambda row: (bool(study_only(meter.recipes[row["recipe"]])), row["kl"]))
     if best["kl"] == 0:
         why = "; ".join(f"{n}: {text}" for n, text in list(meter.skipped.items())[:3])
         raise NothingQuantizedError(f"nothing ran quantized under {best['recipe']}: {why}")

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from ..catalog import looks, style
 from ..nvfp4 import E2M1_MAGNITUDES, FOUR_LIMIT, Recipe, e4m3_edges
-from ..shown import FAINT, INK, expect
+from ..shown import FAINT, INK, expect, shorten
 from ..stats import Stats
 from .style import GUIDE, STATS, TITLE, dress, legend, named, new_axes, percent, tint
 
@@ -83,7 +83,7 @@ def _mark_scales(ax: Axes, both: list[Stats]) -> None:
     ax.axvspan(-9.6, -6, color="#F2F2F2", zorder=-2, linewidth=0)
     ax.text(-7.8, 0.98, "subnormal", transform=place, ha="center", va="top", fontsize=8, color=FAINT, clip_on=True)
     if choosing:
-        limit, words = np.log2(FOUR_LIMIT), _saturating(max(choosing, key=lambda s: s.four_saturated))
+        limit, words = np.log2(FOUR_LIMIT), _saturating(choosing)
         ax.axvline(limit, **GUIDE)
         ax.annotate(words, (limit, 1.0), (0, 12), place, "offset points", ha="right", fontsize=8, color=FAINT)
     for one, (low, high, y) in zip(both, [(0.5 if len(both) > 1 else 0, 1, 1.0), (0, 0.5, 0.01)], strict=False):
@@ -96,13 +96,15 @@ def _mark_scales(ax: Axes, both: list[Stats]) -> None:
     ax.set_xticks([sum(ZERO_BAR) / 2, *ticks], ["0", *(f"{2.0**t:g}" if t >= -3 else f"$2^{{{t}}}$" for t in ticks)])
 
 
-def _saturating(stats: Stats) -> str:
-    """What the line at 298.67 means, and how often a 4 that saturates is chosen all the same."""
+def _saturating(choosing: list[Stats]) -> str:
+    """What the line at 298.67 means, and how often a 4 that saturates is chosen; of two, where more does."""
+    stats = max(choosing, key=lambda s: s.four_saturated)
+    under = f" under {shorten(stats.recipe.name)}" if len(choosing) > 1 else ""
     text = f"scale for 6 above {FOUR_LIMIT:.2f}: its 4 saturates"
     if not stats.n_four_saturated_chosen:
         return text
     chosen = percent(stats.n_four_saturated_chosen / stats.n_four_saturated)
-    return f"{text}, chosen all the same in {chosen} of {percent(stats.four_saturated)} of blocks"
+    return f"{text}, chosen all the same in {chosen} of {percent(stats.four_saturated)} of blocks{under}"
 
 
 def block_close_up(seen: dict, ax: Axes | None = None) -> Axes:

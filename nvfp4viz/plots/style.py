@@ -8,8 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ..nvfp4 import Recipe, study_only
-from ..shown import FAINT, INK, RULE, shorten
+from ..analysis import marked
+from ..nvfp4 import Recipe
+from ..shown import FAINT, INK, RULE, short, shorten
 
 STATS = "Stats, as nvfp4viz.analyze(x, recipe) returns"
 TITLE = {"loc": "left", "color": INK, "fontsize": 11, "fontweight": "bold"}
@@ -67,7 +68,7 @@ def mark(look: dict[str, str]) -> dict:
 
 def named(name: str, recipe: Recipe) -> str:
     """A recipe's name in a figure, marked where no engine runs it."""
-    return shorten(name) + (" (study only)" if study_only(recipe) else "")
+    return marked(shorten(name), recipe)
 
 
 def tint(color: str, share: float = 0.55) -> tuple:
@@ -99,4 +100,5 @@ def plain_log_ticks(ax: Axes) -> None:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    """A share in two digits, which is what a figure has room for."""
+    return f"{short(100 * share, 2)} %"

@@ -5,6 +5,7 @@ import importlib
 from .text import (
     ROWS,
     Card,
+    change,
     error_text,
     fixed,
     number,

@@ -68,6 +68,15 @@ def percent(share: float) -> str:
     return f"{fixed(100 * share, 2 if abs(share) < 0.0995 else 1)} %"
 
 
+def change(share: float) -> str:
+    """A share by which something changed: as `percent`, with its sign.
+
+    >>> change(0.0123), change(-0.5), change(0.0)
+    ('+1.23 %', '−50.0 %', '0 %')
+    """
+    return f"{'+' * (share > 0)}{percent(share)}"
+
+
 def short(value: float, digits: int = 4) -> str:
     """A number in so many digits with true signs, as the pages' script writes it; no power of ten where none is needed.
 

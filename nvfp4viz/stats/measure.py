@@ -26,6 +26,7 @@ from ..nvfp4 import (
     token_scales,
     unpack,
 )
+from ..shown import percent
 from .additive import Additive, Share, largest, of_largest, plain, rate, summed, summed_array
 from .runs import LEVELS, RUNS, run_sums, top_of
 
@@ -87,7 +88,7 @@ class Stats(Additive):
         return f"{self.recipe.name}, engine {self.engine}", {
             "SQNR (dB)": self.sqnr_db, "tokens": self.tokens, "features": self.features, "NMSE": self.nmse,
             "max error": self.max_error, "MAE": self.mae, "cosine": self.cosine,
-            **{name.replace("_", " "): f"{getattr(self, name):.2%}" for name in rates},
+            **{name.replace("_", " "): percent(getattr(self, name)) for name in rates},
         }  # fmt: skip
 
     @property

@@ -9,7 +9,7 @@ import pytest
 import torch
 from simulated import Text
 
-from nvfp4viz import RECIPES, Sweep, sweep, synthetic
+from nvfp4viz import RECIPES, Recipe, Sweep, sweep, synthetic
 from nvfp4viz.analysis import Effect, Impact, margin_interval, recommend, t_quantile
 from nvfp4viz.stats import Stats, run_sums
 
@@ -428,3 +428,24 @@ def test_without_a_choice_among_recipes_that_run_it_says_so(names, start):
     verdict = recommend(_sweep({"a": synthetic("crowded", 64, 512)}, names))
     assert verdict.sentence().startswith(start) and "Use " not in verdict.sentence()
     assert json.dumps(verdict.to_dict())
+
+
+def test_the_percentage_of_more_error_is_of_the_other_s():
+    """A recipe to study that is ahead: 10^(0.053) times its error is 13 % more, not 11.5."""
+    verdict = recommend(_sweep({"a": synthetic("normal", 128, 512)}, {"standard": "standard", "mine": "4/6-mse-300"}))
+    (compared,) = verdict.comparisons
+    more = 100 * (10 ** (-compared.margin_db / 10) - 1)
+    assert compared.decided and compared.margin_db < -0.5
+    assert f"{more:.2g} % more error of a typical token than mine, which is to study only (−" in verdict.sentence()
+    assert "mine is surely better" not in verdict.sentence() and "over mine (study only) -0." in repr(verdict)
+
+
+def test_the_least_kl_is_of_a_recipe_that_an_engine_runs():
+    tokens, scatter = np.full(20, 64.0), 1 + 0.01 * np.random.default_rng(0).normal(size=20)
+    kl = {"4/6-mse-300": 0.1, "standard": 0.3, "4/6-mse-448": 0.2}
+    effects = [Effect(n, None, np.stack([*[tokens] * 3, 64 * v * scatter, tokens], 1), {}) for n, v in kl.items()]
+    found = Impact(effects, np.arange(20), {n: Recipe.parse(n) for n in kl}, "activations")
+    assert found.best == "4/6-mse-448" and found.sentence().startswith("Least KL under 4/6-mse-448: 0.2 nats")
+    assert "Less KL, but no engine runs it: 4/6-mse-300 (0.09" in found.sentence()
+    assert "4/6-mse-300 (study only)" in found.summary()["recipe"].tolist()
+    assert found.table()["vs_best"].tolist()[-1] == "the best"

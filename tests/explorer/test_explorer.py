@@ -279,12 +279,16 @@ def test_the_lab_says_which_data_favour_which_ceiling():
     bench = lab(engine="reference")
     bench.features.value, bench.tokens.value = 256, 64
     assert "256 beats 448 by" in bench.verdict.value
-    assert "saturate at 448 where they map their largest value to 4" in bench.verdict.value
+    assert "would saturate at 448 if they mapped their largest value to 4" in bench.verdict.value
     bench.kind.value = "spread"
     assert bench.explorer.tensor == "spread ×1, 64 × 256"
     assert "448 beats 256 by" in bench.verdict.value and "normal range" in bench.verdict.value
     gain = bench.explorer.stats_a.sqnr_db - bench.explorer.stats_b.sqnr_db
     assert f"{gain:.2f} dB" in bench.verdict.value
+    bench.explorer.recipe_b = "4/6-mse-256"  # it differs in the error mode, too: the ceilings alone did not win
+    assert "4/6-mae-448 beats 4/6-mse-256 by" in bench.verdict.value
+    bench.explorer.recipe_b = "4/6-mae-4"
+    assert "4 (study only)" in bench.verdict.value
     bench.explorer.recipe_b = bench.explorer.recipe_a
     assert "does not matter" in bench.verdict.value
     with pytest.raises(ValueError, match="already"):

@@ -249,13 +249,11 @@ class TestInJupyterLab:
         assert check(page, data)["b"] != "4/6-mse-256-tensor"
 
     def test_the_microscope_shows_the_library_s_block(self, page, data):
-        for group, value in [
-            ("A: kind", "4over6"),
-            ("A: arithmetic", "strict"),
-            ("B: FP32 scale per", "token"),
-            ("B: ceiling", "256"),
-        ]:
-            page.get_by_role("radiogroup", name=group).get_by_text(value, exact=True).click()
+        for side, ceiling, mode in (("A", "448", "MAE"), ("B", "256", "MSE")):
+            for dial, value in [("kind", "4over6"), ("ceiling", ceiling), ("error mode", mode),
+                                ("FP32 scale per", "token"), ("arithmetic", "strict")]:  # fmt: skip
+                group = page.get_by_role("radiogroup", name=f"{side}: {dial}")
+                group.get_by_text(value, exact=True).click()
         until(page, a="4/6-mae-448", b="4/6-mse-256")
         page.get_by_role("tab", name="Microscope").click()
         page.get_by_label("blocks with").select_option("saturated")

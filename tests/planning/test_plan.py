@@ -126,3 +126,12 @@ def test_costs_are_those_of_the_table_in_the_docs(pytestconfig):
 def test_costs_are_measured_where_a_gpu_is():
     cost = recipe_cost(nvfp4viz.RECIPES["standard"])
     assert cost.copies > 0 and torch.cuda.get_device_name() in cost.machine
+
+
+def test_a_plan_is_of_a_recipe_that_an_engine_runs():
+    found = nvfp4viz.plan(small_model(), BATCHES, ["standard", "4/6-mse-240"], budget=14)
+    kls = {r["recipe"]: r["kl"] for r in found.recipes}
+    assert kls["4/6-mse-240"] < kls["standard"] and found.recipe == "standard"
+    assert set(found.families["recipes"].values()) == {"standard"}
+    alone = nvfp4viz.plan(small_model(), BATCHES, ["4/6-mse-240"], budget=12)
+    assert "4/6-mse-240 (study only)" in alone.sentence()

@@ -19,7 +19,7 @@ from nvfp4viz.analysis import pairs
 from nvfp4viz.catalog import RATES, STYLES, looks, style
 from nvfp4viz.nvfp4 import E4M3_VALUES
 from nvfp4viz.plots import ceilings
-from nvfp4viz.plots.style import named
+from nvfp4viz.plots.style import named, percent
 
 X = synthetic("lognormal", 16, 128)
 STATS = {name: analyze(X, r, engine="reference") for name, r in RECIPES.items()}
@@ -263,6 +263,24 @@ def test_a_recipe_that_no_engine_runs_is_marked_in_figures():
     for ax in (plots.error_by_tensor(both), plots.clipping_rates(row), plots.nmse_distribution(row)):
         assert _labels(ax) == wanted
     assert _labels(plots.block_scale_histogram(row["standard-256"])) == ["standard-256 (study only)"]
+
+
+def test_a_share_of_all_reads_so():
+    """Two digits of 100 % are no 1e+02 %."""
+    from nvfp4viz import choice
+
+    assert "took 6: 100 % of blocks" in _labels(plots.gain_histogram(choice(torch.ones(4, 16), "4/6-mae-448")))
+    assert [percent(v) for v in (0.0, 1e-7, 0.044, 0.997, 1.0)] == ["0 %", "1×10⁻⁵ %", "4.4 %", "100 %", "100 %"]
+
+
+def test_whose_saturating_4_is_chosen_is_said_where_two_are_drawn():
+    row = {n: analyze(X, n, engine="reference") for n in ("4/6-mae-448", "4/6-mse-448")}
+    assert all(s.n_four_saturated_chosen for s in row.values())
+    most = max(row, key=lambda n: row[n].four_saturated)
+    words = {t.get_text() for t in plots.block_scale_histogram(*row.values()).texts}
+    assert any(
+        w.startswith("scale for 6 above 298.67: its 4 saturates, ") and w.endswith(f"under {most}") for w in words
+    )
 
 
 ZERO = analyze(torch.zeros(4, 16), "4/6-mse-448", engine="reference")

@@ -10,7 +10,7 @@ from hostile import NAMES
 
 import nvfp4viz
 from nvfp4viz.analysis import Sweep
-from nvfp4viz.shown import ROWS, error_text, number, shorten, svg, table
+from nvfp4viz.shown import ROWS, error_text, number, percent, shorten, svg, table
 from nvfp4viz.shown.pictures import SCHEME
 from nvfp4viz.web import asset
 
@@ -80,7 +80,7 @@ def test_a_line_and_a_small_table(name):
 def test_numbers_of_a_table_are_those_of_the_result():
     stats = SWEEP.total("4/6-mae-448")
     words = Reader(stats._repr_html_()).words
-    assert number(stats.sqnr_db) in words and f"{stats.four_rate:.2%}" in words and "reference" in words[0]
+    assert number(stats.sqnr_db) in words and percent(stats.four_rate) in words and "reference" in words[0]
     verdict = nvfp4viz.recommend(SWEEP)
     words = Reader(verdict._repr_html_()).words
     assert verdict.recipe in words[0] and f"{verdict.comparisons[0].margin_db:+.3f}" in words
