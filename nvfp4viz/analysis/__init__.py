@@ -27,3 +27,4 @@ from .saved import check_format, fitting, is_saved
 from .sweep import Record, Sweep, sweep
 from .verdict import WORTH_DB, Comparison, Verdict, recommend
 from .voices import EXPERT, HEADS, Voices, voices
+from .wording import is_decided

@@ -74,6 +74,7 @@ class Verdict:
     recipe: str  # name of the recipe for this data
     sqnr_db: float  # its SQNR of a typical token, mean over inputs, each capped at +-120
     tokens: int  # of the input that has fewest; a layer's experts have theirs together
+    most_tokens: int  # of the input that has most
     inputs: int  # that vote; tensors of the same input are one, experts of a layer too
     judged_by: str  # "8 runs of 64 tokens": what the intervals are over
     comparisons: tuple[Comparison, ...]  # over the defaults, the runner-up and all others
@@ -144,7 +145,8 @@ def recommend(
     return Verdict(
         recipe=best,
         sqnr_db=level[best],
-        tokens=found.tokens(sweep),
+        tokens=min(found.tokens(sweep)),
+        most_tokens=max(found.tokens(sweep)),
         inputs=found.inputs,
         judged_by=RUNS_MISSING if shortest.runs_missing else judged_by(shortest.run_tokens),
         comparisons=tuple(_compare(sweep, found, best, other, role, worth_db) for role, other in compared),

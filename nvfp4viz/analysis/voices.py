@@ -25,10 +25,10 @@ class Voices:
     left_out: dict[str, str]  # tensor -> why it does not vote
     towers: dict[str, tuple[int, float]]  # tensor -> the token that holds over a fifth of the signal, and its share
 
-    def tokens(self, sweep: Sweep) -> int:
-        """Of the voice that has fewest; experts that are one have theirs together, by which they share its weight."""
+    def tokens(self, sweep: Sweep) -> list[int]:
+        """Of each tensor's voice; experts that are one have theirs together, by which they share its weight."""
         first = next(iter(sweep.recipes))
-        return min(round(sweep.stats[t][first].tokens / (w * self.inputs)) for t, w in self.weights.items())
+        return [round(sweep.stats[t][first].tokens / (w * self.inputs)) for t, w in self.weights.items()]
 
 
 def voices(sweep: Sweep, head: bool = False) -> Voices:

@@ -42,8 +42,9 @@ def comparison_sentence(c) -> str:
 
 
 def data_of(verdict) -> str:
-    """Such as: 21 inputs of 512 tokens."""
-    return f"{_count(verdict.inputs, 'input')} of {_count(verdict.tokens, 'token')}"
+    """Such as: 21 inputs of 512 tokens, or: 7 inputs of 4 to 16 tokens."""
+    fewest = f"{verdict.tokens:,} to " * (verdict.tokens < verdict.most_tokens)
+    return f"{_count(verdict.inputs, 'input')} of {fewest}{_count(verdict.most_tokens, 'token')}"
 
 
 def verdict_sentence(verdict) -> str:
@@ -54,12 +55,22 @@ def verdict_sentence(verdict) -> str:
             f"Only {verdict.recipe} was measured: a typical token has an SQNR of {verdict.sqnr_db:.2f} dB on {data}; "
             "nothing to compare it with."
         )
-    second = [c for c in verdict.comparisons if c.role == "the runner-up"]
-    named = verdict.defaults or second or list(verdict.comparisons[:1])
+    named = headlined(verdict)
     parts = [f"{_start(verdict, named)}: on {data}, {' and '.join(c.sentence() for c in named)}."]
     parts += [_others(verdict, named), *map(_better_on, (c for c in named if c.role != STUDY)), _ahead(verdict)]
     parts += [verdict.outlook.sentence(verdict.recipe), _remarks(verdict)]
     return " ".join(p for p in parts if p)
+
+
+def headlined(verdict) -> list:
+    """The comparisons that decide a verdict: with the defaults, else with the runner-up."""
+    second = [c for c in verdict.comparisons if c.role == "the runner-up"]
+    return verdict.defaults or second or list(verdict.comparisons[:1])
+
+
+def is_decided(verdict) -> bool:
+    """Whether the named recipe is better than one of those."""
+    return any(c.decided for c in headlined(verdict))
 
 
 def _start(verdict, named: list) -> str:
@@ -74,7 +85,7 @@ def _start(verdict, named: list) -> str:
         return f"Measure before you choose; {favours}"
     if all(c.interval_db is None for c in named):
         return f"Too few tokens to decide; {verdict.recipe} is ahead on these"
-    if any(c.decided for c in named):
+    if is_decided(verdict):
         return f"Use {verdict.recipe}"
     names = " and ".join([verdict.recipe, *(c.over for c in named)])
     if all(c.equal for c in named):

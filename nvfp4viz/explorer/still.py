@@ -18,7 +18,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from ..analysis import marked
 from ..catalog import style
 from ..nvfp4 import e4m3_edges
-from ..shown import printable
+from ..shown import NAMELESS, fixed, printable
 from ..stats import Stats
 
 WIDTH, HEIGHT, DENSITY = 720, 416, 2  # CSS pixels, and how many of the picture's own each has
@@ -44,7 +44,7 @@ def still(tensor: str, a: Stats, b: Stats, versions: dict[str, str]) -> tuple[by
         _ceiling(sheet, axis, sign, stats.recipe.e4m3_max, color)
     for x, name in axis.labels():
         sheet.text(x, MIDDLE + 4, name, size=11, anchor="ms")
-    sheet.text(14, 22, _ending(printable(tensor), 84), size=13, bold=True)
+    sheet.text(14, 22, _ending(printable(tensor) or NAMELESS, 84), size=13, bold=True)
     named = [f"{side} {_named(stats)}" for side, stats in zip("AB", both, strict=True)]
     for words, color, y in zip(named, colors, (44, HEIGHT - 36), strict=True):
         end = sheet.text(14, y, words[0], color, size=16, bold=True)
@@ -52,7 +52,7 @@ def still(tensor: str, a: Stats, b: Stats, versions: dict[str, str]) -> tuple[by
     engines = "engine " + " and ".join(dict.fromkeys(stats.engine for stats in both))
     made = [engines, *(f"{name} {versions[name]}" for name in ("nvfp4viz", "torch") if versions.get(name))]
     sheet.text(14, HEIGHT - 12, " · ".join(["share of blocks an octave; solid to 6, pale to 4", *made]), size=11)
-    alt = f"{printable(tensor)}: block scales under {named[0]}, above, and {named[1]}, below"
+    alt = f"{printable(tensor) or NAMELESS}: block scales under {named[0]}, above, and {named[1]}, below"
     return sheet.png(), {"width": WIDTH, "height": HEIGHT, "alt": alt}
 
 
@@ -60,7 +60,7 @@ def _named(stats: Stats) -> str:
     """Recipe, marked where no engine runs it, error, and how many blocks chose 4."""
     name = marked(stats.recipe.name, stats.recipe)
     four = f", {stats.n_four:,} of {stats.blocks:,} blocks chose 4" if stats.recipe.four_over_six else ""
-    return f"{name}, {stats.sqnr_db:.2f} dB{four}".replace("inf dB", "∞ dB")
+    return f"{name}, {fixed(stats.sqnr_db)} dB{four}"
 
 
 def _ending(name: str, letters: int) -> str:

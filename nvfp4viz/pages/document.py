@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..files import replacing
+from ..shown import NAMELESS, quantity
 from ..web import asset, page_module
 from .packing import sign, signature
 from .words import explained, whole
@@ -63,6 +64,8 @@ def _templates() -> jinja2.Environment:
     environment.filters["visible"] = visible
     environment.filters["explained"] = lambda text: explained(visible(text))
     environment.filters["whole"] = lambda text: whole(visible(text))
+    environment.filters["tensor"] = lambda name: name or NAMELESS
+    environment.filters["tensors"] = lambda n: quantity(n, "tensor")
     environment.filters["json"] = json.dumps
     return environment
 

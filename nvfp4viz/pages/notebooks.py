@@ -74,15 +74,13 @@ def notebook_page(path: Path, *, why_not: str = "") -> str:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if VIEW in data and why_not and "image/png" in data:
-                del data[VIEW]  # there is no explorer without its statistics, but the picture of it is there
+                _show_as(data, _picture(data))  # there is no explorer without its statistics, but the picture of it is
             elif VIEW in data:
-                html = "".join(_views(data.pop(VIEW)["model_id"], state, explorers, blocks))
-                data.clear()
-                data["text/html"] = html
-    title, formulas = _title(notebook, path), _set_formulas_aside(notebook)
+                _show_as(data, "".join(_views(data[VIEW]["model_id"], state, explorers, blocks)))
+    title, aside = _title(notebook, path), _set_formulas_aside(notebook) | _fold_solutions(notebook)
     exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True, embed_images=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent)}})
-    for mark, html in formulas.items():
+    for mark, html in aside.items():
         body = body.replace(mark, html)
     filled = fill("notebook.html", why_not=why_not, body=Markup(body), blocks=Markup("\n").join(blocks.values()))
     return document(title, filled, css=_css())
@@ -119,6 +117,33 @@ def _set_formulas_aside(notebook) -> dict[str, str]:
     return found
 
 
+def _fold_solutions(notebook) -> dict[str, str]:
+    """Put a mark in place of each cell whose code Jupyter folds, such as a solution; returns mark -> folded HTML."""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    found: dict[str, str] = {}
+    for cell in notebook.cells:
+        folded = cell.metadata.get("jupyter", {}).get("source_hidden") and not cell.get("outputs")
+        if cell.cell_type == "code" and folded:
+            name = f"nvfp4vizFolded{len(found)}e"
+            code = highlight(cell.source, PythonLexer(), HtmlFormatter())
+            found[name] = f"<details><summary>Solution</summary>{code}</details>"
+            cell.update(cell_type="markdown", source=f"<div>{name}</div>")
+    return found
+
+
+def _show_as(data: dict, html: str) -> None:
+    data.clear()
+    data["text/html"] = html
+
+
+def _picture(data: dict) -> str:
+    alt = escape("".join(data.get("text/plain", "figure")), quote=True)
+    return f'<img alt="{alt}" src="data:image/png;base64,{data["image/png"].strip()}">'
+
+
 def _views(model: str, state: dict, explorers: dict, blocks: dict[str, Markup]) -> Iterator[str]:
     """HTML for a widget and those in it."""
     if model in explorers:
@@ -152,8 +177,7 @@ def _output(output: dict, state: dict, explorers: dict, blocks: dict[str, Markup
     elif "text/html" in data:
         yield f"<div>{''.join(data['text/html'])}</div>"
     elif "image/png" in data:
-        alt = escape("".join(data.get("text/plain", "figure")), quote=True)
-        yield f'<img alt="{alt}" src="data:image/png;base64,{data["image/png"].strip()}">'
+        yield _picture(data)
     else:
         text = output.get("text") or data.get("text/plain") or output.get("evalue", "")
         yield f"<pre>{escape(''.join(text))}</pre>"

@@ -19,6 +19,7 @@ from ..analysis import (
     Verdict,
     changes,
     coverage_sentence,
+    is_decided,
     is_saved,
     recommend,
 )
@@ -216,7 +217,10 @@ def _settings(sweep: Sweep, verdict: Verdict) -> dict:
         call = f"nvfp4_4over6={flashinfer_config(recipe, text=True)}".replace("(", "(\n    ").replace(")", "\n)")
     except ValueError as error:  # a ceiling to study, which no environment can set
         return {"name": name, "unset": str(error)}
-    return {"name": name, "unset": "", "variables": variables, "call": call.replace(", ", ",\n    "),
+    advised = is_decided(verdict) or name != verdict.recipe
+    heading = f"What to set for {name}" if advised else f"What would set {name}"
+    return {"name": name, "heading": heading, "unset": "",
+            "variables": variables, "call": call.replace(", ", ",\n    "),
             "default": DEFAULTS[SGLANG].name, "changes": changes(DEFAULTS[SGLANG], recipe)}  # fmt: skip
 
 

@@ -32,7 +32,7 @@ _WHOLE = r"(?<![\w.])\d[\d.,]* (?:%|dB)|(?<![\w/.-])(?:standard|4/6-m[as]e)-[a-z
 
 
 def explained(text) -> Markup:
-    """HTML text, `whole`, whose words of the list say what they mean where the pointer rests, each the first time."""
+    """HTML text, `whole`, with true minus signs, whose words of the list say what they mean, each the first time."""
     seen = set()
 
     def one(found: re.Match) -> str:
@@ -44,7 +44,7 @@ def explained(text) -> Markup:
         seen.add(word)
         return f'<abbr title="{escape(WORDS[word])}">{word}</abbr>'
 
-    return Markup(re.sub(f"{_KNOWN}|{_WHOLE}", one, str(text)))
+    return Markup(re.sub(f"{_KNOWN}|{_WHOLE}", one, re.sub(r"(?<=[ (])-(?=\d)", "−", str(text))))
 
 
 def whole(text) -> Markup:

@@ -74,7 +74,9 @@ def ceiling_rates(dial: CeilingDial, ax: Axes | None = None) -> Axes:
         ax.axvline(ceiling, **GUIDE)
     there = [x[one > 0.999].max(initial=x.min()) for one in under]
     log2_axis(ax, x[x >= min(there, default=0.0) / 1.5])
-    ax.text(0.14, 0.6, "scale underflows", transform=ax.transAxes, fontsize=8.5, color=FAINT)
+    beside = max((x[one > 0.6].max(initial=x.min()) for one in under), default=x.min())  # right of all lines up there
+    look = {"textcoords": "offset points", "fontsize": 8.5, "color": FAINT}
+    ax.annotate("scale underflows", (beside, 0.75), (10, 0), **look)
     ax.text(244, 0.3, "4 saturates (thick)", transform=ax.get_xaxis_transform(), ha="right", fontsize=8.5, color=FAINT)
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
     ax.set_ylim(bottom=0)
@@ -112,7 +114,7 @@ def amax_ratios(dial: CeilingDial, ax: Axes | None = None, *, per_token: bool = 
         beyond = dial.beyond(ceiling, per_token=per_token)
         share = f"{percent(beyond)} of blocks" if beyond else "no block"
         note = f" ceiling {ceiling:g}: normal up to {window(ceiling):,.0f}, {share} beyond"
-        ax.text(0.05, y * 1.005, note, color=color, fontsize=8.5, va="bottom")
+        ax.annotate(note, (0.05, y), (0, 3), textcoords="offset points", color=color, fontsize=8.5, va="bottom")
     ax.set_ylim(0, top * (1.14 + 0.13 * len(ceilings)))
     ax.set_xlim(-0.2, np.log2(farthest) + 0.7)
     powers = range(0, int(np.log2(farthest)) + 1, 2)
@@ -123,7 +125,7 @@ def amax_ratios(dial: CeilingDial, ax: Axes | None = None, *, per_token: bool = 
     return ax
 
 
-REGIMES = {"saturating": "#F6DFD2", "flat": "#FFFFFF", "underflowing": "#DCE9F5"}
+REGIMES = {"saturating": ("#D55E00", 0.18), "flat": ("#FFFFFF", 0), "underflowing": ("#0072B2", 0.16)}  # and its alpha
 
 
 def static_scale(curve: StaticCurve, ax: Axes | None = None) -> Axes:

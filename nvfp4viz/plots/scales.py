@@ -93,7 +93,7 @@ def _mark_scales(ax: Axes, both: list[Stats]) -> None:
         text = f"ceiling {one.recipe.e4m3_max:g} " if left else f" {one.recipe.e4m3_max:g}"
         ax.text(ceiling, y, text, transform=place, ha="right" if left else "left", va="bottom", fontsize=8, color=color)
     ticks = list(range(-9, 9))
-    ax.set_xticks([sum(ZERO_BAR) / 2, *ticks], ["0", *(f"{2.0**t:g}" if t >= -3 else f"$2^{{{t}}}$" for t in ticks)])
+    ax.set_xticks([sum(ZERO_BAR) / 2, *ticks], ["0", *(f"{2.0**t:g}" if t >= -2 else f"$2^{{{t}}}$" for t in ticks)])
 
 
 def _saturating(choosing: list[Stats]) -> str:

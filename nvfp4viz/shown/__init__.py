@@ -3,6 +3,7 @@
 import importlib
 
 from .text import (
+    NAMELESS,
     ROWS,
     Card,
     change,

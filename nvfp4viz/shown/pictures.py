@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import math_to_image
 
+from .text import NAMELESS
+
 INK, FAINT, RULE = "#222222", "#6B6B6B", "#D9D9D9"  # what figures are drawn in
 
 
@@ -37,7 +39,7 @@ def titles(figure: Figure) -> str:
 
 def shorten(name: str, limit: int = 40) -> str:
     """A name as matplotlib draws it in full: no mathematics, no control characters, bounded, in legends too."""
-    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name) or NAMELESS
     if _width(name) > limit:
         name = _fitting(name, limit / 2 - 1) + "…" + _fitting(name[::-1], limit / 2)[::-1]
     return ("\N{ZERO WIDTH SPACE}" if name.startswith("_") else "") + name.replace("$", r"\$")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from html import escape
 
+NAMELESS = "(no name)"  # stands for an empty name
 ROWS = 16  # of a table; the rest is counted
 LINE = "1px solid color-mix(in srgb, currentColor 25%, transparent)"  # in the page's ink: light and dark alike
 CELL = f"text-align:left;padding:2px 10px 2px 0;border:0;border-bottom:{LINE}"

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from nvfp4viz.cli import main  # noqa: E402
 from nvfp4viz.pages import check_notebooks, export, kernel, running  # noqa: E402
-from nvfp4viz.pages.notebooks import VIEW  # noqa: E402
+from nvfp4viz.pages.notebooks import VIEW, notebook_page  # noqa: E402
 from nvfp4viz.pages.running import targets  # noqa: E402
 from nvfp4viz.shown import formula  # noqa: E402
 
@@ -161,3 +161,32 @@ def test_what_is_no_notebook_costs_no_other_its_page(tmp_path):
     assert next(found).name == "good.html" and "kept" in (tmp_path / "out" / "good.html").read_text()
     with pytest.raises(RuntimeError, match=r"2 of 3 notebooks do not run.*bad\.ipynb.*none\.ipynb"):
         next(found)
+
+
+def test_a_folded_cell_is_folded_on_the_page(tmp_path):
+    """The page says that the folded cell is the solution: it must not stand open above the question."""
+    solution = new_code_cell("def solution():\n    return '<7>'", execution_count=1)
+    solution.metadata["jupyter"] = {"source_hidden": True}
+    page = notebook_page(_notebook(tmp_path / "n.ipynb", solution), why_not="a test")
+    (folded,) = re.findall(r"<details>.*?</details>", page, re.S)
+    assert folded.startswith("<details><summary>Solution</summary>")
+    assert re.sub("<[^>]*>", "", folded).count("solution():") == 1 and "&lt;7&gt;" in folded
+
+
+@pytest.mark.browser
+def test_a_table_of_prose_and_the_picture_of_an_explorer_fit_a_phone(tmp_path, browser):
+    words = "which question a notebook answers, at some length, " * 2
+    table = new_markdown_cell(f"# T\n\n| notebook | question | after |\n| --- | --- | --- |\n| 01 | {words} | 02 |")
+    png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+    view = {VIEW: {"model_id": "gone"}, "image/png": png, "text/plain": "Explorer(x)"}
+    shown = new_code_cell("1", execution_count=1, outputs=[new_output("display_data", data=view)])
+    page = tmp_path / "n.html"
+    page.write_text(notebook_page(_notebook(tmp_path / "n.ipynb", table, shown), why_not="a test"), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 360, "height": 700}, color_scheme="dark")
+    tab.goto(page.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    grounds = """img => { const found = [];
+        for (let e = img; e; e = e.parentElement) found.push(getComputedStyle(e).backgroundColor);
+        return found; }"""
+    assert "rgb(255, 255, 255)" not in tab.locator("img").evaluate(grounds)  # it is made for light and dark
+    tab.close()

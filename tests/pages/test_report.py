@@ -22,11 +22,11 @@ import torch
 from hostile import NAMES as HOSTILE
 
 from nvfp4viz import RECIPES, Recipe, load, report, sweep, synthetic
-from nvfp4viz.analysis import Effect, Impact, Sweep, block_at, inspect_block, kept_blocks, pick, recommend
+from nvfp4viz.analysis import Effect, Impact, Sweep, block_at, inspect_block, is_decided, kept_blocks, pick, recommend
 from nvfp4viz.analysis import block_inspections as inspections
 from nvfp4viz.analysis.picks import KEPT
 from nvfp4viz.catalog import COLUMNS
-from nvfp4viz.pages import load_report, packing
+from nvfp4viz.pages import load_report, packing, words
 from nvfp4viz.pages.report import render
 from nvfp4viz.web import page_module
 
@@ -49,7 +49,7 @@ class Tags(HTMLParser):
     def __init__(self, page: str):
         super().__init__()
         self.tags, self.texts, self._open = [], {}, []
-        self.feed(page)
+        self.feed(re.sub(r'<span class="whole">(.*?)</span>', r"\1", page))  # where no line ends
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
@@ -70,10 +70,12 @@ def test_it_says_the_verdict_and_what_ran(page, measured):
     said = re.search(r'<p class="verdict">(.*?)</p>', page)[1]
     assert html.unescape(re.sub("<[^>]*>", "", said)) == rest and '<abbr title="' in said
     assert "2 tensors" in page and "up to 24 tokens" in page and "5 recipes" in page and "engine reference" in page
-    assert "1 tensors could not be analysed" in page and "K=5 is not a multiple of 16" in page
+    assert "1 tensor could not be analysed" in page and "K=5 is not a multiple of 16" in page
     assert texts["h1"] == [first]
     output, set_, *others = texts["h2"]
-    assert output == "What the model's output feels" and set_ == f"What to set for {recommend(measured).recipe}"
+    verdict = recommend(measured)
+    assert output == "What the model's output feels"
+    assert set_ == f"What {'to set for' if is_decided(verdict) else 'would set'} {verdict.recipe}"
     assert others == [
         "Where it hurts most", "Why", "Look for yourself", "Every tensor, every recipe", "Compare", "Words",
         "Provenance",
@@ -433,3 +435,28 @@ def test_all_that_the_advised_variables_change_is_said(page, measured):
     assert said[:2] == ["one scale a token instead of a tensor", "strict arithmetic instead of the fast one"]
     assert "standard-tensor-fast, this changes: " + "; ".join(said) in html.unescape(page)
     assert changes(best, best) == []
+
+
+def test_what_these_tokens_cannot_tell_is_no_advice(tmp_path):
+    """The settings are there for who wants them; a heading that says to set them would be advice."""
+    few = sweep({"a": X[:4], "b": X}, ["standard", "4/6-mse-256"], engine="reference")
+    verdict = recommend(few)
+    assert not is_decided(verdict) and verdict.sentence().startswith("Too few tokens")
+    assert f"on 2 inputs of 4 to {len(X)} tokens" in verdict.sentence()
+    page = report(few, tmp_path / "few.html").read_text(encoding="utf-8")
+    assert "What to set for" not in page and "What would set" in page
+
+
+def test_no_line_of_a_heading_ends_within_a_recipe(tmp_path):
+    page = report(sweep(X, engine="reference"), tmp_path / "r.html").read_text(encoding="utf-8")
+    heading = re.search(r"<h1.*?</h1>", page)[0]
+    assert re.search(r'<span class="whole">4/6-m[as]e-(448|256)</span>', heading)
+
+
+def test_a_tensor_without_a_name_can_be_seen(tmp_path):
+    page = report(sweep({"": X, "b": X}, engine="reference"), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert '<th scope="row">(no name)</th>' in page and '<td class="text">(no name)</td>' in page
+
+
+def test_signs_of_numbers_are_minus_signs():
+    assert words.explained("interval -0.95 to 2 (-1 dB) 4/6-mae-448 --impact").count("−") == 2

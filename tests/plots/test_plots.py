@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 
 from nvfp4viz import RECIPES, Recipe, Stats, analyze, plots, shown, sweep, synthetic
-from nvfp4viz.analysis import pairs
+from nvfp4viz.analysis import pairs, static_scale_curve
 from nvfp4viz.catalog import RATES, STYLES, looks, style
 from nvfp4viz.nvfp4 import E4M3_VALUES
 from nvfp4viz.plots import ceilings
@@ -319,7 +319,7 @@ def test_any_name_can_be_drawn(name):
     _draw(ax)
     (label,) = (t.get_text() for t in ax.get_yticklabels())
     assert len(label) <= 60 and label.removeprefix("\N{ZERO WIDTH SPACE}").isprintable()
-    assert len(_labels(ax)) == (2 if name else 1)
+    assert len(_labels(ax)) == 2
     (row,) = s.stats.values()
     _draw(plots.clipping_rates(row))
     assert _labels(plots.nmse_distribution(row)) == _labels(ax)
@@ -357,3 +357,9 @@ def test_hatched_bars_keep_their_colour_in_pages():
     assert fills and all(re.fullmatch(r"#[0-9a-f]{6}|none|var\(--\w+\)", fill) for fill in fills)
     used, made = set(re.findall(r"url\(#(.*?)\)", text)), set(re.findall(r'id="(.*?)"', text))
     assert used and used <= made and set(re.findall(r'href="#(.*?)"', text)) <= made
+
+
+def test_regimes_are_shades_that_any_ground_shows_through():
+    """An opaque pastel would be a white box in the dark, with letters that nobody can read."""
+    ax = plots.static_scale(static_scale_curve(X, factors=[1 / 16, 1.0, 2.0**18]))
+    assert len(ax.patches) == 3 and max(p.get_facecolor()[3] for p in ax.patches) < 0.3

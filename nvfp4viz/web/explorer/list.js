@@ -1,7 +1,7 @@
 // The list of tensors and its order.
 
 import { SIDES } from "../lib/sides.js";
-import { clamp, fixed, int, num, visible } from "../lib/text.js";
+import { NAMELESS, clamp, fixed, int, num, quantity, visible } from "../lib/text.js";
 
 export class TensorList {
   ranked = null; // what depends on all tensors, and not on which is shown
@@ -54,8 +54,7 @@ export class TensorList {
     select.replaceChildren(...this.optionsOf(names));
     // a width of its own: a select without one measures all its options anew whenever another is chosen
     select.style.width = `${clamp(Math.max(...order.map((t) => t.length)) + 12, 16, 52)}ch`;
-    const all = int(order.length);
-    page.write(".matches", names.length < order.length ? `${names.length} of ${all}` : `${all} tensors`);
+    page.write(".matches", names.length < order.length ? `${names.length} of ${int(order.length)}` : quantity(order.length, "tensor"));
   }
 
   // Each tensor with A's SQNR
@@ -66,7 +65,7 @@ export class TensorList {
       const summary = this.cache.summary.get(`${name}|${recipe}`);
       let beside = summary ? ` · ${fixed(summary[0], 1)} dB` : "";
       if (skipped.get(name)) beside = " (skipped)";
-      return new Option(visible(name) + beside, name); // its value is the name itself, unseen characters and all
+      return new Option((visible(name) || NAMELESS) + beside, name); // its value is the name itself, unseen characters and all
     };
     return names.map(one);
   }

@@ -2,6 +2,7 @@
 
 const ESCAPES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
 const UNSEEN = /[\0-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]/g; // controls, and what turns the direction of text
+export const NAMELESS = "(no name)"; // stands for an empty name
 export const visible = (text) => String(text).replace(UNSEEN, "\ufffd");
 const PLAIN = /^[\w #%().,:;/+-]*$/; // most of what is drawn: looked at once and handed on
 export const esc = (text) =>

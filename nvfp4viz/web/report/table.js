@@ -1,12 +1,12 @@
 // The table of a page: sort by a column, filter by words, download as CSV.
 
-import { esc, fixed, int, num, percent, short } from "../lib/text.js";
+import { NAMELESS, esc, fixed, int, num, percent, short } from "../lib/text.js";
 
 const FIRST_ROWS = 100; // rows are made as they come into view, all for printing
 const MORE_ROWS = 300;
 
 const SHOW = {
-  text: esc,
+  text: (v) => esc(v) || NAMELESS,
   count: int,
   db: (v) => fixed(v, 3),
   gain: (v) => (v > 0 ? "+" : "") + short(v, 3),

@@ -1,7 +1,7 @@
 // Every tensor as a cell, layer by kind: where to look first among hundreds of tensors and experts.
 
 import { CURSOR, rect, text, tip } from "../lib/svg.js";
-import { clamp, endOf, fixed, nearest, num, widthOf } from "../lib/text.js";
+import { clamp, endOf, fixed, nearest, num, quantity, widthOf } from "../lib/text.js";
 
 const HEAT_TOP = 4;
 const HEAT_ROW = 17; // the height of one
@@ -12,7 +12,7 @@ const NARROW_LEGEND = 56; // with the words below the colours
 const MEASURES = {
   error: { label: "A's SQNR, dB", value: ([a]) => a?.[0], worse: "low" },
   gain: { label: "B − A, dB", value: ([a, b]) => b?.[0] - a?.[0], worse: "both" },
-  saturation: { label: "4 saturated under A, %", value: ([a], at) => 100 * a?.[at], worse: "high" },
+  saturation: { label: "4 saturates under A, %", value: ([a], at) => 100 * a?.[at], worse: "high" },
 };
 
 export function drawHeat(c, W, measure) {
@@ -28,7 +28,7 @@ export function drawHeat(c, W, measure) {
     key,
     H,
     out: rows.map((row, r) => heatRow(plot, row, r)).join("") + heatLegend(plot, rows.length) + CURSOR,
-    label: `${MEASURES[measure].label} of ${c.order.length} tensors, layers by kinds; click one, or use the arrow keys.`,
+    label: `${MEASURES[measure].label} of ${quantity(c.order.length, "tensor")}, layers by kinds; click one, or use the arrow keys.`,
     cells,
     stops: cells.map((_, i) => i),
     point: (i) => heatTip(plot, cells[i]),

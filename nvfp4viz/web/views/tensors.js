@@ -3,7 +3,7 @@
 import { rateOf } from "../lib/catalog.js";
 import { SIDES } from "../lib/sides.js";
 import { CURSOR, dot, line, rect, tag, text, tip } from "../lib/svg.js";
-import { clamp, fixed, num, signed, startOf, widthOf } from "../lib/text.js";
+import { clamp, endOf, fixed, num, quantity, signed, startOf, widthOf } from "../lib/text.js";
 
 // The numbers of a summary, and what B gains over A behind the first
 export const lanesOf = ({ summary_columns: [first, ...rates] }) => [first, "gain", ...rates];
@@ -29,7 +29,7 @@ export function drawTensors(c, W, lanes, height, previous) {
   const wide = Math.max(step, 5);
   const frame = { left: X(names.indexOf(c.tensor)) - wide / 2, width: wide, height: H - 18 };
   const key = [W, lanes, c.sort, c.filter, names.length, ...c.sides.map((s) => s.name), c.version].join();
-  const label = `${c.filter ? "" : "All "}${names.length} tensors: SQNR under A and B; shown is ${c.tensor}. Arrow keys go to the next.`;
+  const label = `${c.filter ? "" : "All "}${quantity(names.length, "tensor")}: SQNR under A and B; shown is ${c.tensor}. Arrow keys go to the next.`;
   if (key === previous?.key) return { ...previous, frame, label };
   const drawn = lanes.map((lane, k) => tensorLane(plot, lane, k * (height + LANE_GAP) + 6));
   return {
@@ -185,10 +185,12 @@ function tensorTip({ c, W, names, X, H }, i) {
     return db === undefined ? "" : `   ${side.toUpperCase()} ${fixed(db)} dB`;
   });
   const label = names[i] + shown.join("");
-  const width = 14 + label.length * 6.2;
+  const room = W - 14 - 6.2 * shown.join("").length;
+  const written = endOf(names[i], room) + shown.join("");
+  const width = Math.min(14 + written.length * 6.2, W);
   const left = clamp(X(i) - width / 2, 0, W - width);
   return {
     label,
-    svg: line(X(i), 0, X(i), H - 18, "hair") + tip(left, H - 19, width, 19, text(left + 7, H - 5, label)),
+    svg: line(X(i), 0, X(i), H - 18, "hair") + tip(left, H - 19, width, 19, text(left + 7, H - 5, written)),
   };
 }
