@@ -132,9 +132,9 @@ __device__ Candidate candidate(float h, float bmax, const Row& row) {
 }
 
 template <bool OVER, bool FAST>
-__device__ float scale_to_six(float bmax, const Row& row) {
+__device__ float scale_to_six(float bmax, float sixth, const Row& row) {  // sixth of bmax: 0 will do unless OVER
     if (FAST) return row.encode * (bmax * rcp_approx(6.f));
-    return OVER ? __fdiv_rn(bmax, 6.f) * row.encode : bmax * (row.encode * (1.f / 6.f));
+    return OVER ? sixth * row.encode : bmax * (row.encode * (1.f / 6.f));
 }
 
 // ---- the choice between 6 and 4
@@ -243,7 +243,8 @@ __device__ bool prefers_four(const Raw& raw, const Input* at, float bmax, const 
 template <class Recipe, class Group>
 __device__ __forceinline__ Candidate choose(const Raw& raw, const Input* at, float bmax, const Row& row,
                                             const Scoring& scoring) {
-    Candidate six = candidate<Group::FAST>(scale_to_six<Recipe::OVER, Group::FAST>(bmax, row), bmax, row);
+    float sixth = Recipe::OVER ? __fdiv_rn(bmax, 6.f) : 0, h = scale_to_six<Recipe::OVER, Group::FAST>(bmax, sixth, row);
+    Candidate six = candidate<Group::FAST>(h, bmax, row);
     if (!Recipe::OVER || bmax == 0) return six;
     Candidate four = candidate<Group::FAST>(six.h * 1.5f, bmax, row);
     return prefers_four<Recipe, Group::PER_TOKEN>(raw, at, bmax, six, four, row, scoring) ? four : six;

@@ -3,7 +3,7 @@
 struct Block {  // what all candidates share
     const Input* at;
     Raw raw;
-    float bmax;
+    float bmax, sixth;  // its amax, and that over 6
     double x_sq;
     int nonzero;  // elements
     uint2 signs;  // bit 3 of each code
@@ -22,14 +22,14 @@ __device__ unsigned nonzero_codes(uint2 codes) {  // one bit each
 }
 
 __device__ Block read_block(const Raw& raw, const Input* at, float bmax) {
-    Block b = {at, raw, bmax, 0, BLOCK, sign_bits(raw)};
+    Block b = {at, raw, bmax, __fdiv_rn(bmax, 6.f), 0, BLOCK, sign_bits(raw)};
     if (has_zero(raw)) {
         b.nonzero = 0;
         for (int i = 0; i < BLOCK; i++) b.nonzero += bits(magnitude(element(raw, i))) != 0;
     }
-    for (int i = 0; i < BLOCK; i++) {  // in column order and without fused operations, for the reference's bins
+    for (int i = 0; i < BLOCK; i++) {  // in column order, for the reference's bins; an FP32 number's square is exact
         double value = widen(element(raw, i));
-        b.x_sq += value * value;
+        b.x_sq = __fma_rn(value, value, b.x_sq);
     }
     return b;
 }
@@ -66,44 +66,50 @@ __device__ __forceinline__ Measured measure_any(const Block& b, const Candidate&
     return in_memory;
 }
 
-// A block whose numbers are of ordinary size; false where they are not. Errors are FP32 differences. They are exact where
-// a decoded value is 0, or not above twice x nor below half of it: so it is but for values clipped by as much, and for
-// some that were rounded up to just over twice their size, of which an FP32 x is told by the difference itself; x of fewer
-// bits than FP32 has no smaller ones than the decoded value.
+// A magnitude below infinity as float64; less than 2^-126 may come wrong by as much, where x has fewer bits than FP32.
+__device__ double widen_magnitude(float a) {
+    if (INPUT == 2) return widen(a);
+    return __hiloint2double((bits(a) >> 3) + (1023 - 127 << 20), 0);  // two integer operations, a fourth of a conversion
+}
+
+// A block whose numbers are of ordinary size; false where they are not. Unless CLIP, none is scaled to more than 6. Errors
+// are FP32 differences. They are exact where a decoded value is 0, or not above twice x nor below half of it: so it is but
+// for values clipped by as much, and for some that were rounded up to just over twice their size, of which an FP32 x is
+// told by the difference itself; x of fewer bits than FP32 has no smaller ones than the decoded value.
+template <bool CLIP>
 __device__ __forceinline__ bool measure_ordinary(const Block& b, const Candidate& c, float decode, Measured& m) {
     float most = multiply_ieee(6 * c.scale, decode);  // decoded
-    bool ordinary = b.bmax * c.output < 11 && most >= 0x1p-120f && most <= LARGEST;
+    bool ordinary = b.bmax * c.output < 11 && most >= 0x1p-100f && most <= LARGEST;
     if (__builtin_expect(!ordinary && (c.byte || !(c.output <= LARGEST)), 0)) return false;  // of scale 0 all is lost
     unsigned quarters[4] = {}, inexact = 0;
     float clipped = 0, largest = 0;
-    double err_sq = 0, err_abs = 0, x_hat_sq = 0;  // in column order and without fused operations, as in `read_block`
+    double err_sq = 0, err_abs = 0, x_err = 0;  // as in `read_block`; x_err of signed errors
     for (int i = 0; i < BLOCK; i++) {
         float a = magnitude(element(b.raw, i)), scaled = a * c.output;
-        clipped += above(scaled, 6 * MARGIN);
-        Element q = e2m1_magnitude(scaled);
+        if (CLIP) clipped += above(scaled, 6 * MARGIN);
+        Element q = e2m1_magnitude<CLIP>(scaled);
         quarters[i / 4] += q.code << i % 4 * 4;
-        float a_hat = multiply_ieee(q.value * c.scale, decode), size = magnitude(subtract_ieee(a_hat, a));
-        if (INPUT == 2) inexact |= bits(subtract_ieee(a_hat, subtract_ieee(a_hat, a))) ^ bits(a);
-        largest = larger(largest, size);
-        double err = widen(size), value_hat = widen(a_hat);
-        err_sq += err * err;
-        err_abs += err;
-        x_hat_sq = __fma_rn(value_hat, value_hat, x_hat_sq);
+        float a_hat = multiply_ieee(q.value * c.scale, decode), diff = subtract_ieee(a_hat, a);
+        if (INPUT == 2) inexact |= bits(subtract_ieee(a_hat, diff)) ^ bits(a);
+        largest = larger(largest, magnitude(diff));
+        double err = widen(diff);
+        err_sq = __fma_rn(err, err, err_sq);
+        err_abs += fabs(err);
+        x_err = __fma_rn(widen_magnitude(a), err, x_err);
     }
     uint2 codes = pack(quarters);
-    double x_dot_x_hat = 0.5 * (b.x_sq - err_sq + x_hat_sq);  // loses nothing, since x_hat is of x's size
+    double x_dot_x_hat = c.byte ? b.x_sq + x_err : 0, x_hat_sq = c.byte ? x_dot_x_hat + (x_err + err_sq) : 0;
     int lost = c.byte ? int(clipped) + (b.nonzero - __popc(nonzero_codes(codes)) << 16) : b.nonzero << 16;
     m = {err_sq, err_abs, x_hat_sq, x_dot_x_hat, largest, lost, {codes.x | b.signs.x, codes.y | b.signs.y}};
     return !inexact;
 }
 
+template <bool CLIP>
 __device__ __forceinline__ Measured measure(const Block& b, const Candidate& c, float decode, double& max_error) {
     Measured m;
-    if (__builtin_expect(bits(b.bmax) == 0, 0))
-        m = {0, 0, 0, 0, 0, 0, b.signs};
-    else if (__builtin_expect(!measure_ordinary(b, c, decode, m), 0))
-        m = measure_any(b, c, decode, max_error);
-    return m;
+    if (__builtin_expect(measure_ordinary<CLIP>(b, c, decode, m), 1)) return m;
+    if (bits(b.bmax) == 0) return {0, 0, 0, 0, 0, 0, b.signs};
+    return measure_any(b, c, decode, max_error);
 }
 
 // Whether both candidates decode every element to the same, of ordinary blocks: the scale for 4 is 1.5 times that for
@@ -115,19 +121,21 @@ __device__ bool decode_alike(const Candidate& six, const Candidate& four, uint2 
            (codes4.x & 0x77777777) == (x & 0x66666666) && (codes4.y & 0x77777777) == (y & 0x66666666);
 }
 
+struct Preference {
+    bool four, doubtful;  // by errors as measured; whether they are too close to tell FlashInfer's choice
+};
+
 // `prefers_four` from errors that were measured. A difference of FlashInfer's is off from them by at most 8 e q u + 2 e
 // |diff|, and so E by 768 e u + 32 e E (MAE) or 192 e u^2 + 229 e E (MSE): docs/numerics.md.
 template <class Recipe, bool PER_TOKEN>
-__device__ bool prefers_four(const Block& b, const Candidate& six, const Candidate& four, const Measured& m6,
-                             const Measured& m4, const Row& row, const Scoring& scoring) {
-    if constexpr (Recipe::OWN_UNIT) return prefers_four<Recipe, PER_TOKEN>(b.raw, b.at, b.bmax, six, four, row, scoring);
+__device__ __forceinline__ Preference preference(const Block& b, const Candidate& six, const Candidate& four,
+                                                 const Measured& m6, const Measured& m4, const Row& row) {
     double e6 = Recipe::MSE ? m6.err_sq : m6.err_abs, e4 = Recipe::MSE ? m4.err_sq : m4.err_abs;
     float unit6 = six.scale * row.decode, unit4 = four.scale * row.decode;
     double doubt = Recipe::MSE ? 0x1p-16 * (double(unit6) * unit6 + double(unit4) * unit4 + e6 + e4)
                                : 0x1p-14 * (double(unit6) + unit4) + 0x1p-18 * (e6 + e4);
     bool small = b.bmax < (Recipe::MSE ? 0x1p50f : 0x1p100f);  // FlashInfer's sums do not overflow
     if (PER_TOKEN && !Recipe::SCALED) small = small && row.amax < 0x1p100f;
-    bool clear = small && fabs(e6 - e4) > doubt + 0x1p-100;
-    bool alike = six.byte == four.byte || (!clear && decode_alike(six, four, m6.codes, m4.codes));
-    return settle<Recipe, PER_TOKEN>(!alike && e4 < e6, !alike && !clear, b.at, six, four, row, scoring.range);
+    bool clear = small && fabs(e6 - e4) > doubt + 0x1p-100, differ = six.byte != four.byte;
+    return {differ && e4 < e6, differ && !clear};
 }

@@ -73,14 +73,15 @@ struct Element {
     unsigned code;  // in the lowest 4 bits; those from 23 up are noise
 };
 
-__device__ Element e2m1_magnitude(float scaled) {
-    float a = fminf(fabsf(scaled), 6.f);  // NaN gives 6
+template <bool CLIP>
+__device__ Element e2m1_magnitude(float scaled) {  // unless CLIP, of 0 to 6
+    float a = CLIP ? fminf(fabsf(scaled), 6.f) : scaled;  // NaN gives 6
     float r = rounder<1, 0>(a), sum = a + r;
     return {sum - r, bits(sum)};
 }
 
 __device__ Element e2m1(float scaled) {
-    Element q = e2m1_magnitude(scaled);
+    Element q = e2m1_magnitude<true>(scaled);
     q.code += bits(scaled) >> 28 & 8;
     return q;
 }

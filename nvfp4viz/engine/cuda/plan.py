@@ -113,7 +113,7 @@ class Plan:
             which = sum(key == other and kind in found for (other, _), found in groups.items())
             groups.setdefault((key, which), {})[kind] = i
         ordered = sorted(groups.values(), key=lambda group: _family(recipes[next(iter(group.values()))]))
-        self.order = [i for group in ordered for i in group.values()]  # places in `recipes`: a group's are neighbours
+        self.order = [group[kind] for group in ordered for kind in sorted(group)]  # a group's are neighbours, type 0 first
         self.recipes = tuple(recipes[i] for i in self.order)
         self.groups = [{kind: self.order.index(i) for kind, i in group.items()} for group in ordered]
         self.group_of = {i: g for g, group in enumerate(self.groups) for i in group.values()}
@@ -121,8 +121,8 @@ class Plan:
         self.columns, self.values = n * RECIPE_COUNTS + OWN_COUNTS, n * RECIPE_SUMS + n + 1
         self.state = self.columns + self.values + (n + 1) * COLUMN + 2
         threads, of_group = 1 << LOG_THREADS, 12 << LOG_THREADS
-        of_recipe = 8 * threads * (1 + RECIPE_SUMS + 1) + 8 + 4 * (RECIPE_COUNTS + 1)
-        shared = n * of_recipe + len(self.groups) * of_group + 8 * threads // 32 * self.values + 4 * OWN_COUNTS
+        of_recipe = threads * (8 * (1 + RECIPE_SUMS) + 8 + 4) + 8 + 4 * (RECIPE_COUNTS + 1)
+        shared = n * of_recipe + 8 * threads + len(self.groups) * of_group + 8 * threads // 32 * self.values + 4 * OWN_COUNTS
         self.shared_bytes = -(-shared // 16) * 16  # of analyze.cu's Shared
         self.analyze_type = _analyze_type(len(self.groups), n)
 

@@ -26,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, QUANTIZE_CTAS) weigh(const
         for (int i = 0; i < BLOCK; i += 4) {
             float4 w = __ldg(weights + (n * BLOCK + i) / 4);
             for (int j = 0; j < 4; j++) {
-                float a = magnitude(element(raw, i + j)), value = e2m1_magnitude(a * chosen.output).value;
+                float a = magnitude(element(raw, i + j)), value = e2m1_magnitude<true>(a * chosen.output).value;
                 double err = widen(multiply_ieee(value * chosen.scale, row.decode)) - widen(a);
                 sum += err * err * widen(j == 0 ? w.x : j == 1 ? w.y : j == 2 ? w.z : w.w);
             }
