@@ -29,7 +29,7 @@ COLUMN = (LEVELS + 1) * RUNS + 2  # numbers by token, of a recipe
 _PARTS = {  # of the source that a kernel is in, in this order
     "quantize": ("numbers", "block", "quantize"),
     "weigh": ("numbers", "block", "weigh"),
-    "analyze": ("numbers", "block", "measure", "analyze", "finish"),  # `finish`, too
+    "analyze": ("numbers", "block", "measure", "tally", "analyze", "finish"),  # `finish`, too
 }
 _INPUTS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 
@@ -113,7 +113,7 @@ class Plan:
             which = sum(key == other and kind in found for (other, _), found in groups.items())
             groups.setdefault((key, which), {})[kind] = i
         ordered = sorted(groups.values(), key=lambda group: _family(recipes[next(iter(group.values()))]))
-        self.order = [group[kind] for group in ordered for kind in sorted(group)]  # a group's are neighbours, type 0 first
+        self.order = [group[kind] for group in ordered for kind in sorted(group)]  # neighbours; type 0 first
         self.recipes = tuple(recipes[i] for i in self.order)
         self.groups = [{kind: self.order.index(i) for kind, i in group.items()} for group in ordered]
         self.group_of = {i: g for g, group in enumerate(self.groups) for i in group.values()}
@@ -122,7 +122,8 @@ class Plan:
         self.state = self.columns + self.values + (n + 1) * COLUMN + 2
         threads, of_group = 1 << LOG_THREADS, 12 << LOG_THREADS
         of_recipe = threads * (8 * (1 + RECIPE_SUMS) + 8 + 4) + 8 + 4 * (RECIPE_COUNTS + 1)
-        shared = n * of_recipe + 8 * threads + len(self.groups) * of_group + 8 * threads // 32 * self.values + 4 * OWN_COUNTS
+        of_warps = 8 * threads // 32 * self.values
+        shared = n * of_recipe + 8 * threads + len(self.groups) * of_group + of_warps + 4 * OWN_COUNTS
         self.shared_bytes = -(-shared // 16) * 16  # of analyze.cu's Shared
         self.analyze_type = _analyze_type(len(self.groups), n)
 
