@@ -15,7 +15,7 @@ class Number:
     """A number of `Stats`, by its property's name."""
 
     name: str
-    heading: str  # short, over a column
+    heading: str  # short, over a column, in figures and in the explorer
     kind: str  # how a page writes it: "db", "short", "unit", "count", "text" or "share"
 
 
@@ -23,7 +23,6 @@ class Number:
 class Rate(Number):
     """A share of blocks or elements, as `Stats` defines and counts it."""
 
-    label: str  # in figures
     definition: str  # in one line
     of: str  # what it is a share of, in words
     count: str  # the field of `Stats` that counts it
@@ -34,9 +33,9 @@ def _by_name(*numbers):
     return {n.name: n for n in numbers}
 
 
-def _rate(name: str, heading: str, label: str, of: str = "blocks") -> Rate:
+def _rate(name: str, heading: str, of: str = "blocks") -> Rate:
     share = getattr(Stats, name)
-    return Rate(name, heading, "share", label, share.definition, of, share.count, share.whole)
+    return Rate(name, heading, "share", share.definition, of, share.count, share.whole)
 
 
 SIZES = _by_name(Number("tokens", "tokens", "count"), Number("features", "features", "count"))
@@ -45,14 +44,14 @@ ERRORS = _by_name(
     Number("mae", "MAE", "short"), Number("max_error", "max error", "short"), Number("cosine", "cosine", "unit"),
 )  # fmt: skip
 RATES = _by_name(
-    _rate("four_rate", "chose 4", "chose 4"),
-    _rate("four_saturated", "4 saturates", "4 would saturate"),
-    _rate("scale_saturated", "scale saturated", "scale above 448"),
-    _rate("element_clipped", "clipped at 6", "clipped at 6", "elements"),
-    _rate("scale_subnormal", "scale subnormal", "scale subnormal"),
-    _rate("scale_zero", "scale 0", "scale rounds to 0"),
-    _rate("element_flushed", "decoded to 0", "decoded to 0", "non-zero elements"),
-    _rate("four_saturated_chosen", "4 saturated, chosen", "chose 4, saturated"),
+    _rate("four_rate", "chose 4"),
+    _rate("four_saturated", "4 saturates"),
+    _rate("scale_saturated", "scale saturated"),
+    _rate("element_clipped", "clipped at 6", "elements"),
+    _rate("scale_subnormal", "scale subnormal"),
+    _rate("scale_zero", "scale 0"),
+    _rate("element_flushed", "decoded to 0", "non-zero elements"),
+    _rate("four_saturated_chosen", "4 saturates, chosen"),
 )
 COLUMNS = {**ERRORS, **RATES}  # of tables, in order
 SUMMARY = ("sqnr_db", "four_rate", "four_saturated", "scale_subnormal", "element_clipped", "element_flushed")

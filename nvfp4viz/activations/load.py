@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..files import sha256
+from ..shown import layer_order
 from .dumps import Steps
 from .folders import files_of, natural
 from .guards import QuantizedCheckpointError, reason
@@ -32,7 +33,7 @@ class Activations(Mapping):
         return self._readers[name]()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
+        return iter(layer_order(self._readers))
 
     def __len__(self) -> int:
         return len(self._readers)

@@ -14,6 +14,7 @@ from ..activations import as_activations, token_texts
 from ..catalog import COLUMNS
 from ..engine import usable_engine
 from ..nvfp4 import RECIPES, Recipe, some_recipes, study_only
+from ..shown import layer_order
 from ..stats import Stats
 from .attribution import Attribution, attribute_all
 from .cards import sweep_html
@@ -45,10 +46,13 @@ class Record:
 class Sweep(Saved):
     """Statistics by tensor and recipe, with what is needed to repeat them; `a + b` joins two, as of ranks."""
 
-    records: dict[str, Record]  # tensor -> what is known of it
+    records: dict[str, Record]  # tensor -> what is known of it, by layer
     recipes: dict[str, Recipe]  # name -> Recipe, in order
     provenance: dict = field(default_factory=dict)  # versions, sources with checksums, command line
     skipped: dict[str, str] = field(default_factory=dict)  # tensor -> why it has no statistics
+
+    def __post_init__(self):
+        object.__setattr__(self, "records", {t: self.records[t] for t in layer_order(self.records)})
 
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""

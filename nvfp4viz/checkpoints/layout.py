@@ -15,11 +15,12 @@ expert is two matrices an expert, w1 and w3. Read off nvidia-modelopt 0.47.0, co
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..activations import natural
 from ..nvfp4 import BLOCK
+from ..shown import layer_order
 from .headers import Entry
 
 ALONE = ("weight_scale", "weight_scale_2", "weight_global_scale", "input_scale", "input_global_scale")
@@ -111,7 +112,7 @@ def arrange(entries: dict[str, Entry]) -> Layout:
             found.orphans.append(name)
         elif name not in used:
             found.plain[name] = entry
-    return found
+    return replace(found, matrices={name: found.matrices[name] for name in layer_order(found.matrices)})
 
 
 def _beside(name: str) -> list[str]:

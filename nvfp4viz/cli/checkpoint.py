@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="recorded activations, or a saved sweep: what clips under the checkpoint's input scales, room left",
     )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="FILE", help="also write a page that opens offline, .html")
+    parser.add_argument("--author", metavar="NAME", help="who made the page: stands beside its date")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar; findings only")
     parser.epilog = "Exit code: 0 well, 1 a finding is an error, 2 it could not run."
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output:
         from ..pages import report_checkpoint
 
-        written = report_checkpoint(found, arguments.output, weights, traffic)
+        written = report_checkpoint(found, arguments.output, weights, traffic, author=arguments.author)
         print(written, file=sys.stderr if arguments.json else sys.stdout)
     return 0 if ok else 1
 

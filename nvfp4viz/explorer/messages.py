@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import math
-import re
 from dataclasses import asdict
 
 import numpy as np
@@ -20,6 +18,7 @@ from ..analysis import RULES as BLOCK_RULES
 from ..analysis import block_at, finite, inspect_block
 from ..catalog import ERRORS, RATES, SUMMARY, style
 from ..nvfp4 import E2M1_MAGNITUDES, E4M3_VALUES, FOUR_LIMIT, Recipe, as_recipe
+from ..shown import layer, layer_order
 from ..stats import Stats, nmse_bins
 
 REQUESTS = {  # name -> its fields, and what is wanted; a field in brackets may be missing
@@ -113,31 +112,6 @@ def page_catalog(names, recipes, *, skipped=None, versions=None, predicted=False
         "four_limit": FOUR_LIMIT,  # of a block scale for 6 above it, the one for 4 saturates
         "nmse_db": [round(v, 4) for v in (-10 * np.log10(nmse_bins())).tolist()],
     }
-
-
-def layer(name: str) -> int | None:
-    """The layer's number in a tensor's name, None where it has none.
-
-    >>> layer("model.layers.7.mlp.down_proj"), layer("blk_3"), layer("layer12"), layer("lm_head"), layer("scaled x1.5")
-    (7, 3, 12, None, None)
-    """
-    found = re.search(r"(?<=[A-Za-z][._/\[])\d+|(?<=layer)\d+", name)
-    return int(found[0]) if found else None
-
-
-def layer_order(names) -> list[str]:
-    """Names by layer, and within a layer in the order of the computation where the usual words tell it."""
-
-    def key(name: str):
-        n = layer(name)
-        place = -1 if "embed" in name else math.inf if n is None else n
-        flow = next((i for i, word in enumerate(_FLOW) if word in name), len(_FLOW))
-        return place, flow, [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
-
-    return sorted(names, key=key)
-
-
-_FLOW = ("q_proj", "k_proj", "v_proj", "qkv", "o_proj", "gate", "up_proj", "down")
 
 
 def packed(value) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..analysis import Sweep, versions
 from ..engine import analyze_all
 from ..nvfp4 import RECIPES, as_recipe, as_recipes
+from ..shown import layer_order
 from ..stats import Stats
 from . import messages
 
@@ -30,7 +31,7 @@ class Store:
         self.skipped = dict(ready.skipped if ready else getattr(source, "left_out", {}))  # tensor -> why no statistics
         self.blocks = ready.blocks if ready else {}  # kept by the sweep, for a page without Python
         self.versions = ready.provenance.get("versions", {}) if ready else versions()["versions"]
-        tensors = messages.layer_order(ready.stats if ready else source)
+        tensors = layer_order(ready.stats if ready else source)
         self.stats: dict[str, dict[str, Stats]] = {t: {} for t in tensors}
         for tensor, row in ready.stats.items() if ready else ():
             self.stats[tensor] = {s.recipe.name: s for s in row.values()}
@@ -47,7 +48,7 @@ class Store:
         if tensor in self.stats:
             raise ValueError(f"there is a tensor {tensor!r} already: give the new one another name")
         self.activations[tensor] = x
-        self.stats = {t: self.stats.get(t, {}) for t in messages.layer_order([*self.stats, tensor])}
+        self.stats = {t: self.stats.get(t, {}) for t in layer_order([*self.stats, tensor])}
 
     def require(self) -> None:
         """ValueError where nothing new can be computed."""

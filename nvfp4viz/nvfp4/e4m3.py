@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
@@ -26,5 +24,5 @@ def e4m3_encode(x: Tensor) -> Tensor:
 
 def e4m3_edges() -> list[float]:
     """The 127 edges of the cells of bytes 1 to 126, where rounding changes: halfway between neighbours."""
-    middle = [(low + high) / 2 for low, high in pairwise(E4M3_VALUES)]
+    middle = [(low + high) / 2 for low, high in zip(E4M3_VALUES[:-1], E4M3_VALUES[1:], strict=True)]
     return [*middle, 2 * E4M3_MAX - middle[-1]]

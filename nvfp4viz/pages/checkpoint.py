@@ -10,12 +10,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..analysis import finite
+from ..analysis import finite, versions
 from ..checkpoints import BEST, SEVERITIES, STORED, Checkpoint, Comparison, Finding, Traffic
 from ..planning import layer_map
 from ..shown import quantity
 from . import packing
-from .document import document, fill, picture, write
+from .document import document, fill, picture, write, written
 
 COLUMNS = {  # of the table and its CSV: heading, and how the page's script shows it
     "module": ("module", "text"), "layer": ("layer", "text"), "expert": ("expert", "text"), "rows": ("rows", "count"),
@@ -30,28 +30,36 @@ SHOWN = 8  # findings of one kind
 
 
 def report_checkpoint(
-    checkpoint: Checkpoint, path: str | os.PathLike, weights: Comparison | None = None, traffic: Traffic | None = None
+    checkpoint: Checkpoint,
+    path: str | os.PathLike,
+    weights: Comparison | None = None,
+    traffic: Traffic | None = None,
+    *,
+    author: str | None = None,
 ) -> Path:
     """Write a checkpoint's page as one self-contained HTML file and return its path; OSError where it cannot."""
-    return write(render_checkpoint(checkpoint, weights, traffic), path)
+    return write(render_checkpoint(checkpoint, weights, traffic, author), path)
 
 
-def render_checkpoint(checkpoint: Checkpoint, weights: Comparison | None = None, traffic: Traffic | None = None) -> str:
+def render_checkpoint(
+    checkpoint: Checkpoint, weights: Comparison | None = None, traffic: Traffic | None = None, author: str | None = None
+) -> str:
     """The page as a string."""
     parts = [p for p in (checkpoint, weights, traffic) if p is not None]
     found = sorted((f for p in parts for f in p.findings), key=lambda f: (SEVERITIES.index(f.severity), f.code))
-    shown = _shown(found)
+    shown, known = _shown(found), versions()["versions"]
     columns = COLUMNS | ({n: (f"{_recipe(n)} (dB)", "db") for n in _names(weights)} if weights else {})
     columns |= OF_TRAFFIC if traffic else {}
     body = fill(
         "checkpoint.html",
-        sentence=(_headline(found), ":", _sentence(checkpoint)),
+        sentence=(_headline(found), ":", _sentence(checkpoint)), written=written(author),
+        versions=[f"{name} {known[name]}" for name in ("nvfp4viz", "torch")],
         summary=_summary(checkpoint), findings=[_row(f) for f in shown], columns=columns,
         more=f"{len(found) - len(shown):,}" if len(found) > len(shown) else "",
         pictures=[picture(*p) for p in _maps(checkpoint, weights, traffic)],
         data=Markup(packing.script(finite(_rows(checkpoint, weights, traffic)), "rows")),
     )  # fmt: skip
-    return document(f"NVFP4 checkpoint: {checkpoint.path.name[-40:]}", body)
+    return document(f"NVFP4 checkpoint: {checkpoint.path.name[-40:]}", body, printed=written(author))
 
 
 def _headline(found: list[Finding]) -> str:

@@ -43,7 +43,7 @@ def compare(
 
 def render(a: Sweep, b: Sweep, names: tuple[str, str] = ("A", "B"), author: str | None = None) -> str:
     """The page as a string."""
-    found = pairs(packing.in_order(a), b)
+    found = pairs(a, b)
     sides = [_described(side, name, sweep) for side, name, sweep in zip("AB", names, (a, b), strict=True)]
     ends = [_end("What got worse", [p for p in found if p.change == "worse"]),
             _end("What got better", [p for p in found if p.change == "better"])]  # fmt: skip

@@ -64,6 +64,7 @@ def _templates() -> jinja2.Environment:
     environment.filters["visible"] = visible
     environment.filters["explained"] = lambda text: explained(visible(text))
     environment.filters["whole"] = lambda text: whole(visible(text))
+    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     environment.filters["tensor"] = lambda name: name or NAMELESS
     environment.filters["tensors"] = lambda n: quantity(n, "tensor")
     environment.filters["json"] = json.dumps

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from ..analysis import versions
 from ..shown import error_text, formula
 from ..web import asset
-from .document import document, fill, write
+from .document import document, fill, write, written
 from .packing import script
 from .running import differences, read, run, targets
 
@@ -82,8 +83,12 @@ def notebook_page(path: Path, *, why_not: str = "") -> str:
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent)}})
     for mark, html in aside.items():
         body = body.replace(mark, html)
-    filled = fill("notebook.html", why_not=why_not, body=Markup(body), blocks=Markup("\n").join(blocks.values()))
-    return document(title, filled, css=_css())
+    known = versions()["versions"]
+    filled = fill(
+        "notebook.html", why_not=why_not, body=Markup(body), blocks=Markup("\n").join(blocks.values()),
+        versions=[f"{name} {known[name]}" for name in ("nvfp4viz", "torch")], written=written(None),
+    )  # fmt: skip
+    return document(title, filled, css=_css(), printed=written(None))
 
 
 def _title(notebook, path: Path) -> str:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from ..analysis import Sweep, marked
 from ..explorer import TOKENS, measured, prompts, ranking
 from ..planning import Drift, LayerPlan, drift_by_layer, drift_map, frontier
+from ..shown import short
 from .document import fill, picture
 
 UNITS, FLIPS = 12, 10  # rows that a page lists
@@ -66,7 +67,7 @@ def _units(sweep: Sweep, plan: LayerPlan) -> list[dict]:
         spared = row["measured"]
         rows.append({
             "unit": row["name"], "sqnr": f"{min(seen):.2f}" if seen else "", "predicted": f"{row['predicted']:.4g}",
-            "spared": "" if math.isnan(spared) else f"{spared:.4g}", "kept": row["kept"],
+            "spared": "" if math.isnan(spared) else short(spared), "kept": row["kept"],
         })  # fmt: skip
     return rows
 

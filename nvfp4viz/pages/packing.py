@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import zlib
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import numpy as np
 
@@ -46,12 +46,6 @@ def page_data(sweep: Sweep, output: dict | None = None) -> dict:
         "output": outputs(sweep.stats) if output is None else output,
         "inspections": {t: block_inspections(kept["blocks"], sweep.recipes) for t, kept in sweep.blocks.items()},
     }  # fmt: skip
-
-
-def in_order(sweep: Sweep) -> Sweep:
-    """The same with its tensors in the order that every page shows: by layer, and within one by the computation."""
-    names = [t["name"] for t in page_catalog(sweep.stats, ())["tensors"]]
-    return replace(sweep, records={t: sweep.records[t] for t in names})
 
 
 def unpack(values: dict) -> Sweep:

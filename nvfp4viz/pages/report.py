@@ -62,7 +62,7 @@ def report(
     older file then stays as it was.
     """
     if isinstance(sweep, Checkpoint):
-        return report_checkpoint(sweep, path)
+        return report_checkpoint(sweep, path, author=author)
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path is a {type(path).__name__}: report(sweep, path) takes a Sweep and a path, in this order")
     if isinstance(sweep, (str, os.PathLike)) and is_saved(sweep):
@@ -91,7 +91,6 @@ def render(
     output: dict | None = None,
 ) -> str:  # fmt: skip
     """The page as a string; planned: the section on plan and drift; output: what the explorer has of them."""
-    stored, sweep = sweep, packing.in_order(sweep)
     try:
         verdict = recommend(sweep, impact=impact)
     except ValueError as error:  # nothing but zeros or nothing at all: the table still says so
@@ -110,7 +109,7 @@ def render(
         settings=_settings(sweep, verdict) if verdict else None,
         figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=_columns(sweep),
         provenance=_provenance(sweep), recipes=_recipes(sweep),
-        data=Markup(packing.script(packing.page_data(stored, output))),
+        data=Markup(packing.script(packing.page_data(sweep, output))),
     )  # fmt: skip
     return document(f"NVFP4 report: {_subject(sweep)}: {sentence[0]}", body, printed=written(author))
 

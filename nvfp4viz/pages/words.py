@@ -40,7 +40,7 @@ def explained(text) -> Markup:
         if word not in WORDS:
             return _unbroken(found)
         if word in seen:
-            return word
+            return whole(word)
         seen.add(word)
         return f'<abbr title="{escape(WORDS[word])}">{word}</abbr>'
 

@@ -33,7 +33,7 @@ def frontier(points: Sequence, knee: int | None = None, title: str = "", *, ax=N
     if knee is not None:
         p = points[knee]
         ax.annotate(
-            f"knee: {len(p.kept)} kept, {p.bits:.2f} bits", (p.bits, p.kl), (18, 22), textcoords="offset points",
+            f"knee: {len(p.kept)} kept, {p.bits:.2f} bits", (p.bits, p.kl), (24, 34), textcoords="offset points",
             color=INK, fontsize=9, arrowprops={"arrowstyle": "-", "color": FAINT},
         )  # fmt: skip
     dress(ax, title, "bits a weight", "KL, nats a token", grid="y")

@@ -75,8 +75,7 @@ def ceiling_rates(dial: CeilingDial, ax: Axes | None = None) -> Axes:
     there = [x[one > 0.999].max(initial=x.min()) for one in under]
     log2_axis(ax, x[x >= min(there, default=0.0) / 1.5])
     beside = max((x[one > 0.6].max(initial=x.min()) for one in under), default=x.min())  # right of all lines up there
-    look = {"textcoords": "offset points", "fontsize": 8.5, "color": FAINT}
-    ax.annotate("scale underflows", (beside, 0.75), (10, 0), **look)
+    ax.annotate("scale underflows", (beside, 0.75), (10, 0), textcoords="offset points", fontsize=8.5, color=FAINT)
     ax.text(244, 0.3, "4 saturates (thick)", transform=ax.get_xaxis_transform(), ha="right", fontsize=8.5, color=FAINT)
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
     ax.set_ylim(bottom=0)

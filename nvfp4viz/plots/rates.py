@@ -18,7 +18,7 @@ def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -
     """How often blocks and elements meet a limit, by recipe.
 
     How to read it: a row is one kind of event, a mark one recipe, its place the share of blocks (or elements) that it
-    happens to, on a logarithmic axis with a place for 0. `4 would saturate` is the price of a high ceiling; `clipped
+    happens to, on a logarithmic axis with a place for 0. `4 saturates` is the price of a high ceiling; `clipped
     at 6` comes from rounding the block scale down. Of a candidate 4 that saturates the last row says how often it was
     chosen all the same. Hollow marks are recipes with one scale a tensor, half-filled ones of fast arithmetic.
     """
@@ -38,7 +38,7 @@ def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -
     ticks = np.arange(least, 1)
     ax.set_xticks([least - 0.5, *ticks], ["0", *(f"{100 * 10.0**t:g} %" for t in ticks)])
     ax.set_xlim(least - 0.8, 0.15)
-    ax.set_yticks(range(len(rows)), [f"{RATES[r].label}\nof {RATES[r].of}" for r in rows])
+    ax.set_yticks(range(len(rows)), [f"{RATES[r].heading}\nof {RATES[r].of}" for r in rows])
     ax.set_ylim(-0.5, len(rows) - 0.5)
     dress(ax, f"Limits met · engine {next(iter(stats.values())).engine}" if stats else "", "share", grid="x")
     ax.tick_params(axis="y", labelsize=8, length=0)

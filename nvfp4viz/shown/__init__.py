@@ -2,6 +2,7 @@
 
 import importlib
 
+from .order import layer, layer_order
 from .text import (
     NAMELESS,
     ROWS,

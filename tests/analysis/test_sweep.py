@@ -58,7 +58,7 @@ def test_what_cannot_be_quantized_is_skipped_with_the_reason():
     bad[2, 3] = float("nan")
     s = _sweep({"good": X, "nan": bad, "odd": X[:, :30], "int": X.int(), "numpy": X.float().numpy(), "none": None,
                 "empty": X[:0], "sparse": X.to_sparse(), 7: X})  # fmt: skip
-    assert s.tensors == ["good", "numpy", "empty", "7"]
+    assert s.tensors == ["7", "empty", "good", "numpy"]
     assert list(s.skipped) == ["nan", "odd", "int", "none", "sparse"]
     assert "1 NaN and 0 Inf, the first at x[2, 3]" in s.skipped["nan"]
     assert "K=30" in s.skipped["odd"] and "int32" in s.skipped["int"] and "a NoneType" in s.skipped["none"]
@@ -282,3 +282,11 @@ def test_a_sweep_whose_parts_do_not_fit_is_refused(two, place, value, tmp_path):
     (tmp_path / "s.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"^cannot read the sweep .*s\.json'"):
         Sweep.load(tmp_path / "s.json")
+
+
+def test_tensors_are_listed_by_layer_and_in_the_order_of_the_computation():
+    """In tables, figures and pages alike: a reader looks for a tensor where the one before stood."""
+    names = ["h.0.q_proj", "h.0.o_proj", "h.0.gate_up", "h.0.down", "h.2.down", "h.10.down", "lm_head"]
+    s = _sweep(dict.fromkeys(sorted(names), X), ["standard"])
+    assert s.tensors == names and list(s.table()["tensor"]) == names
+    assert Sweep.from_dict(s.to_dict()).tensors == names and (s + s).tensors == names

@@ -123,7 +123,7 @@ def test_experts_are_one_voice_by_their_tokens():
     measured = _sweep(tensors)
     verdict = recommend(measured)
     over = verdict.over("SGLang")
-    weights = [m / 193 / 2 for m in sizes.values()] + [1 / 2]
+    weights = [1 / 2] + [m / 193 / 2 for m in sizes.values()]
     assert verdict.inputs == 2 and over.margin_db == pytest.approx(np.dot(weights, list(over.by_tensor_db.values())))
     assert over.interval_db[0] < over.margin_db < over.interval_db[1]
     assert "on 2 inputs of 193 tokens" in verdict.sentence() and "of 4 inputs and experts)" in over.sentence()

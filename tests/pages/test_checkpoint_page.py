@@ -12,6 +12,7 @@ from nvfp4viz.cli import main
 from nvfp4viz.explorer.weights import weights_sweep
 from nvfp4viz.pages import report_checkpoint
 from nvfp4viz.planning import layer_map
+from nvfp4viz.shown import layer_order
 
 DATA = Path(__file__).parents[1] / "checkpoints" / "data"
 DOWN = "model.layers.1.mlp.down_proj"
@@ -33,8 +34,11 @@ def test_the_page_has_findings_maps_and_every_matrix(tmp_path, dense):
 
 
 def test_report_takes_a_checkpoint(tmp_path, dense):
-    page = nvfp4viz.report(dense, tmp_path / "c.html").read_text()
+    page = nvfp4viz.report(dense, tmp_path / "c.html", author="A. Uthor").read_text()
     assert "<h1>Nothing to mend</h1>" in page and "by modelopt 0.47.0" in page
+    assert f"nvfp4viz {nvfp4viz.__version__}" in page and page.count("UTC · A. Uthor") == 1  # and on paper:
+    assert "@top-right" in page
+    assert list(dense.matrices) == layer_order(dense.matrices)
     with pytest.raises(TypeError, match="report takes a Sweep"):
         nvfp4viz.report(3, tmp_path / "c.html")
 

@@ -142,7 +142,7 @@ def test_marks_stand_at_their_rates():
     ax = plots.clipping_rates(STATS)
     assert _labels(ax) == list(RECIPES)
     rows = [t.get_text().split("\n")[0] for t in ax.get_yticklabels()]
-    assert rows[::-1] == [rate.label for rate in RATES.values()]
+    assert rows[::-1] == [rate.heading for rate in RATES.values()]
     for line, (name, stats) in zip(
         [line for line in ax.lines if line.get_label() in STATS], STATS.items(), strict=True
     ):

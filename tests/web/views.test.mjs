@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { fixed, percent, short, signed, esc, ticks, nearest, counts, int } from "../../nvfp4viz/web/lib/text.js";
 import { tag, text } from "../../nvfp4viz/web/lib/svg.js";
 import { markedName, recipeName, sameSettings, settingsOf, studyOnly } from "../../nvfp4viz/web/lib/recipe.js";
+import { inspectBlock } from "../../nvfp4viz/web/lib/quantize.js";
 import { hashOf, stateInHash } from "../../nvfp4viz/web/report/state.js";
 import { drawHeat } from "../../nvfp4viz/web/views/heat.js";
 import { blockSteps, STAGES, whyWon } from "../../nvfp4viz/web/views/steps.js";
@@ -312,4 +313,30 @@ test("the kinds of a heat map are whole where there is room, and its colours are
   assert.ok(written(1000).includes(kind));
   assert.ok(!written(250).includes(kind) && written(250).some((words) => /^…\w/.test(words)));
   assert.ok(written(250).includes("A&#39;s SQNR, dB"));
+});
+
+// One sentence on why 4 or 6 won, and each step, hold for any block: what is no tie of errors is not called one
+for (const [what, recipe, values, amax, so, scale] of [
+  ["zeros", "4/6-mae-448", Array(16).fill(0), 0, /^all values are 0, and a tie/, /÷ 0 is out of FP32&#39;s range, 3.4028×10³⁸ stands/],
+  ["a scale of 0", "4/6-mse-256", Array(16).fill(1e-6), 100, /^both scales round to 0, which loses/, /= 15.36;/],
+  ["one scale", "4/6-mae-448", [6, 5, ...Array(14).fill(3)], 6, /^both scales are 448, where that for 4 saturates/, /= 448;/],
+  ["overflow", "4/6-mae-256", Array(16).fill(3e38), 3e38, /^both scores are beyond FP32/, /= 5.12×10⁻³⁶;/],
+  ["one error", "4/6-mae-256", [4, 2, ...Array(14).fill(0)], 4, /^both make the same error/, /= 384;/],
+  ["a gap", "4/6-mae-256", [6, 5, ...Array(14).fill(3)], 6, /^4 won most at column 33: 5 becomes 4.5 under 4, 4 under 6\.$/, /= 256;/],
+  ["a flushed scale", "4/6-mae-448", Array.from({ length: 16 }, (_, i) => i * 1e-37), 0, /decodes no value nearer/, /out of FP32/],
+])
+  test(`the microscope says what decided: ${what}`, () => {
+    const settings = settingsOf(recipe);
+    const one = inspectBlock(values, amax, recipe, settings);
+    assert.match(whyWon(one, 2), so);
+    const c = { sides: [{ name: recipe, entry: { settings } }] };
+    assert.match(blockSteps(c, { inspections: { [recipe]: one }, block: 2 }, 0, 0), scale);
+  });
+
+test("a score of the wrong ceiling may choose what decodes worse, and the microscope says so", () => {
+  const recipe = "4/6-mae-256-scored448";
+  const values = [10, 3.3, 2.9, 2.5, 1.7, 1.2, 0.8, 0.4, -0.3, -0.9, -1.4, -2.2, -3.1, -3.6, 0.1, 0.2];
+  const found = [0, 1, 2, 3, 4, 5, 6, 7].map((k) => inspectBlock(values.map((v, i) => v * (1 + 0.03 * k * (i % 3))), 10, recipe, settingsOf(recipe)));
+  const told = found.filter((one) => one.choice === 4).map((one) => whyWon(one, 0));
+  assert.ok(told.some((words) => /In all it decodes with more error/.test(words)), told.join("; "));
 });

@@ -1,6 +1,6 @@
 // The catalog's rates as the views read them; nvfp4viz/catalog.py says what they mean.
 
-// [{name, heading, label, definition, count, whole, ...}], in the order of tables
+// [{name, heading, definition, count, whole, ...}], in the order of tables
 export const ratesOf = (catalog) => catalog.numbers;
 
 // One rate's entry; of a name that is none, the name

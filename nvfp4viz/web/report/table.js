@@ -6,7 +6,7 @@ const FIRST_ROWS = 100; // rows are made as they come into view, all for printin
 const MORE_ROWS = 300;
 
 const SHOW = {
-  text: (v) => esc(v) || NAMELESS,
+  text: esc,
   count: int,
   db: (v) => fixed(v, 3),
   gain: (v) => (v > 0 ? "+" : "") + short(v, 3),
@@ -72,7 +72,7 @@ export function fill(all) {
 const cellValue = (row, name) => num(row.rates && name in row.rates ? row.rates[name][0] : row[name]);
 
 function cell(row, { name, kind, more }) {
-  const shown = SHOW[kind](cellValue(row, name));
+  const shown = SHOW[kind](cellValue(row, name)) || (name === "tensor" ? NAMELESS : "");
   const study = name === "recipe" && row.study ? ` <em class="study" title="${esc(row.study)}">study only</em>` : "";
   if (kind === "text") return `<td class="text" title="${esc(row[name])}">${shown}${study}</td>`;
   return more ? `<td class="more">${shown}</td>` : `<td>${shown}</td>`;

@@ -151,10 +151,9 @@ function rail({ catalog, X, place }, k, y, below, cls) {
 
 function wonBy({ choice, candidates }) {
   const [six, four] = candidates.map((k) => num(k.score));
-  if (six === four) return "a tie goes to 6";
-  const more = Math.max(six, four);
-  const less = Math.min(six, four);
-  return `${choice} wins by ${percent((more - less) / more)}`;
+  if (!(six < four || four < six)) return "a tie goes to 6";
+  const [less, more] = [Math.min(six, four), Math.max(six, four)];
+  return `${choice} wins by ${percent(more === Infinity ? 1 : (more - less) / more)}`;
 }
 
 // Some of the 16 values, and what A and B make of them

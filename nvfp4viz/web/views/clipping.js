@@ -48,7 +48,7 @@ function rateHead(W, X) {
 }
 
 function rateRow(c, W, X, i, rate) {
-  const { name, label, definition } = rate;
+  const { name, heading, definition } = rate;
   const y = RATES_TOP + i * RATE_ROW + 10;
   const values = c.sides.map((s) => s.stats.rates[name] || [0, 0, 0]);
   const one = ({ side }, k) => {
@@ -60,7 +60,7 @@ function rateRow(c, W, X, i, rate) {
   const counted = c.sides.map((s, k) => `${s.side.toUpperCase()} ${int(values[k][1])} of ${int(values[k][2])}`);
   return (
     RATE_MARKS.map(([v]) => line(X(v), y - 6, X(v), y + 6, "grid")).join("") +
-    text(0, y + 4, label, "label") +
+    text(0, y + 4, heading, "label") +
     line(X(values[0][0]), y, X(values[1][0]), y, "join") +
     c.sides.map(one).join("") +
     text(0, y + 19, definition, "soft meaning", { "data-row": i }) +
@@ -68,7 +68,7 @@ function rateRow(c, W, X, i, rate) {
   );
 }
 
-function ratesText(c, { name, label }) {
+function ratesText(c, { name, heading }) {
   const [a, b] = c.sides.map((s) => percent(s.stats.rates[name]?.[0] ?? 0));
-  return `${label} A ${a}, B ${b}`;
+  return `${heading} A ${a}, B ${b}`;
 }

@@ -24,8 +24,8 @@ function stepOf(stage, one, settings, column) {
   const whose = settings.per_token ? "token" : "tensor";
   const written = [
     () => `largest |x| of the ${whose}: ${short(one.amax, 5)}`,
-    () => `6 × ${short(settings.e4m3_max)} ÷ ${short(one.amax)} = ${short(one.encode_scale, 5)}; decodes with ${short(one.decode_scale)}`,
-    () => each((k) => `${short(k.h)} → ${short(k.block_scale)}${k.saturated ? ", saturates" : ""}`),
+    () => `${encodeText(one, settings)}; decodes with ${short(one.decode_scale)}`,
+    () => each((k) => `${short(k.h)} → ${short(k.block_scale)}${limitText(k)}`),
     () => `value ${short(one.values[column])}: ${each((k) => elementText(k.codes[column]))}`,
     () => `${elementText(chosen.codes[column])} × ${short(chosen.block_scale)} × ${short(one.decode_scale)} = ${short(chosen.decoded[column])}, error ${short(chosen.errors[column])}`,
     () => each((k) => short(k.score)),
@@ -35,18 +35,47 @@ function stepOf(stage, one, settings, column) {
 
 const elementText = (code) => `${code & 8 ? "−" : ""}${[0, 0.5, 1, 1.5, 2, 3, 4, 6][code & 7]}`;
 
+// The quotient, or what stands for it where FP32 has no such number
+function encodeText({ amax, encode_scale }, { e4m3_max }) {
+  const quotient = `6 × ${short(e4m3_max)} ÷ ${short(amax)}`;
+  const [exact, taken] = [(6 * e4m3_max) / num(amax), num(encode_scale)];
+  if (Math.abs(exact / taken - 1) < 1e-5) return `${quotient} = ${short(taken, 5)}`;
+  return `${quotient} is out of FP32's range, ${short(taken, 5)} stands for it`;
+}
+
+function limitText({ saturated, block_scale }) {
+  if (saturated) return ", saturates";
+  return block_scale > 0 && block_scale < 2 ** -6 ? ", subnormal" : "";
+}
+
 // What decided between the candidates, in words
 export function whyWon(one, block) {
   const { candidates, choice, values, err_mode } = one;
   if (candidates.length < 2) return "standard tries 6 only";
   const [six, four] = candidates;
   const [won, lost] = choice === 4 ? [four, six] : [six, four];
-  if (num(six.score) === num(four.score)) return "both make the same error, and a tie goes to 6";
+  if (!(num(won.score) < num(lost.score))) return `${whyTied(one)}, and a tie goes to 6`;
   const term = err_mode === "MAE" ? Math.abs : (e) => e * e;
-  const saved = values.map((_, i) => term(num(lost.errors[i])) - term(num(won.errors[i])));
+  const terms = [won, lost].map((k) => values.map((_, i) => term(num(k.errors[i]))));
+  const saved = values.map((_, i) => terms[1][i] - terms[0][i]);
+  const [less, more] = terms.map((each) => each.reduce((p, q) => p + q));
   const most = saved.indexOf(Math.max(...saved));
-  const column = block * 16 + most;
+  if (!(saved[most] > 0)) return `${choice} has the lesser score, but decodes no value nearer: its score is not the decoded error`;
   const limit = four.saturated ? ` The scale for 4 saturates at ${short(four.block_scale)}.` : "";
+  const odd = less > more * (1 + 1e-5) ? " In all it decodes with more error: its score is not the decoded error." : "";
   const [x, hit, miss] = [values[most], won.decoded[most], lost.decoded[most]].map((v) => short(v, 3));
-  return `${choice} won most at column ${column}: ${x} becomes ${hit} under ${won.to}, ${miss} under ${lost.to}.${limit}`;
+  const column = block * 16 + most;
+  return `${choice} won most at column ${column}: ${x} becomes ${hit} under ${won.to}, ${miss} under ${lost.to}.${limit}${odd}`;
+}
+
+// Why neither candidate has the lesser score
+function whyTied({ candidates, values }) {
+  const [six, four] = candidates;
+  const scores = [six, four].map((k) => num(k.score));
+  if (values.every((v) => v === 0)) return "all values are 0";
+  if (scores.some(Number.isNaN)) return "a score is no number";
+  if (!scores.some(Number.isFinite)) return "both scores are beyond FP32";
+  if (!six.block_scale && !four.block_scale) return "both scales round to 0, which loses every value";
+  if (six.block_scale === four.block_scale) return `both scales are ${short(six.block_scale)}${four.saturated ? ", where that for 4 saturates" : ""}`;
+  return "both make the same error";
 }
