@@ -7,6 +7,8 @@ CELLS = [
     "import ipywidgets, nvfp4viz\nsmall = {'x': nvfp4viz.synthetic('normal', 32, 64)}\n"
     "ipywidgets.HBox([nvfp4viz.explore(small), nvfp4viz.explore(small)])",
     "r = nvfp4viz.explore(small)\nr",
+    "e = [nvfp4viz.explore(small) for _ in range(3)]\n"
+    "ipywidgets.HBox([ipywidgets.VBox(e[:1]), ipywidgets.Box(e[1:2]), ipywidgets.Label('beside'), e[2]])",
     "print('open', sum(type(w).__name__ == 'Explorer' for w in ipywidgets.Widget.widgets.values()))",
 ]
 
@@ -31,7 +33,10 @@ def test_explorers_share_a_row_and_a_cell_run_again_leaves_one(lab, browser):
         idle(page)
     page.locator(".nv4").nth(2).locator("svg.scales").wait_for(timeout=60_000)
     assert page.locator(".nv4").nth(2).bounding_box()["width"] > 600
-    lab.run(page, 2)
-    page.get_by_text("open 3").wait_for(timeout=30_000)
+    lab.run(page, 2)  # in boxes of a row, which ask how wide what they hold would be
+    page.locator(".nv4").nth(5).locator("svg.scales").wait_for(timeout=60_000)
+    assert all(page.locator(".nv4").nth(i).bounding_box()["width"] > 150 for i in (3, 4, 5))
+    lab.run(page, 3)
+    page.get_by_text("open 6").wait_for(timeout=30_000)
     assert page.errors == []
     page.close()

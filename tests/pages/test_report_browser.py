@@ -443,7 +443,8 @@ def explorers_page(measured) -> str:
 
 
 def test_a_comparison_shows_what_got_worse(opened, measured, tmp_path):
-    fast = sweep({"lm_head": X, "only here": X}, [f"{n}-fast" for n in RECIPES], engine="reference")
+    other = {"lm_head": X.roll(3, 1), "only here": X}  # other blocks
+    fast = sweep(other, [f"{n}-fast" for n in RECIPES], engine="reference")
     strict = sweep({"lm_head": X, "not there": X}, engine="reference")
     tab = opened(
         compare(strict, fast, tmp_path / "c.html", ("a.json", "<img src=x onerror=window.pwned=1>")), "#results td"
@@ -457,8 +458,8 @@ def test_a_comparison_shows_what_got_worse(opened, measured, tmp_path):
         pair = found[row["recipe"]]
         assert float(row["gain_db"]) == pair.gain_db and float(row["b_sqnr_db"]) == pair.b.sqnr_db
         assert (row["same"] == "yes") == pair.identical
-    worse = sorted(p.gain_db for p in found.values() if p.gain_db < 0)
-    better = sorted(p.gain_db for p in found.values() if p.gain_db > 0)
+    worse, better = ([p for p in found.values() if p.change == change] for change in ("worse", "better"))
+    assert worse or better
     for title, listed in (("What got worse", worse), ("What got better", better)):
         assert tab.locator("section", has_text=title).locator("ol.worse li").count() == len(listed)
     assert tab.evaluate("window.pwned") is None
@@ -479,22 +480,27 @@ def test_reports_that_are_dropped_on_a_page_are_compared(opened, tmp_path):
     own = sweep(tensors, engine="reference")
     report(own, tmp_path / "own.html")
     other = report(
-        sweep({"lm_head": X * 1.01}, engine="reference"), tmp_path / "<img src=x onerror=window.pwned=1>.html"
+        sweep({"lm_head": X.roll(3, 1) * 1.5}, engine="reference"), tmp_path / "<img src=x onerror=window.pwned=1>.html"
     )
     fast = report(sweep(tensors, [f"{n}-fast" for n in RECIPES], engine="reference"), tmp_path / "fast.html")
     tab = opened(tmp_path / "own.html")
     result = tab.locator("#compared")
     tab.locator("#reports").set_input_files(other)
     result.get_by_text("Only in A: 1 of its 2 tensors").wait_for()
-    assert "Other values in 1 tensors" in result.inner_text() and "different activations" in result.inner_text()
-    tab.evaluate(DROP, [["fast.html", fast.read_text()]])
-    result.get_by_text("in the median").wait_for()
-    gains = sorted(p.gain_db for p in pairs(own, nvfp4viz.load_report(fast)))
+    assert "Other values in 1 tensor of" in result.inner_text() and "different activations" in result.inner_text()
+    gains = sorted(p.gain_db for p in pairs(own, nvfp4viz.load_report(other)))
     worse, better = [g for g in gains if g < 0], [g for g in gains if g > 0]
-    assert f"{len(better)} are better, {len(worse)} worse" in result.inner_text()
+    assert (worse or better) and f"{len(better)} are better, {len(worse)} worse" in result.inner_text()
     shown = [e.inner_text() for e in result.locator("ol.worse li:first-child b").all()]
     said = [float(v.removesuffix(" dB").replace("\u2212", "-").replace("×10", "e").translate(RAISED)) for v in shown]
     assert said == pytest.approx([*worse[:1], *better[-1:]], rel=0.06)
+    tab.evaluate(DROP, [["fast.html", fast.read_text()]])
+    result.get_by_text("No difference in the median").wait_for()
+    changes = [p.change for p in pairs(own, nvfp4viz.load_report(fast))]
+    assert f"{changes.count('alike')} alike to 0.001 dB" in result.inner_text()
+    assert result.locator("ol.worse li").count() == changes.count("better") + changes.count("worse") < len(changes)
+    tab.evaluate(DROP, [["a.html", ""], ["b.html", ""], ["c.html", ""]])
+    result.get_by_text("3 files: two are compared").wait_for()
     tab.evaluate(DROP, [["notes.html", "<p>no report</p>"]])
     result.get_by_text("notes.html is no report").wait_for()
     assert tab.evaluate("window.pwned") is None

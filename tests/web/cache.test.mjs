@@ -45,3 +45,16 @@ test("without an answer a question is refused, and after the kernel's return it 
   assert.equal(kernel.listeners.size, 0);
   mock.timers.reset();
 });
+
+test("where Jupyter throws since the kernel is gone, a question is refused and nothing is thrown", async () => {
+  const kernel = model();
+  kernel.send = () => {
+    throw new Error("Cannot send");
+  };
+  const cache = new Cache(kernel, () => {});
+  cache.ask("picks", { want: "picks" });
+  await Promise.resolve();
+  assert.equal(cache.refused.get("picks"), NO_KERNEL);
+  assert.equal(cache.waiting.size, 0);
+  cache.stop();
+});

@@ -79,10 +79,21 @@ export class Cache {
     const live = this.model.get("live"); // else the page answers itself, at once
     const late = live && setTimeout(() => this.answer({ kind: "refused", id, text: NO_KERNEL }), NO_ANSWER_MS);
     this.waiting.set(id, late);
-    this.model.send({ ...message, id });
-    if (!hurried || !live) return;
-    const nudge = () => this.waiting.has(id) && this.model.send({ want: "nothing" });
+    const sent = this.send({ ...message, id });
+    if (!sent) queueMicrotask(() => this.answer({ kind: "refused", id, text: NO_KERNEL }));
+    if (!sent || !hurried || !live) return;
+    const nudge = () => this.waiting.has(id) && this.send({ want: "nothing" });
     for (const ms of NUDGES_MS) setTimeout(nudge, ms);
+  }
+
+  // Whether it is on its way: Jupyter throws where the kernel is gone
+  send(message) {
+    try {
+      this.model.send(message);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   answer(message) {

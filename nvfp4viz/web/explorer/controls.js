@@ -18,16 +18,18 @@ function dragged(at, page, dials, microscope) {
   if (at.dataset.slider) dials.turn(at.dataset.slider, { e4m3_max: page.get("catalog").e4m3[at.value] });
   else if (at.matches(".value-slider")) microscope.change(Number(at.value));
   else if (at.matches(".filter")) page.later();
+  else if (at.matches(".at")) delete at.dataset.entered;
 }
 
 function changed(at, page, dials) {
   if (at.matches("[type=range]")) return; // "input" came before, and the notice that it left stays
-  page.notice = "";
-  const { dial, setting, trait } = at.dataset;
+  const { dial, setting, trait, entered } = at.dataset;
+  if (entered === at.value) return page.later(); // Enter was before; meanwhile another block may have been chosen
+  page.forget();
   if (dial) dials.turn(dial, { [setting]: at.value });
   else if (trait) page.set({ [trait]: at.value, ...(BLOCK_FOLLOWS.includes(trait) ? { block: [] } : {}) });
   else if (at.matches(".measure")) page.later();
-  else if (at.matches(".at")) goTo(typedBlock(page), page);
+  else if (at.matches(".at")) goTo(page);
 }
 
 // JupyterLab takes Enter's own effect from a field, so that nothing would change.
@@ -35,24 +37,29 @@ function entered(event, page) {
   if (event.key !== "Enter") return;
   event.preventDefault();
   event.stopPropagation();
-  page.notice = "";
-  goTo(typedBlock(page), page);
+  event.target.dataset.entered = event.target.value;
+  page.forget();
+  goTo(page);
 }
 
-function goTo(block, page) {
-  const here = String(page.get("block"));
-  if (String(block) !== here) page.set({ block });
+// To the block that the fields name
+function goTo(page) {
+  const typed = [".at-token", ".at-column"].map((selector) => page.one(selector).value);
+  const [token, column] = typed.map((text) => (text ? Number(text) : NaN));
+  if (![token, column].every((v) => Number.isSafeInteger(v) && v >= 0)) {
+    const [row, at] = typed.map((text) => text || "none");
+    page.nowhere = `no block at token ${row}, column ${at}: both are whole numbers from 0`;
+  } else {
+    const block = [token, Math.floor(column / 16)];
+    if (String(block) !== String(page.get("block"))) page.set({ block });
+  }
   page.later();
-}
-
-function typedBlock(page) {
-  const [token, column] = [".at-token", ".at-column"].map((selector) => Number(page.one(selector).value));
-  return [token, Math.floor(column / 16)];
 }
 
 function pressed(button, page, microscope) {
   if (!button) return;
   const { view, step, play } = button.dataset;
+  if (view || step) page.forget();
   if (view) page.set({ view });
   else if (step) microscope.step(Number(step));
   else if (play) microscope.play(Number(play));

@@ -62,7 +62,7 @@ class Explorer {
       this.page.later();
     });
     this.resized.observe(this.page.root);
-    if (this.page.get("live")) this.model.send({ want: "hello" });
+    if (this.page.get("live")) this.cache.send({ want: "hello" });
     this.draw();
   }
 
@@ -84,7 +84,7 @@ class Explorer {
     if (message.id === "ahead") return; // nothing of it is shown
     const { notice } = page;
     if (message.kind === "refused") {
-      page.notice = message.text;
+      if (message.id !== this.microscope.place) page.notice = message.text; // there it stands while that is looked at
       dials.forget();
     } else if (message.id && page.notice === NO_KERNEL) page.notice = ""; // it was late, not absent
     if (message.id === "recipe") dials.answered(message);
@@ -104,7 +104,7 @@ class Explorer {
     return {
       position: () => this.context.order.indexOf(this.page.get("tensor")),
       size: () => this.context.order.length,
-      choose: (i) => this.page.set({ tensor: this.context.order[i], block: [] }),
+      choose: (i) => this.goTo(this.context.order[i]),
     };
   }
 
@@ -114,8 +114,13 @@ class Explorer {
     return {
       position: () => all().findIndex((one) => one[name] === this.page.get("tensor")),
       size: () => all().length,
-      choose: (i) => all()[i][name] !== undefined && this.page.set({ tensor: all()[i][name], block: [] }),
+      choose: (i) => all()[i][name] !== undefined && this.goTo(all()[i][name]),
     };
+  }
+
+  goTo(tensor) {
+    this.page.forget();
+    this.page.set({ tensor, block: [] });
   }
 
   room() {
@@ -255,9 +260,12 @@ class Explorer {
     const { context: c, microscope } = this;
     const W = Math.max(this.room(), BLOCK_NARROWEST);
     const recipes = c.sides.map((s) => s.name);
-    const look = microscope.inspected(c.tensor, recipes);
-    const refusal = look ? "" : microscope.refusal(c.tensor, recipes);
-    this.page.root.classList.toggle("no-block", Boolean(refusal)); // rather none than another one beside an error
+    const inspected = microscope.inspected(c.tensor, recipes);
+    const look = this.page.nowhere ? null : inspected;
+    const refusal = this.page.nowhere || (look ? "" : microscope.refusal(c.tensor, recipes));
+    const { classList } = this.page.root;
+    classList.toggle("no-block", !look && Boolean(refusal || !microscope.awaits())); // rather none than another's
+    classList.toggle("waits-block", !look);
     if (refusal) this.page.write(".notice", refusal);
     if (!look) return;
     const { inspections } = look;

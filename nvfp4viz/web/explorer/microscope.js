@@ -11,6 +11,7 @@ export class Microscope {
   of = ""; // the block that they belong to
   asked = ""; // the last question about changed values
   look = null; // what was drawn last
+  place = ""; // the question about the block as it is stored
   inspecting = null; // tensor, [token, block] and recipes that it was asked by
   stage = 0; // the step that is played, 0 for all at once
   steps = []; // the elements of their table
@@ -130,6 +131,7 @@ export class Microscope {
     if (this.of !== of) Object.assign(this, { of, values: null });
     const id = this.idOf(tensor, at, recipes);
     const message = { want: "block", tensor, block: at, recipes };
+    this.place = id;
     const stored = cache.answers.get(id);
     if (!stored) cache.ask(id, message);
     const answer = this.values ? this.edited(`${id}|${this.values.join()}`, message) : stored;
@@ -140,6 +142,11 @@ export class Microscope {
   refusal(tensor, recipes) {
     const at = this.here();
     return (at && this.cache.refused.get(this.idOf(tensor, at, recipes))) || "";
+  }
+
+  // Whether a block may still come
+  awaits() {
+    return this.cache.waiting.has(this.here() ? this.place : this.picksId());
   }
 
   idOf(tensor, at, recipes) {
@@ -165,7 +172,8 @@ export class Microscope {
 
   pickedText() {
     const picks = this.picks();
-    if (!picks) return this.cache.refused.has(this.picksId()) ? "not in this page" : "looking …";
+    if (!picks && this.cache.refused.has(this.picksId())) return this.page.get("live") ? "no answer" : "not in this page";
+    if (!picks) return "looking …";
     const { blocks, note } = picks;
     if (!blocks.length) return note;
     return `${1 + this.indexHere(blocks) || "–"} of ${blocks.length}${note ? ", " + note : ""}`;

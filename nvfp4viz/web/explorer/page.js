@@ -10,6 +10,7 @@ let instances = 0;
 
 export class Page {
   notice = ""; // what stands under the dials
+  nowhere = ""; // why what was typed names no block
   queued = false; // whether a drawing is due
   since = null; // when it began to wait for statistics
   filled = {}; // selector -> what `fill` wrote there
@@ -35,6 +36,11 @@ export class Page {
   set(values) {
     for (const [name, value] of Object.entries(values)) this.model.set(name, value);
     this.model.save_changes();
+  }
+
+  // What was said of what was asked before
+  forget() {
+    this.notice = this.nowhere = "";
   }
 
   // An element of the skeleton: looked for once, it stays.
