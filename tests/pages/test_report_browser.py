@@ -508,7 +508,7 @@ def test_reports_that_are_dropped_on_a_page_are_compared(opened, tmp_path):
     page.evaluate(DROP, [["own.html", (tmp_path / "own.html").read_text()]])
     page.locator("#compared").get_by_text("one report alone").wait_for()
     page.evaluate(DROP, [["a.html", fast.read_text()], ["b.html", fast.read_text()]])
-    page.locator("#compared").get_by_text("No difference: all 10 statistics").wait_for()
+    page.locator("#compared").get_by_text("No difference: all 10 pairs").wait_for()
 
 
 def test_notebooks_live_on_as_pages(opened, tmp_path):
