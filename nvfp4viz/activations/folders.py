@@ -12,6 +12,11 @@ from .readers import FORMATS
 
 INDEX = ".safetensors.index.json"  # Hugging Face's list of shards
 
+RESULTS = {  # what may have been meant
+    ".html": "; of a report, nvfp4viz.load_report(path) returns the Sweep",
+    ".json": "; of a saved sweep, nvfp4viz.Sweep.load(path) returns the Sweep",
+}
+
 
 def files_of(path: Path) -> Iterable[tuple[Path, bool]]:
     """The files to read, of a folder, of a list of shards, or the file itself, and whether somebody named them.
@@ -30,7 +35,8 @@ def files_of(path: Path) -> Iterable[tuple[Path, bool]]:
     if not path.exists():
         raise FileNotFoundError(f"no file or folder {str(path)!r}")
     if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"cannot read {str(path)!r}: known formats are {', '.join(FORMATS)}")
+        result = RESULTS.get(path.suffix.lower(), "")
+        raise ValueError(f"cannot read {str(path)!r}: known formats are {', '.join(FORMATS)}{result}")
     return [(path, True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +18,16 @@ def synthetic(kind: str, tokens: int = 256, features: int = 1024, *, seed: int =
                   256).
         features: a multiple of 16.
         strength: how far it goes.
-    Raises ValueError for another kind, or features that make no whole blocks.
+    Raises ValueError for another kind, or features that make no whole blocks, TypeError for what is no whole number.
     """
+    for name, number in (("tokens", tokens), ("features", features), ("seed", seed)):
+        if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+            raise TypeError(f"{name}={number!r} is no whole number")
+        if number < 0:
+            raise ValueError(f"{name}={number} is negative")
     if features % 16:
         raise ValueError(f"features={features} is not a multiple of 16: NVFP4 scales blocks of 16 features")
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(int(seed))
     x = torch.randn(tokens, features, generator=g)
     if kind == "lognormal":
         x = x.sign() * torch.exp(strength * torch.randn(tokens, features, generator=g))

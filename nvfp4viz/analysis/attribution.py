@@ -115,7 +115,7 @@ def attribute_all(
 
     `first_token` is x's place in a longer stream: it seeds the sample.
     """
-    tokens = Tokens.of(x, first_token)
+    tokens, recipes = Tokens.of(x, first_token), [as_recipe(r) for r in recipes]
     _ = tokens.amax  # refuses what is not finite
     given, cpu = encode_scales or [None] * len(recipes), torch.device("cpu")
     encode_scales = [given_encode_scale(tokens, r, scale, cpu) for r, scale in zip(recipes, given, strict=True)]

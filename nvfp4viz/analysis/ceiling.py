@@ -109,10 +109,11 @@ def ceiling_dial(x: Tensor, recipes=FAMILIES, *, values=CEILINGS, engine: str = 
         x:       [..., K], as in `quantize`.
         recipes: families, whose ceiling is turned; standard and 4over6, per token and per tensor, if not given.
         values:  ceilings in (0, 448]; all 126 E4M3 values if not given.
+    Raises ValueError or TypeError for other values, else as `quantize`.
     Returns: CeilingDial; `.table()` and `.best(family)` read it. Errors are those of `quantize`.
     """
     x, families = Tokens.of(x), [replace(r, e4m3_max=E4M3_MAX, scored_as=None) for r in as_recipes(recipes).values()]
-    values = tuple(map(float, values))
+    values = _numbers("values", values, "ceilings in (0, 448], such as (448, 256)")
     stats = analyze_all(x, [replace(f, e4m3_max=v) for f in families for v in values], engine=engine)
     token, tensor = amax_ratios(x)
 
@@ -195,6 +196,17 @@ class StaticCurve(Additive):
         ]
 
 
+def _numbers(name: str, values, wanted: str) -> tuple[float, ...]:
+    """What was given for a dial, as positive floats; TypeError or ValueError where it is something else."""
+    try:
+        found = tuple(map(float, values))
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}={values!r}: give {wanted}") from None
+    if not found or not min(found) > 0:
+        raise ValueError(f"{name}={values!r}: give {wanted}")
+    return found
+
+
 def static_scale_curve(x: Tensor, recipe: Recipe | str = "4/6-mae-448", *, factors=FACTORS, amax=None) -> StaticCurve:
     """The error of x under static scales calibrated to factors of its true amax, beside per-token scaling.
 
@@ -206,7 +218,8 @@ def static_scale_curve(x: Tensor, recipe: Recipe | str = "4/6-mae-448", *, facto
     Returns: StaticCurve; `.nmse`, `.regimes` by factor. Raises ValueError where x has only zeros, else as `quantize`.
     """
     x, recipe = Tokens.of(x), as_recipe(recipe)
-    recipe, factors = replace(recipe, per_token=False), tuple(map(float, factors))
+    recipe = replace(recipe, per_token=False)
+    factors = _numbers("factors", factors, "positive numbers, such as (0.5, 1, 2)")
     amax = float(x.tensor_amax if amax is None else amax)
     if not amax > 0:
         raise ValueError("amax is 0: a scale is calibrated to a largest magnitude, and x has only zeros")

@@ -44,12 +44,17 @@ def inspect_block(values, amax: float, recipe: Recipe | str) -> dict:
     6
     """
     recipe = as_recipe(recipe)
-    x = flush(torch.as_tensor(values, dtype=torch.float32))
+    try:
+        x = flush(torch.as_tensor(values, dtype=torch.float32))
+    except (TypeError, ValueError):
+        x = torch.empty(0)
     if x.shape != (BLOCK,) or not x.isfinite().all():
-        raise ValueError(f"a block is {BLOCK} finite numbers, not {values!r}")
-    if not (isinstance(amax, (int, float)) and math.isfinite(amax)):
-        raise ValueError(f"amax={amax!r} is not a finite number")
-    amax = torch.maximum(torch.tensor([abs(float(amax))]), x.abs().amax().reshape(1))  # [1]
+        shape = list(getattr(values, "shape", ()))
+        seen = f"of shape {shape}" if shape else repr(values)[:200]
+        raise ValueError(f"a block is {BLOCK} finite numbers, not {seen}")
+    if not (isinstance(amax, (int, float)) and math.isfinite(amax) and amax >= 0):
+        raise ValueError(f"amax={amax!r} is not a finite magnitude")
+    amax = torch.maximum(torch.tensor([float(amax)]), x.abs().amax().reshape(1))  # [1]
     encode, decode = (s.reshape(1) for s in scales_of(amax.reshape(1, 1), recipe))
     codes, block_scale = quantize_blocks(x, encode, flush(amax), recipe)
     byte = int(block_scale.view(torch.uint8))
@@ -93,15 +98,14 @@ def _described(c: Candidate, score: Tensor, x: Tensor, decode: Tensor) -> dict:
     }
 
 
-def block_at(x: Tensor, token: int, block: int, recipe: Recipe) -> tuple[list[float], float]:
+def block_at(x: Tensor, token: int, block: int, recipe: Recipe | str) -> tuple[list[float], float]:
     """The 16 values of a block, and the amax that `inspect_block` takes with it. ValueError where there is none."""
     tokens = Tokens.of(x)
     m, n = tokens.shape[0], tokens.shape[1] // BLOCK
     if not (0 <= token < m and 0 <= block < n):
-        raise ValueError(
-            f"no block ({token}, {block}): this tensor has tokens 0 to {m - 1} and blocks 0 to {n - 1} in each"
-        )
-    amax = tensor_amax(tokens.x[token]).item() if recipe.per_token else tokens.tensor_amax.item()
+        there = f"tokens 0 to {m - 1} and blocks 0 to {n - 1} in each" if m else "no tokens"
+        raise ValueError(f"no block ({token}, {block}): this tensor has {there}")
+    amax = tensor_amax(tokens.x[token]).item() if as_recipe(recipe).per_token else tokens.tensor_amax.item()
     return tokens.x[token, block * BLOCK : (block + 1) * BLOCK].float().tolist(), amax
 
 

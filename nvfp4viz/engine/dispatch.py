@@ -38,7 +38,7 @@ def _imported(name: str) -> Engine:
 def find_engine(name: str) -> Engine:
     """The engine of a name; ValueError with the near misses where there is none."""
     if name not in _REGISTRY:
-        near = difflib.get_close_matches(str(name), _REGISTRY, n=2, cutoff=0.4)
+        near = difflib.get_close_matches(str(name).lower(), _REGISTRY, n=2, cutoff=0.4)
         raise ValueError(
             f"unknown engine {name!r}"
             + (f", did you mean {' or '.join(map(repr, near))}?" if near else ":")

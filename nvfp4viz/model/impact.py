@@ -13,7 +13,7 @@ from torch import nn
 
 from ..analysis import AS_THEY_ARE, Effect, Impact, versions
 from ..nvfp4 import RECIPES, Recipe, as_recipe
-from .choose import describe
+from .choose import describe, unwrapped
 from .inputs import eager
 from .presets import MODES, Plan, check_weights, plan_of, quantized_already
 from .swap import Decoded, Outputs, Swap, one_ulp
@@ -57,7 +57,7 @@ def impact(
     Decoded values are rounded to the layer's dtype, which in bf16 adds about 1/3000 of NVFP4's error power. Memory: for
     one batch the logits in fp32 and all chosen layers' outputs, and with weights the chosen weights once more.
     """
-    if model.training:
+    if unwrapped(model).training:
         raise ValueError("the model is in training mode, where dropout alone changes its output: call model.eval()")
     task, named = Task(model, forward, loss), _recipes(recipes)
     batches, extra = task.batches(batches), _controls(named) if controls else {}

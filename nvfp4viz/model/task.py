@@ -34,6 +34,8 @@ class Task:
             if not found:
                 raise ValueError("batches is empty: give at least one")
             return found
+        if isinstance(batches, (Tensor, Mapping)):
+            raise TypeError("batches is one batch: give a list of batches, [batches]")
         found = [b if isinstance(b, Mapping) else {"input_ids": b} for b in batches]
         for ids in (b.get("input_ids") for b in found):
             if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():

@@ -89,9 +89,10 @@ class Recipe:
         flags = r"(?P<fp16err>-fp16err)?(?P<tensor>-tensor)?(?P<fast>-fast)?(-scored(?P<scored>\d+(\.\d+)?(e-?\d+)?))?"
         m = re.fullmatch(known + flags, name.strip().lower()) if isinstance(name, str) else None
         if m is None or (m["mode"] and (m["std_mse"] or not m["max"])):
-            near = difflib.get_close_matches(str(name), RECIPES, n=3, cutoff=0.3)
+            shown = repr(name) if isinstance(name, (str, int, float)) else f"of type {type(name).__name__}"
+            near = difflib.get_close_matches(shown, RECIPES, n=3, cutoff=0.3)
             raise ValueError(
-                f"unknown recipe {name!r}"
+                f"unknown recipe {shown}"
                 + (f", did you mean {' or '.join(map(repr, near))}?" if near else ":")
                 + f" the named ones are {', '.join(RECIPES)}; add -fp16err, -tensor or -fast for variants"
             )

@@ -71,7 +71,8 @@ def _conversion(dtype: torch.dtype) -> str:
         return "FP8 is quantized already: decode it first, x.float() times its scale"
     if "float4" in str(dtype):
         return "it is quantized already: Quantized.from_flashinfer(x.view(torch.uint8), scales, decode_scale, recipe)"
-    return "convert with x.to(torch.float32)" + ("" if dtype == torch.float64 else ", if these are activations at all")
+    sure = "" if dtype == torch.float64 else ", if these are activations at all"
+    return f"convert with x.to(torch.float32), an array with x.astype('float32'){sure}"
 
 
 def check_finite(x: Tensor) -> None:

@@ -73,7 +73,7 @@ def _templates() -> jinja2.Environment:
 
 def written(author: str | None) -> str:
     """When a page was written, and by whom where that was said."""
-    return " · ".join([f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC", *([author] if author else [])])
+    return " · ".join([f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC", *([str(author)] if author else [])])
 
 
 def write(page: str, path: str | os.PathLike) -> Path:

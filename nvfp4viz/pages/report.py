@@ -80,6 +80,8 @@ def report(
 
 def load_report(path: str | os.PathLike) -> Sweep:
     """The Sweep inside a report; ValueError where the file is no report, is truncated or was edited."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"load_report takes a report's path, not a {type(path).__name__}")
     try:
         return packing.read(Path(path).expanduser().read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError) as error:

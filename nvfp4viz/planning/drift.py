@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..activations import as_activations
 from ..analysis import marked, versions
 from ..model import eager, outputs_of
 from ..nvfp4 import as_recipes, as_tensor
@@ -115,9 +116,10 @@ def drift(
 def drift_between(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Drift:
     """Follow how two recordings of the same tokens differ: of two engines, of trainer and server, of two kernels.
 
-    Args: a: layer -> activations [T, K], as `load` or `capture` give them, in the model's order; b: as a.
+    Args: a: layer -> activations [T, K], as `load` or `capture` give them, in the model's order, or its path; b: as a.
     Returns: Drift with `a` as what should be; layers of one recording only, and of other shapes, are in `skipped`.
     """
+    a, b = as_activations(a), as_activations(b)
     signal, error, layers = [], [], []
     skipped = {n: "it is in the second recording only" for n in b if n not in a}
     for name in a:
@@ -136,8 +138,8 @@ def drift_between(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Drift:
         signal.append(x.square().sum(-1).numpy())
         error.append((y - x).square().sum(-1).numpy())
     if not layers:
-        raise ValueError(f"the recordings have no layer in common: {', '.join(map(repr, [*a][:3]))} and "
-                         f"{', '.join(map(repr, [*b][:3]))}")  # fmt: skip
+        why = "; ".join(f"{name}: {text}" for name, text in [*skipped.items()][:3])
+        raise ValueError(f"the recordings have no layer in common that can be compared: {why}")
     return Drift(layers, np.stack(signal), np.stack(error), skipped=skipped, provenance=versions())
 
 

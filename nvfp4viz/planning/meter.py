@@ -10,7 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from ..analysis import coverage_sentence, versions
-from ..model import MODES, Decoded, Fp8, Survey, Swap, Task, check_weights, describe, eager, plan_of, quantized_already
+from ..model import (
+    MODES,
+    Decoded,
+    Fp8,
+    Survey,
+    Swap,
+    Task,
+    check_weights,
+    describe,
+    eager,
+    plan_of,
+    quantized_already,
+    unwrapped,
+)
 from ..nvfp4 import Recipe
 from .outputs import kl_interval, runs
 from .store import Store, fingerprint, text_fingerprint
@@ -33,7 +46,7 @@ class Meter:
         experts: bool = False, engine: str = "auto", resume=None, budget: int | None = None,
         progress: Callable[[int, int, str], None] | None = None,
     ):  # fmt: skip
-        if model.training:
+        if unwrapped(model).training:
             raise ValueError("the model is in training mode, where dropout alone changes its output: call model.eval()")
         self.task = Task(model, None, None)
         self.batches = self.task.batches(batches)

@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 
 from ..analysis import PARTS, PLACES, POSITIONS, Attribution, Choice
 from ..catalog import style
-from ..shown import INK, expect, shorten
-from .style import ABOVE, GUIDE, TITLE, dress, legend, legend_above, named, new_axes, percent, tint
+from ..shown import INK, expect, rounded, shorten
+from .style import ABOVE, GUIDE, TITLE, dress, legend, legend_above, named, new_axes, tint
 
 # Okabe-Ito, with hatches so that neighbours differ without colour too
 LOOKS = dict(zip(PARTS, [
@@ -80,8 +80,8 @@ def gain_histogram(choice: Choice, ax: Axes | None = None) -> Axes:
     color = style(choice.recipe)["color"]
     six, four = _merge_small(choice.gain_histogram / max(choice.blocks, 1))
     x = np.arange(len(six)) - len(six) // 2
-    ax.bar(x, six, 1.0, color=color, label=f"took 6: {percent(1 - choice.four_rate)} of blocks")
-    ax.bar(x, four, 1.0, six, color=tint(color), label=f"took 4: {percent(choice.four_rate)}")
+    ax.bar(x, six, 1.0, color=color, label=f"took 6: {rounded(1 - choice.four_rate)} of blocks")
+    ax.bar(x, four, 1.0, six, color=tint(color), label=f"took 4: {rounded(choice.four_rate)}")
     used = np.abs(x[six + four > 0])
     reach = max(used.max(initial=0), 16)
     values = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
@@ -94,7 +94,7 @@ def gain_histogram(choice: Choice, ax: Axes | None = None) -> Axes:
     ax.set_xlim(-reach - 1, reach + 1)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.3g} %")
-    wrong = f"{percent(choice.wrong_rate)} of blocks" if choice.wrong_rate else "no block"
+    wrong = f"{rounded(choice.wrong_rate)} of blocks" if choice.wrong_rate else "no block"
     title = f"Gain of 4 over 6 · {named(choice.recipe.name, choice.recipe)} · {wrong} chose the worse"
     dress(ax, title, "(error of 6 − error of 4) / block's squared signal", "share of blocks")
     legend(ax, loc="upper right")

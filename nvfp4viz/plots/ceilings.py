@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from ..analysis import CeilingDial, StaticCurve, ratio_edges, window
 from ..catalog import looks, style
 from ..nvfp4 import Recipe
-from ..shown import FAINT, INK, expect
-from .style import GUIDE, dress, legend, legend_above, log2_axis, mark, named, new_axes, percent, plain_log_ticks
+from ..shown import FAINT, INK, expect, rounded
+from .style import GUIDE, dress, legend, legend_above, log2_axis, mark, named, new_axes, plain_log_ticks
 
 
 def _families(names) -> list[tuple[dict, str]]:
@@ -111,7 +111,7 @@ def amax_ratios(dial: CeilingDial, ax: Axes | None = None, *, per_token: bool = 
         ax.annotate("", (end, y), (0, y), arrowprops={"arrowstyle": "|-|,widthA=0.3,widthB=0.3", "color": color})
         ax.plot([end, end], [0, y], color=color, linewidth=1, linestyle=(0, (3, 2)))
         beyond = dial.beyond(ceiling, per_token=per_token)
-        share = f"{percent(beyond)} of blocks" if beyond else "no block"
+        share = f"{rounded(beyond)} of blocks" if beyond else "no block"
         note = f" ceiling {ceiling:g}: normal up to {window(ceiling):,.0f}, {share} beyond"
         ax.annotate(note, (0.05, y), (0, 3), textcoords="offset points", color=color, fontsize=8.5, va="bottom")
     ax.set_ylim(0, top * (1.14 + 0.13 * len(ceilings)))

@@ -22,7 +22,7 @@ def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -
     at 6` comes from rounding the block scale down. Of a candidate 4 that saturates the last row says how often it was
     chosen all the same. Hollow marks are recipes with one scale a tensor, half-filled ones of fast arithmetic.
     """
-    stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE)
+    stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE, Stats)
     ax = ax or new_axes(7.4, 3.9)
     rows = list(RATES)[::-1]
     rates = {name: np.array([getattr(one, r) for r in rows]) for name, one in stats.items()}
@@ -86,7 +86,7 @@ def nmse_distribution(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None
     a line farther left is a better recipe, and a slow last rise means that few tokens carry the error. Where variants
     of a recipe share a line's dashes, lines carry the marks of their recipes.
     """
-    stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE)
+    stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE, Stats)
     if of not in ("token", "block"):
         raise ValueError(f'of={of!r} is neither "token" nor "block"')
     ax = ax or new_axes(7.2, 3.2)
@@ -123,7 +123,7 @@ def gains(found: list[Pair], ax: Axes | None = None) -> Axes:
     How to read it: marks on the line at zero are the same in both; left of it B is worse.
     """
     largest: dict[str, float] = {}
-    for p in found:
+    for p in expect(found, list, "a list of pairs, as nvfp4viz.analysis.pairs(a, b) of two sweeps returns"):
         largest[p.tensor] = max(largest.get(p.tensor, 0.0), abs(np.nan_to_num(p.gain_db)))
     kept = sorted(largest, key=largest.get, reverse=True)[:ROWS]
     tensors = [t for t in largest if t in kept][::-1]

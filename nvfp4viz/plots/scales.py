@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 
 from ..catalog import looks, style
 from ..nvfp4 import E2M1_MAGNITUDES, FOUR_LIMIT, Recipe, e4m3_edges
-from ..shown import FAINT, INK, expect, shorten
+from ..shown import FAINT, INK, expect, rounded, shorten
 from ..stats import Stats
-from .style import GUIDE, STATS, TITLE, dress, legend, named, new_axes, percent, tint
+from .style import GUIDE, STATS, TITLE, dress, legend, named, new_axes, tint
 
 ZERO_BAR = (-11.0, -10.2)  # where byte 0 stands on the log2 axis
 
@@ -103,8 +103,8 @@ def _saturating(choosing: list[Stats]) -> str:
     text = f"scale for 6 above {FOUR_LIMIT:.2f}: its 4 saturates"
     if not stats.n_four_saturated_chosen:
         return text
-    chosen = percent(stats.n_four_saturated_chosen / stats.n_four_saturated)
-    return f"{text}, chosen all the same in {chosen} of {percent(stats.four_saturated)} of blocks{under}"
+    chosen = rounded(stats.n_four_saturated_chosen / stats.n_four_saturated)
+    return f"{text}, chosen all the same in {chosen} of {rounded(stats.four_saturated)} of blocks{under}"
 
 
 def block_close_up(seen: dict, ax: Axes | None = None) -> Axes:
@@ -113,7 +113,7 @@ def block_close_up(seen: dict, ax: Axes | None = None) -> Axes:
     How to read it: dots are the 16 values, ticks below them what the grid can hold under a scale; each dot is
     tied to the tick it is stored as: a slanted tie is an error. The candidate in colour was kept.
     """
-    tried = seen["candidates"]
+    tried = expect(seen, dict, "what nvfp4viz.analysis.inspect_block returns")["candidates"]
     ax = ax or new_axes(7.4, 0.9 + 1.25 * len(tried))
     color = style(Recipe.parse(seen["recipe"]))["color"]
     for row, c in zip(range(len(tried))[::-1], tried, strict=True):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ..analysis import marked
 from ..nvfp4 import Recipe
-from ..shown import FAINT, INK, RULE, short, shorten
+from ..shown import FAINT, INK, RULE, shorten
 
 STATS = "Stats, as nvfp4viz.analyze(x, recipe) returns"
 TITLE = {"loc": "left", "color": INK, "fontsize": 11, "fontweight": "bold"}
@@ -97,8 +97,3 @@ def plain_log_ticks(ax: Axes) -> None:
     shown = [s for s in steps if low <= s <= high]
     ax.set_yticks(shown, [f"{s:g}" for s in shown])
     ax.minorticks_off()
-
-
-def percent(share: float) -> str:
-    """A share in two digits, which is what a figure has room for."""
-    return f"{short(100 * share, 2)} %"

@@ -14,6 +14,7 @@ from .text import (
     percent,
     printable,
     quantity,
+    rounded,
     short,
     signed,
     table,

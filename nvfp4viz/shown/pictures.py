@@ -7,7 +7,7 @@ import io
 import re
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from unicodedata import east_asian_width
 from urllib.parse import quote
@@ -25,9 +25,10 @@ from .text import NAMELESS
 INK, FAINT, RULE = "#222222", "#6B6B6B", "#D9D9D9"  # what figures are drawn in
 
 
-def expect(value, kind: type, wanted: str):
-    """The value itself; TypeError where it is of another kind, with what the figure wants."""
-    if not isinstance(value, kind):
+def expect(value, kind: type, wanted: str, of: type = object):
+    """The value itself; TypeError where it, or a value in it, is of another kind, with what the figure wants."""
+    inner = value.values() if isinstance(value, Mapping) else ()
+    if not isinstance(value, kind) or not all(isinstance(one, of) for one in inner):
         raise TypeError(f"cannot draw a {type(value).__name__}: this figure takes {wanted}")
     return value
 

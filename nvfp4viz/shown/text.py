@@ -69,6 +69,15 @@ def percent(share: float) -> str:
     return f"{fixed(100 * share, 2 if abs(share) < 0.0995 else 1)} %"
 
 
+def rounded(share: float) -> str:
+    """A share in two digits, which is what a figure has room for.
+
+    >>> rounded(0.0441), rounded(0.997), rounded(0.0)
+    ('4.4 %', '100 %', '0 %')
+    """
+    return f"{short(100 * share, 2)} %"
+
+
 def change(share: float) -> str:
     """A share by which something changed: as `percent`, with its sign.
 

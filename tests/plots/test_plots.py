@@ -19,7 +19,7 @@ from nvfp4viz.analysis import pairs, static_scale_curve
 from nvfp4viz.catalog import RATES, STYLES, looks, style
 from nvfp4viz.nvfp4 import E4M3_VALUES
 from nvfp4viz.plots import ceilings
-from nvfp4viz.plots.style import named, percent
+from nvfp4viz.plots.style import named
 
 X = synthetic("lognormal", 16, 128)
 STATS = {name: analyze(X, r, engine="reference") for name, r in RECIPES.items()}
@@ -270,7 +270,7 @@ def test_a_share_of_all_reads_so():
     from nvfp4viz import choice
 
     assert "took 6: 100 % of blocks" in _labels(plots.gain_histogram(choice(torch.ones(4, 16), "4/6-mae-448")))
-    assert [percent(v) for v in (0.0, 1e-7, 0.044, 0.997, 1.0)] == ["0 %", "1×10⁻⁵ %", "4.4 %", "100 %", "100 %"]
+    assert [shown.rounded(v) for v in (0.0, 1e-7, 0.044, 0.997, 1.0)] == ["0 %", "1×10⁻⁵ %", "4.4 %", "100 %", "100 %"]
 
 
 def test_whose_saturating_4_is_chosen_is_said_where_two_are_drawn():

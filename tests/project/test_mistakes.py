@@ -8,6 +8,8 @@ import torch
 from traitlets import TraitError
 
 import nvfp4viz
+from nvfp4viz import plots
+from nvfp4viz.analysis import attribute_all, block_at, inspect_block
 
 X = nvfp4viz.synthetic("normal", 16, 64)
 IDS = torch.zeros(2, 4, dtype=torch.int64)
@@ -47,6 +49,26 @@ MISTAKES = {
     "engine that cannot run": (lambda: nvfp4viz.explore(X, engine="flashinfer"), RuntimeError, "cannot run here"),
     "engine that cannot sweep": (lambda: nvfp4viz.sweep(X, engine="flashinfer"), RuntimeError, "cannot run here"),
     "misspelt argument": (lambda: nvfp4viz.explore(SWEEP, recipe="standard"), TypeError, "has no argument recipe"),
+    "doubles of NumPy": (lambda: nvfp4viz.analyze(np.zeros((4, 16)), "standard"), TypeError, r"x\.astype\('float32'\)"),
+    "a sweep for a report": (lambda: nvfp4viz.load_report(SWEEP), TypeError, "takes a report's path, not a Sweep"),
+    "several recipes": (lambda: nvfp4viz.analyze(X, ["standard"]), ValueError, "unknown recipe of type list: the"),
+    "engine in capitals": (lambda: nvfp4viz.sweep(X, engine="CPU"), ValueError, "'CPU', did you mean 'cpu'"),
+    "tokens below 0": (lambda: nvfp4viz.synthetic("normal", -1), ValueError, "tokens=-1 is negative"),
+    "a seed of letters": (lambda: nvfp4viz.synthetic("normal", seed="a"), TypeError, "seed='a' is no whole number"),
+    "one ceiling": (lambda: nvfp4viz.ceiling_dial(X, values=448), TypeError, "values=448: give ceilings in"),
+    "no ceiling": (lambda: nvfp4viz.ceiling_dial(X, values=()), ValueError, "give ceilings in"),
+    "one factor": (lambda: nvfp4viz.static_scale_curve(X, factors=2), TypeError, "factors=2: give positive numbers"),
+    "a factor of 0": (lambda: nvfp4viz.static_scale_curve(X, factors=(0,)), ValueError, "give positive numbers"),
+    "one batch": (lambda: nvfp4viz.impact(MODEL, IDS), TypeError, r"one batch: give a list of batches, \[batches\]"),
+    "model and batches swapped": (lambda: nvfp4viz.impact([IDS], MODEL), TypeError, "model is a list, not a torch"),
+    "tensors for recordings": (lambda: nvfp4viz.drift_between([X], [X]), TypeError, "a list: give one tensor or array"),
+    "other shapes": (lambda: nvfp4viz.drift_between({0: X}, {0: X[:3]}), ValueError, r"0: it is \[16, 64\] in one"),
+    "all tensors' statistics": (lambda: plots.nmse_distribution(SWEEP.stats), TypeError, "such as sweep.stats"),
+    "a sweep for pairs": (lambda: plots.gains(SWEEP), TypeError, "a list of pairs"),
+    "a tensor for a block": (lambda: plots.block_close_up(X), TypeError, "inspect_block returns"),
+    "a tensor to inspect": (lambda: inspect_block(X, 1.0, "standard"), ValueError, r"not of shape \[16, 64\]"),
+    "letters to inspect": (lambda: inspect_block(["a"] * 16, 1.0, "standard"), ValueError, "16 finite numbers"),
+    "amax below 0": (lambda: inspect_block([1.0] * 16, -1.0, "standard"), ValueError, "amax=-1.0 is not a finite magn"),
     "lab's engine": (lambda: nvfp4viz.lab(engine="cpuu"), ValueError, "^unknown engine 'cpuu', did you mean 'cpu'"),
 }  # fmt: skip
 
@@ -114,6 +136,24 @@ ONE_TENSOR = (
     lambda x: nvfp4viz.ceiling_dial(x, values=(448,)),
     lambda x: nvfp4viz.static_scale_curve(x, factors=(1, 2)),
 )
+
+
+def test_results_are_no_activations_and_the_message_says_who_reads_them(tmp_path):
+    nvfp4viz.report(SWEEP, tmp_path / "r.html")
+    SWEEP.save(tmp_path / "s.json")
+    with pytest.raises(ValueError, match=r"nvfp4viz.load_report\(path\) returns the Sweep"):
+        nvfp4viz.explore(tmp_path / "r.html")
+    with pytest.raises(ValueError, match=r"nvfp4viz.Sweep.load\(path\) returns the Sweep"):
+        nvfp4viz.sweep(tmp_path / "s.json")
+    nvfp4viz.report(SWEEP, tmp_path / "r.html", author=7)
+
+
+def test_recipes_by_name_and_recordings_by_path_are_taken(tmp_path):
+    assert block_at(X, 1, 2, "standard") == block_at(X, 1, 2, nvfp4viz.Recipe())
+    assert attribute_all(X, ["standard"]) == [nvfp4viz.attribute(X, "standard")]
+    np.save(tmp_path / "x.npy", X.float().numpy())
+    assert nvfp4viz.drift_between(tmp_path / "x.npy", str(tmp_path / "x.npy")).layers == ["x"]
+    assert nvfp4viz.drift_between({0: X}, {"0": X}).layers == ["0"]
 
 
 def test_a_file_of_several_tensors_is_not_one(tmp_path):
