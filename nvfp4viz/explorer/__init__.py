@@ -3,15 +3,15 @@
 import importlib
 
 from .exercise import check_answer
-from .messages import COUNTS, compact, packed, page_catalog, recipe_entry, summary, unpacked
+from .messages import COUNTS, compact, origin, packed, page_catalog, recipe_entry, summary, unpacked
 from .output import TOKENS, measured, outputs, prompts, ranking
 from .stored import or_stored, show_stored
 
 _LAZY = {"Explorer": "widget", "explore": "widget", "lab": "laboratory"}
 
 __all__ = [
-    "COUNTS", "TOKENS", "check_answer", "compact", "measured", "or_stored", "outputs", "packed", "page_catalog",
-    "prompts", "ranking", "recipe_entry", "show_stored", "summary", "unpacked", *_LAZY,
+    "COUNTS", "TOKENS", "check_answer", "compact", "measured", "or_stored", "origin", "outputs", "packed",
+    "page_catalog", "prompts", "ranking", "recipe_entry", "show_stored", "summary", "unpacked", *_LAZY,
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ def check_answer(answer, solution: Callable, *, tolerance: float = 0.02, show: b
 
     Args:
         answer:    a number, a text, a set, or a sequence of those; None: not tried yet.
-        solution:  returns the true answer; called each time, so that it is never stale.
+        solution:  returns the true answer; called where an answer is given or asked for, so that it is never stale.
         tolerance: of numbers, relative.
 
     >>> check_answer(0.4, lambda: 0.5)
@@ -20,10 +20,11 @@ def check_answer(answer, solution: Callable, *, tolerance: float = 0.02, show: b
     >>> check_answer(0.5, lambda: 0.5)
     Right: 0.5
     """
-    truth = solution()
     if answer is None and not show:
         print("No answer yet: put yours in place of None, and run this cell; show=True tells.")
-    elif show:
+        return
+    truth = solution()
+    if show:
         print(f"The answer: {_written(truth)}")
     else:
         wrong = _difference(answer, truth, tolerance)

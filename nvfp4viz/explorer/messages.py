@@ -41,6 +41,7 @@ ANSWERS = {  # name -> its fields beside kind and id, and what it says
     "block": (("stored", "inspections", "token_text"), "its own 16 values; recipe -> every step of quantizing it"),
 }
 NUMBERS = (*ERRORS, "x_amax")
+SOURCES = 8  # files that a call which loads them names
 COUNTS = ("tokens", "features", "blocks", "nonzero_blocks", "elements", "nonzero_elements")
 
 
@@ -92,10 +93,18 @@ def recipe_entry(recipe: Recipe) -> dict:
     return {"name": recipe.name, "settings": recipe.to_dict(), **style(recipe)}
 
 
-def page_catalog(names, recipes, *, skipped=None, versions=None, predicted=False) -> dict:
+def origin(provenance: dict) -> dict[str, list[str]]:
+    """What gives the same activations again: {"load": paths} or {"checkpoint": [path]}; empty where nothing does."""
+    if checkpoint := provenance.get("checkpoint"):
+        return {"checkpoint": [checkpoint]}
+    paths = [str(source["path"]) for source in provenance.get("sources", [])]
+    return {"load": paths} if 0 < len(paths) <= SOURCES else {}
+
+
+def page_catalog(names, recipes, *, skipped=None, versions=None, predicted=False, origin=None) -> dict:
     """What a page has from the start: tensors in layer order, recipes, and the tables that it draws with.
 
-    predicted: whether a KL of the output is predicted, so that tensors can be ordered by it.
+    predicted: whether a KL of the output is predicted, so that tensors can be ordered by it; origin: as by `origin`.
     """
     skipped = skipped or {}
     return {
@@ -107,6 +116,7 @@ def page_catalog(names, recipes, *, skipped=None, versions=None, predicted=False
         "numbers": [asdict(rate) for rate in RATES.values()],
         "rules": BLOCK_RULES,
         "versions": versions or {},
+        "origin": origin or {},
         "e4m3": E4M3_VALUES,
         "e2m1": E2M1_MAGNITUDES,
         "four_limit": FOUR_LIMIT,  # of a block scale for 6 above it, the one for 4 saturates

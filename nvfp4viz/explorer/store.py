@@ -30,6 +30,7 @@ class Store:
         self.recipes = {r.name: r for r in as_recipes(chosen).values()}
         self.skipped = dict(ready.skipped if ready else getattr(source, "left_out", {}))  # tensor -> why no statistics
         self.blocks = ready.blocks if ready else {}  # kept by the sweep, for a page without Python
+        self.provenance = ready.provenance if ready else {"sources": getattr(source, "sources", [])}
         self.versions = ready.provenance.get("versions", {}) if ready else versions()["versions"]
         tensors = layer_order(ready.stats if ready else source)
         self.stats: dict[str, dict[str, Stats]] = {t: {} for t in tensors}
@@ -101,6 +102,7 @@ class Store:
         """What a page has from the start."""
         predicted = any(s.kl_tokens for row in self.stats.values() for s in row.values())
         about = {"skipped": self.skipped, "versions": self.versions, "predicted": predicted}
+        about["origin"] = messages.origin(self.provenance)
         return messages.page_catalog(self.stats, self.recipes.values(), **about)
 
     def summary(self, tensors: Iterable[str]) -> dict:

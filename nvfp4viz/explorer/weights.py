@@ -36,7 +36,12 @@ def weights_sweep(checkpoint: Checkpoint, compared: Comparison | None = None) ->
         stats = {name: row for name, row in stats.items() if row}
     recipes = {name: s.recipe for row in list(stats.values())[:1] for name, s in row.items()}
     sources = [{**f, "sha256": sha256(f["path"])} for f in checkpoint.files]
-    return Sweep.of(stats, recipes, {**versions(), "sources": sources, "interrupted": False}, skipped)
+    return Sweep.of(
+        stats,
+        recipes,
+        {**versions(), "sources": sources, "checkpoint": str(checkpoint.path), "interrupted": False},
+        skipped,
+    )
 
 
 def _by_recipe(row: dict[str, Stats], stored: str) -> dict[str, Stats]:

@@ -15,7 +15,7 @@ from dataclasses import fields
 import numpy as np
 
 from ..analysis import Attribution, Sweep, block_inspections, fitting
-from ..explorer import COUNTS, compact, outputs, packed, page_catalog, recipe_entry, summary
+from ..explorer import COUNTS, compact, origin, outputs, packed, page_catalog, recipe_entry, summary
 from ..nvfp4 import Recipe
 from ..stats import Stats, plain
 
@@ -28,7 +28,7 @@ RUN_SUMS = "run_nmse"  # by its bytes
 def page_data(sweep: Sweep, output: dict | None = None) -> dict:
     """The sweep as a report holds it, JSON-ready; output: what its page shows of the model's output, not read back."""
     about = {"skipped": sweep.skipped, "versions": sweep.provenance.get("versions"), "predicted": sweep.predicted}
-    catalog = page_catalog(sweep.stats, (), **about)
+    catalog = page_catalog(sweep.stats, (), **about, origin=origin(sweep.provenance))
     catalog["recipes"] = [{**recipe_entry(r), "name": name} for name, r in sweep.recipes.items()]
     return {
         "format": FORMAT,

@@ -1,15 +1,14 @@
 // What the controls do: dials, lists, tabs and the microscope's bench.
 
 import { VIEWS } from "./skeleton.js";
-import { FROM_PAGE } from "./traits.js";
+import { pythonCode } from "./python.js";
 
-const GIVEN = { impact: "impact", frontier: "plan", drift: "drift" }; // what the page shows of the output, and who gave it
 const BLOCK_FOLLOWS = ["tensor", "rule", "under"]; // with another of these the block is picked anew
 
 export function listenToControls(page, dials, microscope) {
   page.root.addEventListener("input", ({ target }) => dragged(target, page, dials, microscope));
   page.root.addEventListener("change", ({ target }) => changed(target, page, dials));
-  page.root.addEventListener("click", ({ target }) => pressed(target.closest("button"), page, microscope));
+  page.root.addEventListener("click", ({ target }) => pressed(target.closest("button"), page, dials, microscope));
   page.one(".tabs").addEventListener("keydown", (event) => tabKey(event, page));
   for (const field of page.all(".at")) field.addEventListener("keydown", (event) => entered(event, page));
 }
@@ -56,28 +55,23 @@ function goTo(page) {
   page.later();
 }
 
-function pressed(button, page, microscope) {
+function pressed(button, page, dials, microscope) {
   if (!button) return;
   const { view, step, play } = button.dataset;
   if (view || step) page.forget();
   if (view) page.set({ view });
   else if (step) microscope.step(Number(step));
   else if (play) microscope.play(Number(play));
-  else if (button.matches(".copy")) copy(page);
+  else if (button.matches(".copy")) copy(page, dials, microscope);
   else if (button.matches(".reset")) microscope.reset();
 }
 
-// The call that shows the same in a notebook
-function copy(page) {
-  const shown = FROM_PAGE.filter((name) => page.get(name)?.length);
-  const words = shown.map((name) => `${name}=${JSON.stringify(page.get(name))}`);
-  const given = Object.entries(GIVEN).filter(([part]) => part in page.get("output"));
-  words.push(...given.map(([, name]) => `${name}=${name}`));
-  const call = `nvfp4viz.explore(activations, ${words.join(", ")})`;
-  const written = navigator.clipboard?.writeText(call) || Promise.reject(new Error("no clipboard"));
+function copy(page, dials, microscope) {
+  const code = pythonCode((name) => page.get(name), page.get("catalog"), (side) => dials.recipeOf(side), microscope.changed());
+  const written = navigator.clipboard?.writeText(code) || Promise.reject(new Error("no clipboard"));
   written.then(
     () => page.write(".copied", "copied"),
-    () => page.write(".copied", call),
+    () => page.write(".copied", code),
   );
 }
 

@@ -1,7 +1,7 @@
 // The dials of A and B. A recipe that the page does not have by its settings is asked for, one at a time.
 
 import { ONLY_4OVER6 } from "./skeleton.js";
-import { recipeName, sameSettings, studyOnly } from "../lib/recipe.js";
+import { recipeName, sameSettings, settingsOf, studyOnly } from "../lib/recipe.js";
 import { SIDES } from "../lib/sides.js";
 import { short } from "../lib/text.js";
 
@@ -21,7 +21,10 @@ export class Dials {
   }
 
   recipeOf(side) {
-    return this.cache.recipes.get(this.page.get(`recipe_${side}`));
+    const name = this.page.get(`recipe_${side}`);
+    const known = this.cache.recipes.get(name);
+    const settings = known ? null : settingsOf(name); // as an address may name one that the page makes itself
+    return settings && this.computed(settings) ? this.take(name, settings) : known;
   }
 
   turn(side, change) {
@@ -48,11 +51,16 @@ export class Dials {
 
   // A recipe that the page has no statistics of
   make(side, settings) {
-    const name = recipeName(settings);
-    const like = [...this.cache.recipes.values()].find(({ settings: s }) => isLike(s, settings));
-    this.made.add(name);
-    this.cache.recipes.set(name, { color: "#7a7a7a", dash: "", marker: "o", ...like, name, settings });
+    const { name } = this.take(recipeName(settings), settings);
     this.page.set({ [`recipe_${side}`]: name });
+  }
+
+  take(name, settings) {
+    const like = [...this.cache.recipes.values()].find(({ settings: s }) => isLike(s, settings));
+    const entry = { color: "#7a7a7a", dash: "", marker: "o", ...like, name, settings };
+    this.made.add(name);
+    this.cache.recipes.set(name, entry);
+    return entry;
   }
 
   // Back to what is recorded, when the page leaves the microscope with a recipe of its own

@@ -147,7 +147,7 @@ class Explorer {
     this.drawView(now.view, W);
     const { measured } = now;
     page.fill(".verdict", measured ? verdict(this.context) : "Not measured: only the block below is computed here.");
-    if (measured) page.write("footer", provenance(this.context));
+    page.write("footer", provenance(this.context));
     this.askSweeps(now);
     setTimeout(() => this.askAhead(now), AHEAD_MS);
     const [a, b] = now.sides;
@@ -174,7 +174,7 @@ class Explorer {
 
   sideOf(side, tensor) {
     const name = this.page.get(`recipe_${side}`);
-    const entry = this.cache.recipes.get(name);
+    const entry = this.dials.recipeOf(side);
     return { side, name, entry, stats: this.cache.stats.get(`${tensor}|${name}`) };
   }
 

@@ -80,6 +80,13 @@ export class Microscope {
     page.mark(page.one("svg.microscope"), { stage });
   }
 
+  // The block in which a value was changed, under both recipes; nothing where none is, or another view is shown
+  changed() {
+    const { look, values, page } = this;
+    if (!values || !look || page.get("view") !== "microscope") return null;
+    return { values, inspections: this.inspecting[2].map((name) => look.inspections[name]) };
+  }
+
   reset() {
     this.values = null;
     this.page.later();

@@ -1,7 +1,7 @@
 // Above the figures who wins, below them what was measured by what.
 
 import { markedName } from "../lib/recipe.js";
-import { fixed, int, num } from "../lib/text.js";
+import { fixed, int, num, quantity } from "../lib/text.js";
 
 export function verdict({ sides, gains, better, worse }) {
   const [a, b] = sides.map((s) => num(s.stats.sqnr_db));
@@ -16,16 +16,19 @@ function whoWins(gain) {
   return `<b class="b-ink">B</b> is <b>${fixed(Math.abs(gain), 3)} dB</b> ${how} than <b class="a-ink">A</b>`;
 }
 
+const sizeOf = ({ tokens, features, blocks }) =>
+  `${quantity(tokens, "token")} × ${quantity(features, "feature")}, ${quantity(blocks, "block")}`;
+
 // What was measured, by what
 export function provenance({ sides, catalog }) {
   const [a, b] = sides;
-  const { tokens, features, blocks } = a.stats;
-  const engines = new Set(sides.map((s) => s.stats.engine));
+  const measured = sides.find((s) => s.stats)?.stats;
+  const engines = new Set(sides.map((s) => s.stats?.engine ?? "this page's"));
   const installed = ["nvfp4viz", "torch"].filter((p) => catalog.versions[p]);
   return [
     `A ${markedName(a.name, a.entry.settings)}`,
     `B ${markedName(b.name, b.entry.settings)}`,
-    `${int(tokens)} tokens × ${int(features)} features, ${int(blocks)} blocks`,
+    ...(measured ? [sizeOf(measured)] : []),
     `engine ${[...engines].join(", ")}`,
     ...installed.map((p) => `${p} ${catalog.versions[p]}`),
   ].join("  ·  ");

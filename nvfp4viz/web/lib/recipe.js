@@ -32,6 +32,12 @@ export function settingsOf(name) {
   };
 }
 
+// Whether a name is of a recipe that a page computes itself, a block at a time
+export function isComputed(name) {
+  const settings = settingsOf(name);
+  return Boolean(settings && recipeName(settings) === name && E4M3.includes(settings.e4m3_max) && !settings.fast_math);
+}
+
 export const sameSettings = (p, q) => Object.keys(p).every((k) => p[k] === q[k]);
 
 const OFFERED = { true: [448, 256], false: [448] }; // ceilings that FlashInfer has, with 4over6 and without

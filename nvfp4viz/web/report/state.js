@@ -2,6 +2,7 @@
 
 import { FROM_PAGE } from "../explorer/traits.js";
 import { own } from "../lib/own.js";
+import { isComputed } from "../lib/recipe.js";
 
 const CHOICES = {
   view: ["overview", "scales", "clipping", "error", "tensors", "microscope", "output"],
@@ -15,10 +16,12 @@ const CHOICES = {
 export function stateInHash(hash, { catalog, stats }) {
   const given = new Map(new URLSearchParams(hash.replace(/^#/, "")));
   const block = (given.get("block") || "").split(",").map(Number);
+  const computes = given.get("view") === "microscope";
+  const recipe = (name) => catalog.recipes.some((r) => r.name === name) || (computes && isComputed(name));
   const allowed = {
     tensor: own(stats, given.get("tensor")),
-    recipe_a: catalog.recipes.some((r) => r.name === given.get("recipe_a")),
-    recipe_b: catalog.recipes.some((r) => r.name === given.get("recipe_b")),
+    recipe_a: recipe(given.get("recipe_a")),
+    recipe_b: recipe(given.get("recipe_b")),
     rule: own(catalog.rules, given.get("rule")),
     block: block.length === 2 && block.every((v) => Number.isInteger(v) && v >= 0),
     ...Object.fromEntries(Object.entries(CHOICES).map(([name, values]) => [name, values.includes(given.get(name))])),
@@ -43,4 +46,5 @@ export function follow(model) {
     timer = setTimeout(write, REST_MS);
   };
   for (const name of FROM_PAGE) model.on(`change:${name}`, later);
+  if (location.hash) later(); // of which a part may have been nothing that the page has
 }

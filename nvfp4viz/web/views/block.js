@@ -81,10 +81,10 @@ function blockPart(plot, inspection) {
   const named =
     place !== BLOCK_WIDE
       ? text(place.left, top + 16, name, `strong ${side}-ink`, at) +
-        text(W, top + 16, won || chose, `end ${side}-ink strong`)
+        text(W, top + 16, won || chose, `end score ${side}-ink strong`)
       : text(22, middle - 8, name, `strong ${side}-ink`, at) +
-        text(22, middle + 9, chose, "") +
-        (won && text(W, middle + 4, won, `end ${side}-ink strong`));
+        text(22, middle + 9, chose, "score") +
+        (won && text(W, middle + 4, won, `end score ${side}-ink strong`));
   return (
     text(0, middle - 5, side.toUpperCase(), `letter ${side}-ink`) +
     named +
@@ -123,17 +123,17 @@ function candidateText({ W, place, side }, inspection, k, j, y, wins) {
     const beside = place !== BLOCK_TINY; // or in the scale's place
     const what4 = unfit && !beside ? `to ${k.to}:  ${short(k.h)} saturates` : scale;
     return (
-      text(place.left, row, what4, unfit && !beside ? "warn" : wins ? "" : "soft") +
-      text(place.left + 130, row, beside ? unfit : "", "warn") +
+      text(place.left, row, what4, unfit && !beside ? "tried warn" : wins ? "tried" : "tried soft") +
+      text(place.left + 130, row, beside ? unfit : "", "tried warn") +
       text(W - 72, row, short(k.score, 4), `end score ${loud}`, at) +
-      text(W, row, what, "end soft")
+      text(W, row, what, "end score soft")
     );
   }
   return (
-    text(22, y + 4, scale, wins ? "" : "soft") +
-    text(22, y + 18, unfit, "warn") +
+    text(22, y + 4, scale, wins ? "tried" : "tried soft") +
+    text(22, y + 18, unfit, "tried warn") +
     text(W, y - 2, short(k.score, 4), `end score ${loud}`, at) +
-    text(W, y + 12, what, "end soft")
+    text(W, y + 12, what, "end score soft")
   );
 }
 
@@ -181,8 +181,8 @@ function tableRows(inspections) {
     const ink = `${SIDES[i]}-ink`;
     const letter = SIDES[i].toUpperCase();
     return [
-      { label: `${letter} decoded`, stored: decoded, ink, cls: "" },
-      { label: `${letter} error`, stored: errors, ink, cls: "soft" },
+      { label: `${letter} decoded`, stored: decoded, ink: `decoded ${ink}`, cls: "decoded" },
+      { label: `${letter} error`, stored: errors, ink: `decoded ${ink}`, cls: "decoded soft" },
     ];
   });
   return [{ label: "value", stored: inspections[0].values, ink: "label", cls: "" }, ...bySide];
