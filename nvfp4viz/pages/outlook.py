@@ -42,7 +42,8 @@ def _worst(sweep: Sweep, verdict: Verdict) -> list[dict]:
     """The inputs of the largest predicted effect: KL by recipe, in nats a token, and the share of the named one's."""
     total = verdict.outlook.predicted.get(verdict.recipe) or 1.0
     return [
-        {"tensor": t, "share": f"{sweep.stats[t][verdict.recipe].predicted_kl / total:.0%}",
+        {"tensor": t, "place": sweep.tensors.index(t),
+         "share": f"{sweep.stats[t][verdict.recipe].predicted_kl / total:.0%}",
          "kl": [f"{sweep.stats[t][n].predicted_kl:.2g}" for n in sweep.recipes]}
         for t in verdict.outlook.worst[:WORST]
     ]  # fmt: skip

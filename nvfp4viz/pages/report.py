@@ -134,7 +134,10 @@ def _subject(sweep: Sweep) -> str:
 def _worst(sweep: Sweep, best: str) -> list[dict]:
     """The tensors with the largest error under the best recipe, and what others give there."""
     order = sorted(sweep.stats, key=lambda t: sweep.stats[t][best].sqnr_db)[:WORST]
-    return [{"tensor": t, "sqnr": [fixed(s.sqnr_db) for s in sweep.stats[t].values()]} for t in order]
+    return [
+        {"tensor": t, "place": sweep.tensors.index(t), "sqnr": [fixed(s.sqnr_db) for s in sweep.stats[t].values()]}
+        for t in order
+    ]
 
 
 def _unmeasured(sweep: Sweep, impact: Impact | None) -> list[str]:

@@ -78,12 +78,24 @@ def test_a_tensor_is_chosen_everywhere_and_stays_in_the_address(opened, page):
     other = row.locator("td").first.get_attribute("title")
     row.click()
     tab.wait_for_function("t => document.querySelector('.nv4').dataset.tensor === t", arg=other)
+    worst = tab.locator(".worst tr[data-place]").first
+    worst.hover()
+    name = worst.locator("th").inner_text()
+    assert tab.locator("figure.card svg text.pointed").all_text_contents() == [name]
+    assert tab.locator("#results tr.pointed").count() == len(measured.recipes)
+    tab.locator("button[data-view=microscope]").click()
+    tab.locator(".nv4[data-view=microscope][data-block]").wait_for()
+    worst.click()  # and the microscope shows a block of that tensor, not one that it has not
+    tab.wait_for_function("t => document.querySelector('.nv4').dataset.tensor === t", arg=name)
+    tab.wait_for_function("document.querySelector('.nv4').dataset.state === 'ready'")
+    assert tab.locator("svg.microscope:visible").count() == 1 and tab.locator(".notice").inner_text() == ""
+    tab.locator("button[data-view=overview]").click()
     tab.get_by_role("tab", name="Error").click()
     tab.wait_for_function("() => location.hash.includes('view=error')")
     again = tab.context.new_page()
     again.goto(tab.url)
     again.locator(".nv4[data-view=error]").wait_for()
-    assert again.locator(".nv4").get_attribute("data-tensor") == other
+    assert again.locator(".nv4").get_attribute("data-tensor") == name
     assert tab.complaints == []
 
 

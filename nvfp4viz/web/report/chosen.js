@@ -9,22 +9,36 @@ function labelled(text) {
   return group && decodeURIComponent(group.id.slice(group.id.indexOf(MARK) + MARK.length));
 }
 
-// A click on a tensor's name or row shows it in the explorer, and what is shown there is marked everywhere.
-// `tensorOf`: the tensor of a row of the table
-export function choosable(model, names, tensorOf) {
-  const known = new Set(names);
+const PARTS = "svg text.pick, #results tbody tr, tr[data-place]";
+
+// A click on a tensor's name or row shows it in the explorer, and what is shown there is marked everywhere; so is what
+// the pointer rests on. `tensors`: their names, in order; `tensorOf`: the tensor of a row of the table
+export function choosable(model, tensors, tensorOf) {
+  const known = new Set(tensors);
   const labels = [...document.querySelectorAll("figure.card svg text")].filter((t) => known.has(labelled(t)));
   for (const label of labels) label.classList.add("pick");
-  const nameOf = (part) => (part.matches("tr") ? tensorOf(part) : labelled(part));
-  document.addEventListener("click", ({ target }) => {
-    const part = target.closest("svg text.pick, #results tbody tr");
-    if (part && known.has(nameOf(part))) model.set("tensor", nameOf(part));
-  });
+  const listed = [...document.querySelectorAll("tr[data-place]")];
   const rows = document.querySelector("#results tbody");
-  const mark = () => {
-    for (const part of [...labels, ...rows.rows]) part.classList.toggle("here", nameOf(part) === model.get("tensor"));
+  const nameOf = (part) => {
+    if (part.dataset.place) return tensors[Number(part.dataset.place)];
+    return part.matches("tr") ? tensorOf(part) : labelled(part);
   };
-  model.on("change:tensor", mark);
-  new MutationObserver(mark).observe(rows, { childList: true });
-  mark();
+  const at = ({ target }) => target.closest?.(PARTS);
+  const mark = (cls, name) => {
+    for (const part of [...labels, ...listed, ...rows.rows]) part.classList.toggle(cls, nameOf(part) === name);
+  };
+  const markShown = () => mark("here", model.get("tensor"));
+  document.addEventListener("click", (event) => {
+    const part = at(event);
+    if (!part || !known.has(nameOf(part)) || nameOf(part) === model.get("tensor")) return;
+    model.set("block", []); // one of another tensor
+    model.set("tensor", nameOf(part));
+  });
+  document.addEventListener("pointerover", (event) => {
+    const part = at(event);
+    if (part || at({ target: event.relatedTarget || document })) mark("pointed", part && nameOf(part));
+  });
+  model.on("change:tensor", markShown);
+  new MutationObserver(markShown).observe(rows, { childList: true });
+  markShown();
 }

@@ -24,7 +24,7 @@ function explore(place, data) {
   rows.sort((p, q) => order.get(p.tensor) - order.get(q.tensor));
   const tensorOf = fill(rows);
   acceptReports({ name: "this report", data });
-  choosable(model, Object.keys(data.stats), tensorOf);
+  choosable(model, catalog.tensors.map((t) => t.name), tensorOf);
 }
 
 function unreadable(place, { message }) {
