@@ -16,9 +16,10 @@ from pathlib import Path
 from markupsafe import Markup
 
 from ..analysis import versions
-from ..shown import error_text, formula
+from ..shown import error_text
 from ..web import asset
 from .document import document, fill, write, written
+from .formulas import set_aside
 from .packing import script
 from .running import differences, read, run, targets
 
@@ -78,7 +79,7 @@ def notebook_page(path: Path, *, why_not: str = "") -> str:
                 _show_as(data, _picture(data))  # there is no explorer without its statistics, but the picture of it is
             elif VIEW in data:
                 _show_as(data, "".join(_views(data[VIEW]["model_id"], state, explorers, blocks)))
-    title, aside = _title(notebook, path), _set_formulas_aside(notebook) | _fold_solutions(notebook)
+    title, aside = _title(notebook, path), set_aside(notebook) | _fold_solutions(notebook)
     exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True, embed_images=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent)}})
     for mark, html in aside.items():
@@ -95,31 +96,6 @@ def _title(notebook, path: Path) -> str:
     """The first heading, or the file's name."""
     lines = (line for c in notebook.cells if c.cell_type == "markdown" for line in c.source.splitlines())
     return next((line.lstrip("# ").strip() for line in lines if re.match(r"#+ +\S", line)), path.stem)
-
-
-# A dollar opens a formula where no blank follows, and closes it where none precedes and no digit follows
-MATH = re.compile(r"(`+)[\s\S]*?\1|\$\$([\s\S]+?)\$\$|(?<![\\$])\$(?=\S)([^$`\n]+?)(?<=\S)\$(?!\d)")
-
-
-def _set_formulas_aside(notebook) -> dict[str, str]:
-    """Put a mark in place of each formula of the prose; returns mark -> HTML that needs no script."""
-    found: dict[str, str] = {}
-
-    def mark(match: re.Match) -> str:
-        tex = match[2] or match[3]
-        if tex is None:  # code
-            return match[0]
-        svg = formula(" ".join(tex.split()))
-        name = f"nvfp4vizFormula{len(found)}e"
-        found[name] = svg or f"<code>{escape(tex)}</code>"
-        if match[2]:
-            found[name] = f'<span class="formula">{found[name]}</span>'
-        return name
-
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = MATH.sub(mark, cell.source)
-    return found
 
 
 def _fold_solutions(notebook) -> dict[str, str]:
@@ -167,7 +143,10 @@ def _views(model: str, state: dict, explorers: dict, blocks: dict[str, Markup]) 
         dials = [c for c in children if _is_dial(c, state, explorers)]
         if dials:
             yield _widget(controls=", ".join(state[d]["state"].get("description") or "one more" for d in dials))
+        titles = dict(zip(children, values.get("titles", ()), strict=False))  # of the parts of a Tab or an Accordion
         for child in children:
+            if titles.get(child):
+                yield _widget(content=titles[child])
             if child not in dials:
                 yield from _views(child, state, explorers, blocks)
     else:

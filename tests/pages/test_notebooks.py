@@ -89,6 +89,33 @@ def test_kernel_of_another_machine_output_widget_formula_title_and_a_failure(tmp
     assert "<code>\\nope{x}</code>" in html
 
 
+def test_formulas_of_outputs_and_of_environments_are_set(tmp_path):
+    prose = """\\begin{align}
+a &= b \\\\
+c &= \\frac{1}{2} \\label{half}
+\\end{align}
+
+$$\\begin{aligned} x &= y \\\\ y &= z \\end{aligned}$$ and $\\begin{matrix} 1 \\end{matrix}$"""
+    code = """from IPython.display import Latex, Markdown, Math, display
+display(Math(r"\\sqrt{2}"), Latex(r"a < b and $\\alpha$"), Markdown(r"**bold** $\\beta$, `$code$`"))"""
+    path = _notebook(tmp_path / "n.ipynb", new_markdown_cell(prose), new_code_cell(code))
+    html = notebook_page(path).partition("<article")[2].partition("</article>")[0]
+    names = re.findall('aria-label="([^"]*)"', html)
+    assert names == ["a = b", "c = \\frac{1}{2}", "x = y", "y = z", "\\sqrt{2}", "\\alpha", "\\beta"]
+    assert "<code>\\begin{matrix} 1 \\end{matrix}</code>" in html and "a &lt; b and <svg" in html
+    assert "<strong>bold</strong>" in html and "<code>$code$</code>" in html and "\\label" not in html
+
+
+def test_parts_of_a_tab_have_their_titles(tmp_path):
+    code = """import ipywidgets
+t = ipywidgets.Tab([ipywidgets.HTML("<i>one</i>"), ipywidgets.Label("two")])
+t.titles = ["first <b>", "second"]
+t"""
+    html = notebook_page(_notebook(tmp_path / "n.ipynb", new_code_cell(code)))
+    shown = re.findall("<div>(first &lt;b&gt;|<i>one</i>|second|two)</div>", html)
+    assert shown == ["first &lt;b&gt;", "<i>one</i>", "second", "two"]
+
+
 def test_the_page_of_a_notebook_that_does_not_run_says_why_and_shows_what_it_holds(tmp_path, capsys):
     view = {VIEW: {"model_id": "gone"}, "image/png": "iVBORw0KGgo=", "text/plain": "Explorer(x)"}
     shown = new_output("display_data", data=view)
