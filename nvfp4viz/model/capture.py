@@ -37,7 +37,7 @@ class Capture(Observer):
     def _attach(self, model, choice) -> None:
         super()._attach(model, choice)
         if self.gradients is not None:
-            self._undo.enter_context(self.gradients.attached(model))
+            self._undo.enter_context(self.gradients.attached(model, choice))
 
     def __enter__(self) -> Capture:
         with contextlib.ExitStack() as stack:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..engine import feel
 from ..nvfp4 import Recipe, Tokens
+from .choose import Choice
 from .inputs import logits_of
 from .seen import Seen
 
@@ -38,10 +39,11 @@ class Gradients:
         self.problem: str | None = None  # why there are none
         self._generators: dict = {}
         self._watched: dict[tuple, list] = {}  # (tensor, rows) -> [Seen, labels of this call, summed g^2]
+        self._views: dict[tuple, tuple[Tensor, Tensor]] = {}  # tensor and version -> itself, what observed layers read
         self._hooks: list = []  # on those tensors; each holds its tensor until it is removed
 
     @contextlib.contextmanager
-    def attached(self, model: nn.Module):
+    def attached(self, model: nn.Module, choice: Choice):
         """Calls of the model go forward with gradients of activations, and back again."""
         frozen = [p for p in model.parameters() if p.requires_grad]
         with contextlib.ExitStack() as undo:
@@ -51,6 +53,10 @@ class Gradients:
             for module in model.modules():
                 if isinstance(module, nn.Embedding):
                     undo.callback(module.register_forward_hook(_grown).remove)
+            for w in choice.observed:
+                if w.is_called:
+                    hook = w.module.register_forward_pre_hook(self._alone, prepend=True, with_kwargs=True)
+                    undo.callback(hook.remove)
             undo.callback(self._let_go)
             undo.callback(model.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
             undo.callback(model.register_forward_hook(self._leave, with_kwargs=True, always_call=True).remove)
@@ -77,9 +83,27 @@ class Gradients:
         self._hooks.append(seen.given.register_hook(hook))
         return True
 
+    def _alone(self, module, args, kwargs):
+        """A layer's input as a view that only observed layers read.
+
+        Others may read the same tensor, as routers and experts do beside a shared expert, and quantizing this input
+        leaves them as they are.
+        """
+        with torch._C.DisableTorchFunction():
+            return tuple(map(self._view, args)), {name: self._view(value) for name, value in kwargs.items()}
+
+    def _view(self, value):
+        if not isinstance(value, Tensor) or not value.requires_grad or not torch.is_grad_enabled():
+            return value
+        key = id(value), value._version
+        if key not in self._views:  # q_proj, k_proj and v_proj have one
+            self._views[key] = value, value.view_as(value)
+        return self._views[key][1]
+
     def _let_go(self) -> None:
         """No tensor of a call is held after this."""
         self._watched.clear()
+        self._views.clear()
         while self._hooks:
             self._hooks.pop().remove()
 

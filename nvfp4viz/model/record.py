@@ -65,7 +65,7 @@ class Recorder(Observer):
     def _attach(self, model, choice) -> None:
         super()._attach(model, choice)
         if self.gradients is not None:
-            self._undo.enter_context(self.gradients.attached(model))
+            self._undo.enter_context(self.gradients.attached(model, choice))
 
     def take(self, seen):
         if self.gradients is not None:

@@ -151,16 +151,22 @@ def _shape(module: nn.Module, tensor) -> tuple[int, ...]:
     return packed if all(isinstance(n, int) for n in packed) else tuple(tensor.shape)
 
 
-def _with_routers(weights: list[Weight]) -> list[Weight]:
-    """With gates marked that sit beside the experts they choose among: as many outputs as there are experts."""
-    experts: dict[str, int] = {}  # path of a block of experts -> how many
+def blocks_of(weights: list[Weight]) -> dict[str, int]:
+    """Modules that hold experts, by path, and how many they hold: what routes to them is beside them, or in there."""
+    found: dict[str, int] = {}
     for w in weights:
         match = re.match(r"(.*?)\.?experts\.(\d+)\.", w.name)
         if match:
-            experts[match[1]] = max(experts.get(match[1], 0), int(match[2]) + 1)
+            found[match[1]] = max(found.get(match[1], 0), int(match[2]) + 1)
         elif w.kind == "stack":
             owner = w.name if w.attribute == "weight" else w.name.rpartition(".")[0]
-            experts[owner.rpartition(".")[0]] = w.experts
+            found[owner.rpartition(".")[0]] = w.experts
+    return found
+
+
+def _with_routers(weights: list[Weight]) -> list[Weight]:
+    """With gates marked that sit beside the experts they choose among: as many outputs as there are experts."""
+    experts = blocks_of(weights)
     children: dict[str, set[str]] = {}
     for w in weights:
         block, _, last = w.name.rpartition(".")

@@ -1,10 +1,11 @@
 """Does the predicted KL find the inputs that matter? Each input quantized alone, in float32, against its prediction.
 
-    python tests/benchmarks/sensitivity_against_measured.py [--tokens 3328] [--small 256] [--write]
+    python tests/benchmarks/sensitivity_against_measured.py [--tokens 8192] [--small 256] [--write]
 
-Always the toy mixture in data/, every expert apart; after `make model` SmolLM2-135M too, on --small tokens (a pass an
-input: minutes). In a mixture of experts each input is measured a second time with every token's experts held, as a
-gradient sees it. --write puts the table into docs/verdict.md.
+Always the toy mixture in data/ on its short text, every expert apart; after `make model` on --tokens of a longer text,
+too, and SmolLM2-135M on --small tokens (a pass an input: minutes; 0 leaves it out). In a mixture of experts each input
+is measured a second time with every token's experts held, as gradients alone see it. --write puts the table into
+docs/verdict.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from nvfp4viz.planning.predict import rank_correlation, share_found
 
 ROOT = Path(__file__).parents[2]
 TOY, SMALL = ROOT / "data" / "toy-qwen3-moe", ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.gguf"
-TEXT = ROOT / "data" / "alice.txt"
+TEXT, LONG = ROOT / "data" / "alice.txt", SMALL.with_name("alice.txt")
 LEVEL = "standard"  # the recipe by which the level is measured; another one is predicted
 COLUMNS = [
     "model", "experts of a token", "inputs", "Spearman", "of the ten worst, found",
@@ -59,16 +60,16 @@ class Routing:
         return logits, (scores / scores.sum(-1, keepdim=True)).to(logits.dtype), experts
 
 
-def rows(name: str, path: Path, text: Path, tokens: int, length: int, recipe: str) -> list[list[str]]:
+def rows(name: str, path: Path, text: str, tokens: int, length: int, recipe: str) -> list[list[str]]:
     """A row for what is measured as it runs, and one with experts held where there are experts."""
     model, tokenizer = load_model(path, dtype=torch.float32)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    found = batches(tokenizer, text.read_text(encoding="utf-8"), tokens, length, size=max(1, 4096 // length))
+    found = batches(tokenizer, text, tokens, length, size=max(1, 4096 // length))
     given = [ids.to(model.device) for ids in found]
     name += f", {sum(ids.numel() for ids in given):,} tokens"
     found = nvfp4viz.sensitivity(model, given, [LEVEL, recipe])
     inputs = {n: layers for n, layers in found.names.items() if n not in found.apart}
-    guess, total = [found.kl(n, recipe) for n in inputs], found.total(recipe)
+    total, alone = found.total(recipe), found.together(recipe) / found.tokens
     routing, shown = Routing(model), []
     before = _log_probabilities(model, given)
 
@@ -80,17 +81,18 @@ def rows(name: str, path: Path, text: Path, tokens: int, length: int, recipe: st
         return float(torch.cat(changes).mean())
 
     for hold in (False, True)[: 1 + routing.routed]:
-        measured = []
+        guess = [found.nats[n][recipe] / found.tokens if hold else found.kl(n, recipe) for n in inputs]
+        predicted, measured = (alone if hold else total), []
         for modules in (*map(list, inputs.values()), None):
             routing.start(hold)
             measured.append(kl(modules))
-        *alone, whole = measured
+        *single, whole = measured
         how = "" if not routing.routed else "held" if hold else "as they come"
-        shown.append([name, how, str(len(inputs)), f"{rank_correlation(guess, alone):.3f}",
-                      f"{10 * share_found(guess, alone):.0f}",
-                      f"{_of_ten(guess, alone) / _of_ten(alone, alone):.2f}", f"{sum(guess) / sum(alone):.2f}",
-                      f"{total:.4f} / {whole:.4f} = {total / whole:.2f}",
-                      f"{total / found.level / whole:.2f}"])  # fmt: skip
+        shown.append([name, how, str(len(inputs)), f"{rank_correlation(guess, single):.3f}",
+                      f"{10 * share_found(guess, single):.0f}",
+                      f"{_of_ten(guess, single) / _of_ten(single, single):.2f}",
+                      f"{sum(guess) / sum(single):.2f}", f"{predicted:.4f} / {whole:.4f} = {predicted / whole:.2f}",
+                      f"{alone / whole:.2f}"])  # fmt: skip
         print(" | ".join(shown[-1]), flush=True)
     return shown
 
@@ -108,15 +110,18 @@ def _log_probabilities(model, given) -> list[torch.Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=3328, help="that the toy mixture reads (default 3328)")
+    parser.add_argument("--tokens", type=int, default=8192, help="that the toy mixture reads of it (default 8192)")
     parser.add_argument("--small", type=int, default=256, help="that SmolLM2-135M reads (default 256)")
     parser.add_argument("--recipe", default="4/6-mse-256")
     parser.add_argument("--write", action="store_true", help="put the table into docs/verdict.md")
     given = parser.parse_args()
-    found = rows("toy mixture", TOY, TEXT, given.tokens, 128, given.recipe)
-    if SMALL.exists():
-        text = SMALL.with_name("alice.txt")
-        found += rows("SmolLM2-135M", SMALL, text, given.small, 128, given.recipe)
+    short = TEXT.read_text(encoding="utf-8")
+    found = rows("toy mixture", TOY, short, 3328, 128, given.recipe)
+    if LONG.exists():
+        text = LONG.read_text(encoding="utf-8")
+        found += rows("toy mixture, other text", TOY, text[len(short) :], given.tokens, 128, given.recipe)
+        if given.small:
+            found += rows("SmolLM2-135M", SMALL, text, given.small, 128, given.recipe)
     caption = f"`{given.recipe}`, float32, each input quantized alone, one draw of labels a token; level of `{LEVEL}`:"
     put("verdict.md", "sensitivity_against_measured", Table(caption, COLUMNS, found), write=given.write)
 

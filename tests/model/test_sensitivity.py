@@ -1,8 +1,10 @@
 """Predicted KL against its definition worked out by hand, and against what quantizing does to the output."""
 
 import gc
+import math
 import sys
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 import nvfp4viz
 from nvfp4viz import RECIPES, impact, quantize, record, sensitivity
 from nvfp4viz.engine import feel, weighted_errors
+from nvfp4viz.model import Sensitivity
 from nvfp4viz.nvfp4 import Tokens
 
 V, K = 29, 64
@@ -123,6 +126,112 @@ def test_the_level_and_the_order_are_those_of_the_measured_kl():
     assert sorted(measured, key=measured.get) == sorted(measured, key=lambda n: found.kl(n, "4/6-mse-256"))
     whole = float(impact(model, batches, ["4/6-mse-256"]).table()["kl"][1])
     assert found.total("4/6-mse-256") == pytest.approx(whole, rel=0.15)
+
+
+class Routed(nn.Module):
+    """Two blocks of two experts each, of which a token has one; experts are layers, or one parameter."""
+
+    def __init__(self, fused=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.norm = nn.Embedding(V, K), nn.LayerNorm(K)
+        self.mix = nn.ModuleList(nn.Linear(K, K, bias=False) for _ in range(2))
+        self.blocks = nn.ModuleList(Block(fused) for _ in range(2))
+        self.lm_head = nn.Linear(K, V, bias=False)
+        self.eval()
+
+    def forward(self, input_ids):
+        x = self.embed(input_ids)
+        for mix, block in zip(self.mix, self.blocks, strict=True):
+            x = x + mix(self.norm(x))
+            x = x + block(self.norm(x))
+        return 3 * self.lm_head(self.norm(x))
+
+
+class Block(nn.Module):
+    def __init__(self, fused):
+        super().__init__()
+        self.gate, self.shared_expert = nn.Linear(K, 2, bias=False), nn.Linear(K, K, bias=False)
+        self.experts = Stack() if fused else nn.ModuleList(Expert() for _ in range(2))
+
+    def forward(self, x):
+        rows, out = x.reshape(-1, K), self.shared_expert(x).reshape(-1, K)
+        picked = self.gate(rows).argmax(-1)
+        for e, expert in enumerate(self.experts if isinstance(self.experts, nn.ModuleList) else self.experts.each()):
+            mine = (picked == e).nonzero().flatten()
+            out = out.index_add(0, mine, expert(rows[mine]))
+        return out.reshape(x.shape)
+
+
+class Expert(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up_proj = nn.Linear(K, K, bias=False)
+
+    def forward(self, x):
+        return self.up_proj(x)
+
+
+class Stack(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up_proj = nn.Parameter(torch.stack([nn.Linear(K, K, bias=False).weight.detach() for _ in range(2)]))
+
+    def each(self):
+        return [lambda x, e=e: nn.functional.linear(x, self.up_proj[e]) for e in range(2)]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_inputs_know_the_routers_behind_them(fused):
+    found = sensitivity(Routed(fused), [ids(4, 64)], ["standard", "4/6-mse-256"])
+    experts = {b: [f"blocks.{b}.experts.{e}.up_proj" for e in range(2)] for b in range(2)}
+    want = {"mix.0": 1, "mix.1": 0.5, "blocks.0.shared_expert": 0.5, "blocks.1.shared_expert": 0, "lm_head": 0}
+    want |= dict.fromkeys(experts[0], 0.5) | dict.fromkeys(experts[1], 0)
+    assert {n: found.behind[n] for n in want} == want
+    assert found.part == 0.5 and found.checked[1] > found.checked[0]
+    assert found.kl("mix.0", "standard") > found.nats["mix.0"]["standard"] / found.tokens
+    assert found.kl("lm_head", "standard") == found.nats["lm_head"]["standard"] / found.tokens
+    table = found.table().set_index(["tensor", "recipe"])
+    assert table.loc[("mix.0", "standard"), "predicted_kl"] == found.kl("mix.0", "standard")
+    dense = sensitivity(Model(), [ids()], ["standard"])
+    assert dense.part == 1 and not dense.behind
+
+
+def test_what_routers_add_is_split_by_the_size_of_errors_and_adds_over_batches():
+    """By hand: 16 nats by other experts, 4 of them at a quarter of the error, where gradients say 1 + 1/16."""
+    nats = {"first": {"a": 4.0, "b": 1.0}, "second": {"a": 12.0, "b": 3.0}, "last": {"a": 1.0, "b": 1.0}}
+    behind = {"first": 1.0, "second": 0.5, "last": 0.0}
+    names = {n: (n,) for n in nats}
+    recipes = {"a": RECIPES["4/6-mse-256"], "b": RECIPES["4/6-mse-448"]}
+    found = Sensitivity(recipes, nats, 1, names, checked=(17 / 16, 4 + 17 / 16), part=0.25, behind=behind)
+    assert found.total("a") == pytest.approx(17 + 16)  # what is beyond the squares grows with the error: four times 4
+    assert found.total("b") == pytest.approx(5 + 8)  # a quarter of the squares before routers, half of the error
+    assert found.kl("first", "a") == pytest.approx(4 + 16 * math.sqrt(4 / 16))
+    assert found.kl("second", "a") == pytest.approx(12 + 16 * math.sqrt(12 / 16) / 2)
+    assert found.kl("last", "a") == 1 and found.worst("a") == ["second", "first", "last"]
+    both = found + found
+    assert both.kl("first", "b") == pytest.approx(found.kl("first", "b")) and both.total("b") == found.total("b")
+    unmeasured = replace(found, checked=(0.0, 0.0))
+    assert unmeasured.kl("first", "a") == 4 and unmeasured.total("a") == 17
+    assert (found + unmeasured).total("a") == pytest.approx(found.total("a"))  # the rate that was seen holds for all
+    assert replace(found, checked=(17 / 16, 1.0)).total("a") == 17  # by chance less than gradients say
+    with pytest.raises(ValueError, match="do not add"):
+        found + replace(found, part=1.0)
+
+
+def test_a_gradient_is_of_the_layers_that_are_quantized_alone():
+    """A router and a residual path read the same tensor as `up`; quantizing its input leaves theirs as it is."""
+
+    class Beside(Model):
+        def forward(self, input_ids):
+            h = self.norm(self.embed(input_ids))
+            return 3 * self.lm_head(self.norm(torch.relu(self.up(h)) + 3 * h))
+
+    model, batches = Beside(), [ids(8, 64, s) for s in range(3)]
+    measured = impact(model, batches, ["standard"], modules=["up"]).table()["kl"][1]
+    for modules in (None, "up"):
+        found = sensitivity(model, batches, ["standard"], modules=modules, draws=4)
+        assert found.kl("up", "standard") == pytest.approx(measured, rel=0.25)
 
 
 def test_batches_add_and_a_seed_repeats():
