@@ -16,7 +16,7 @@ BOOK = {  # words of these pages that reports do without
     "block": "16 neighbouring values of a token, which share one E4M3 scale",
     "candidate": "one way to scale a block: its largest value to 6, or under 4over6 to 4",
     "decode scale": "what multiplies elements and block scales when decoding; the encode scale is its reciprocal",
-    "engine": "who computes: FlashInfer, or a kernel or program here that gives the same bits",
+    "engine": "who computes: FlashInfer, or a kernel or program here that is meant to give the same bits",
     "fc1, fc2": "the inputs of the two products of an expert: the hidden state (gate and up), and what goes into down",
     "fp16 scores": "FlashInfer's quicker way to compare the two candidates of a block, in scaled units",
     "frontier": "sets of layers kept in higher precision, from none to all, each with its measured effect and price",

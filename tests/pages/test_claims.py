@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,6 +163,18 @@ def test_a_comparison_marks_recipes_to_study():
     both = [sweep({"x": x}, {"mine": Recipe(300, four_over_six=True)}, engine="cpu") for x in (X, X * 1.5 + 1)]
     page = written(compared(*both))
     assert page.count('class="study"') == 2  # in the table by recipe, and in the list of what changed
+
+
+def test_whose_bits_were_compared_is_said_wherever_bits_are_claimed():
+    """Stock kernels on Blackwell and the CuTe-DSL backend were read: nothing may be claimed of all engines."""
+    root = Path(__file__).parents[2]
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        assert not re.search(r"(?i)\b(all|every) engines? (gives?|has|have|equals?|are|is) ", text), page
+        assert not re.search(r"bits? of a Blackwell", text), page
+    for page in ("README.md", "docs/engines.md"):
+        text = " ".join((root / page).read_text(encoding="utf-8").split())
+        assert re.search("stock kernels on Blackwell and its CuTe-DSL backend were read, not run", text), page
 
 
 def test_two_reports_are_compared_from_the_command_line(measured, tmp_path):
