@@ -17,6 +17,7 @@ from ..engine import feel
 from ..nvfp4 import Recipe, Tokens
 from .choose import Choice
 from .inputs import logits_of
+from .rows import attention_mask
 from .seen import Seen
 
 CHUNK = 256  # rows of logits at a time
@@ -129,7 +130,7 @@ class Gradients:
             return
         try:
             with torch._C.DisableTorchFunction():
-                self._back(logits, _counted(logits, kwargs))
+                self._back(logits, _counted(logits, attention_mask(module, args, kwargs)))
                 self._add()
         except (torch.cuda.OutOfMemoryError, MemoryError):
             self.problem = OUT_OF_MEMORY
@@ -212,12 +213,15 @@ def _started(value):
     return value.detach().requires_grad_().clone() if fits else value
 
 
-def _counted(logits: Tensor, kwargs: dict) -> Tensor:
-    """bool [B, T]: predictions of a token that follows; those after the last token, and of padding, do not count."""
+def _counted(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """bool [B, T]: a token's prediction of one that follows; those after the last token, and by padding, do not count.
+
+    mask: bool [B, T] of what is no padding.
+    """
     counts = torch.ones(logits.shape[:-1], dtype=torch.bool, device=logits.device)
-    mask = kwargs.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.shape == counts.shape:
-        counts[..., :-1] = mask[..., 1:].bool()
+    if mask is not None and mask.shape == counts.shape:
+        counts &= mask.to(counts.device)
+        counts[..., :-1] &= counts[..., 1:].clone()
     if counts.ndim > 1 and counts.shape[-1] > 1:
         counts[..., -1] = False
     return counts

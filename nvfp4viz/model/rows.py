@@ -62,7 +62,7 @@ class Mask:
         mask = None
         try:
             if self._given is None:
-                mask = _attention_mask(module, args, kwargs)
+                mask = attention_mask(module, args, kwargs)
             elif not self._stack:
                 mask = self._given(args, kwargs) if callable(self._given) else self._given
             mask = None if mask is None or bool(mask.all()) else mask.bool()
@@ -147,7 +147,7 @@ def _takes_mask(module: nn.Module) -> bool:
     return "attention_mask" in names and bool({"input_ids", "inputs_embeds"} & set(names))
 
 
-def _attention_mask(module: nn.Module, args, kwargs) -> Tensor | None:
+def attention_mask(module: nn.Module, args, kwargs) -> Tensor | None:
     """bool [B, T] of the tokens of this call: the last T columns, where a cache holds those before."""
     mask = kwargs.get("attention_mask")
     ids = next((kwargs[n] for n in ("input_ids", "inputs_embeds") if kwargs.get(n) is not None), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,7 +20,7 @@ from .inputs import eager, logits_of
 from .presets import MODES, plan_of
 from .routers import Routers
 from .swap import Swap, decoded
-from .task import Task
+from .task import Task, describe
 
 HELD = 1 << 30  # bytes of logits kept for the level; beyond, the model runs once more as it is
 PART = 0.5  # of the error, at which a model with routers is measured: less is noisier, more is not what one input does
@@ -200,6 +200,12 @@ def sensitivity(
     named, batches = as_recipes(recipes), list(batches)
     if not named or not batches:
         raise ValueError(f"{len(named)} recipes and {len(batches)} batches: at least one of both")
+    for batch in batches:
+        if not isinstance(batch, Mapping) and not (isinstance(batch, Tensor) and batch.ndim > 1):
+            raise TypeError(
+                f"a batch is {describe(batch)}: give token ids, int [B, T], as a tokenizer makes of text, or a dict of "
+                "the model's arguments"
+            )
     found, before = _predicted(model, batches, named, modules, Gradients(list(named.values()), draws, seed, engine),
                                HELD if level else 0, progress)  # fmt: skip
     return _at_level(found, model, batches, before, modules, engine) if level else found
@@ -232,7 +238,7 @@ def _run(model: nn.Module, batches: list, gradients: Gradients, room: int, progr
     for done, batch in enumerate(batches):
         if progress:
             progress(done, len(batches), "")
-        given = dict(batch) if isinstance(batch, dict) else {"input_ids": batch}
+        given = dict(batch) if isinstance(batch, Mapping) else {"input_ids": batch}
         try:
             out = model(given.pop("input_ids"), **given) if "input_ids" in given else model(**given)
         except torch.cuda.OutOfMemoryError as error:

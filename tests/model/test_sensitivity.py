@@ -265,6 +265,20 @@ def test_padding_has_no_say():
     assert padded.tokens == 39 + 24
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_padding_before_a_sequence_has_no_say(named):
+    model, batch = Model(), ids(2, 40)
+    mask = torch.ones_like(batch)
+    mask[1, :25] = 0
+    args, kwargs = ((batch,), {"attention_mask": mask}) if named else ((batch, mask), {})
+    with torch.no_grad(), record(model, sensitivity=True, recipes=["standard"]) as recorder:
+        model(*args, **kwargs)
+    assert recorder.gradients.tokens == 39 + 14  # a token of padding predicts nothing
+    if named:
+        batches = [{"input_ids": batch, "attention_mask": mask}]
+        assert sensitivity(model, batches).tokens == 39 + 14 == impact(model, batches, ["standard"]).tokens
+
+
 @pytest.mark.parametrize("grad", [True, False])
 def test_recording_predicts_in_passing(grad):
     model, batch = Model(), ids()
@@ -300,6 +314,8 @@ def test_what_has_no_gradient_is_said():
         sensitivity("model", [batch])
     with pytest.raises(ValueError, match="0 batches"):
         sensitivity(model, [])
+    with pytest.raises(TypeError, match=r"a batch is a tensor \[48\]: give token ids, int \[B, T\]"):
+        sensitivity(model, batch)  # not in a list: its rows are taken for batches
 
     class Packed(nn.Module):
         def __init__(self):
