@@ -197,18 +197,24 @@ def sensitivity(
         raise TypeError(f"model is a {type(model).__name__}, not a torch.nn.Module")
     if model.training:
         raise ValueError("the model is in training mode, where dropout alone changes its output: call model.eval()")
-    named, batches = as_recipes(recipes), list(batches)
+    named, batches = as_recipes(recipes), _checked(batches)
     if not named or not batches:
         raise ValueError(f"{len(named)} recipes and {len(batches)} batches: at least one of both")
-    for batch in batches:
+    found, before = _predicted(model, batches, named, modules, Gradients(list(named.values()), draws, seed, engine),
+                               HELD if level else 0, progress)  # fmt: skip
+    return _at_level(found, model, batches, before, modules, engine) if level else found
+
+
+def _checked(batches: Iterable) -> list:
+    """The batches as a list; TypeError for what is none."""
+    found = list(batches)
+    for batch in found:
         if not isinstance(batch, Mapping) and not (isinstance(batch, Tensor) and batch.ndim > 1):
             raise TypeError(
                 f"a batch is {describe(batch)}: give token ids, int [B, T], as a tokenizer makes of text, or a dict of "
                 "the model's arguments"
             )
-    found, before = _predicted(model, batches, named, modules, Gradients(list(named.values()), draws, seed, engine),
-                               HELD if level else 0, progress)  # fmt: skip
-    return _at_level(found, model, batches, before, modules, engine) if level else found
+    return found
 
 
 def _predicted(model, batches: list, named: dict, modules, gradients: Gradients, room: int, progress):
