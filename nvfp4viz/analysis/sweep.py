@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 
 from torch import Tensor
@@ -71,7 +71,7 @@ class Sweep(Saved):
         records = {t: Record(row, split.get(t, {}), kept.get(t, {})) for t, row in stats.items()}
         return cls(records, recipes, provenance or {}, skipped or {})
 
-    @property
+    @cached_property
     def stats(self) -> dict[str, dict[str, Stats]]:
         """tensor -> recipe's name -> Stats"""
         return {tensor: record.stats for tensor, record in self.records.items()}

@@ -30,6 +30,7 @@ def page_data(sweep: Sweep, output: dict | None = None) -> dict:
     about = {"skipped": sweep.skipped, "versions": sweep.provenance.get("versions"), "predicted": sweep.predicted}
     catalog = page_catalog(sweep.stats, (), **about, origin=origin(sweep.provenance))
     catalog["recipes"] = [{**recipe_entry(r), "name": name} for name, r in sweep.recipes.items()]
+    fast = {name: recipe for name, recipe in sweep.recipes.items() if recipe.fast_math}  # the page computes the others
     return {
         "format": FORMAT,
         "catalog": catalog,
@@ -44,7 +45,7 @@ def page_data(sweep: Sweep, output: dict | None = None) -> dict:
         "attributions": {t: {n: a.to_dict() for n, a in row.items()} for t, row in sweep.attributions.items()},
         "blocks": sweep.blocks,
         "output": outputs(sweep.stats) if output is None else output,
-        "inspections": {t: block_inspections(kept["blocks"], sweep.recipes) for t, kept in sweep.blocks.items()},
+        "inspections": {t: block_inspections(kept["blocks"], fast) for t, kept in sweep.blocks.items()} if fast else {},
     }  # fmt: skip
 
 

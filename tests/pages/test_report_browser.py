@@ -238,7 +238,7 @@ def test_hostile_names_do_nothing(opened, tmp_path):
     )
     found.provenance["sources"] = [{"path": n, "sha256": n, "metadata": {n: n, "model": n}} for n in HOSTILE.values()]
     tab = opened(report(found, tmp_path / "r.html"))
-    names = [compactly(n) for n in HOSTILE.values()]
+    names = [compactly(n) or "(no name)" for n in HOSTILE.values()]
     for i in range(tab.locator("select.tensor option").count()):
         tab.locator("select.tensor").select_option(index=i)
         tab.wait_for_function("i => document.querySelector('select.tensor').selectedIndex === i", arg=i)

@@ -71,7 +71,7 @@ function blockAnswer({ catalog, blocks, inspections }, { tensor, recipes, block,
   const at = kept ? Object.keys(kept).indexOf(block.join()) : -1;
   if (at < 0) return null;
   const { values: stored, token_text, token_amax, tensor_amax } = kept[block.join()];
-  const packed = inspections[tensor][at];
+  const packed = own(inspections, tensor)?.[at]; // of recipes that the page does not compute
   const byName = (name) => catalog.recipes.find((r) => r.name === name);
   const seen = recipes.map((name) => {
     const inFile = own(packed, name);
