@@ -58,6 +58,20 @@ def test_nothing_is_wider_than_the_window(opened, width, scheme):
     assert tab.complaints == []
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_that_is_read_from_the_right(opened, width):
+    """As a browser's translation into Arabic or Hebrew makes it: nothing leaves the window, no letter its picture."""
+    tab = opened(viewport={"width": width, "height": 800})
+    outside = """() => [...document.querySelectorAll('main figure.card svg text')].filter((e) => {
+        const [text, picture] = [e.getBoundingClientRect(), e.closest('svg').getBoundingClientRect()];
+        return text.left < picture.left - 2 || text.right > picture.right + 2;
+    }).map((e) => e.textContent)"""
+    before = tab.evaluate(outside)  # what a picture clips
+    tab.evaluate("document.documentElement.dir = 'rtl'")
+    assert tab.evaluate(outside) == before
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width and tab.evaluate(WIDER) == []
+
+
 def test_letters_of_figures_can_be_read_on_a_phone(opened):
     tab = opened(viewport={"width": 360, "height": 800})
     heights = tab.eval_on_selector_all(
