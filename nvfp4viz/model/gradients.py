@@ -117,11 +117,20 @@ class Gradients:
         torch.set_grad_enabled(True)
         return tuple(map(_started, args)), {name: _started(value) for name, value in kwargs.items()}
 
-    def _leave(self, module, args, kwargs, output) -> None:
+    def _leave(self, module, args, kwargs, output):
+        """Go back, and hand the output on as the call without gradients would: nothing of the graph leaves."""
         torch.set_grad_enabled(self._before)
-        if output is None or self.problem:  # the call failed
-            return
-        logits = logits_of(output)
+        if output is None:  # the call failed
+            return None
+        with torch._C.DisableTorchFunction():
+            if not self.problem:
+                self._went(attention_mask(module, args, kwargs), logits_of(output))
+            self._let_go()
+            for value in (*args, *kwargs.values()):  # a cache, which the next call is given
+                without_graph(value)
+            return without_graph(output)
+
+    def _went(self, mask: Tensor | None, logits: Tensor | None) -> None:
         if logits is None or not logits.requires_grad:
             self.problem = (
                 "no gradient reaches the model's output: it has no logits, or its layers run in kernels without a "
@@ -129,12 +138,12 @@ class Gradients:
             )
             return
         try:
-            with torch._C.DisableTorchFunction():
-                self._back(logits, _counted(logits, attention_mask(module, args, kwargs)))
-                self._add()
+            self._back(logits, _counted(logits, mask))
+            self._add()
         except (torch.cuda.OutOfMemoryError, MemoryError):
             self.problem = OUT_OF_MEMORY
-        self._let_go()
+        except RuntimeError as error:  # of the backward pass: the model's call itself is well
+            self.problem = f"the backward pass fails: {str(error).partition(chr(10))[0]}"
 
     def _back(self, logits: Tensor, counts: Tensor) -> None:
         """draws backward passes, each from a token drawn from every prediction; counts: bool [B, T]."""
@@ -195,12 +204,36 @@ class Squares(Gradients):
             self.take(label, x, squares[starts[label] : starts[label] + len(x)])
         return []
 
-    def _leave(self, module, args, kwargs, output) -> None:
+    def _leave(self, module, args, kwargs, output):
         waiting = [] if self.problem else list(self._watched.values())
-        super()._leave(module, args, kwargs, output)
+        output = super()._leave(module, args, kwargs, output)
         for seen, labels, _ in waiting if self.problem else ():  # no gradient came: the rows count all the same
             for label, x in seen.parts() if seen.offsets is not None else [(name, seen.x) for name in labels]:
                 self.take(label, x, None)
+        return output
+
+
+def without_graph(value, depth: int = 6):
+    """Tensors detached, also those that containers and objects such as a model's output or its cache hold."""
+    if isinstance(value, Tensor):
+        return value.detach() if value.requires_grad else value
+    if depth == 0 or isinstance(value, nn.Module | type):
+        return value
+    if isinstance(value, tuple):
+        parts = [without_graph(v, depth - 1) for v in value]
+        if all(new is old for new, old in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if isinstance(value, dict):
+        for key, held in list(value.items()):
+            new = without_graph(held, depth - 1)
+            if new is not held:
+                value[key] = new  # of transformers' outputs the attribute, too
+    elif isinstance(value, list):
+        value[:] = [without_graph(v, depth - 1) for v in value]
+    elif hasattr(value, "__dict__"):
+        without_graph(vars(value), depth)
+    return value
 
 
 def _grown(module, args, out: Tensor):

@@ -5,6 +5,7 @@ import math
 import sys
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -301,6 +302,47 @@ def test_recording_predicts_in_passing(grad):
     with record(model) as recorder:
         model(batch)
     assert "predicted_kl" not in recorder.sweep().table()
+
+
+class Remembering(Model):
+    """Adds what it was given before to what it is given now, as a cache of keys does."""
+
+    def forward(self, input_ids, cache):
+        x = self.norm(self.embed(input_ids))
+        cache.layers.append(self.k(x))
+        logits = self.lm_head(sum(y.mean(1, keepdim=True) for y in cache.layers) + x)
+        return SimpleNamespace(logits=logits, cache=cache)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_a_call_returns_or_keeps_has_no_graph(grad):
+    model, batch, cache = Remembering(), ids(1, 6), SimpleNamespace(layers=[])
+    with torch.set_grad_enabled(grad), record(model, "k", ["standard"], sensitivity=True) as recorder:
+        first = model(batch, cache)
+        second = model(batch, cache=cache)  # reads what the first call kept
+    want = SimpleNamespace(layers=[])
+    with torch.no_grad():
+        model(batch, want)
+        torch.testing.assert_close(second.logits, model(batch, want).logits)
+    assert not first.logits.requires_grad and first.cache is cache and not any(y.requires_grad for y in cache.layers)
+    second.logits.numpy()
+    assert recorder.gradients.tokens == 10 and recorder.sweep().stats["k"]["standard"].predicted_kl > 0
+
+
+def test_a_backward_pass_that_fails_breaks_no_call():
+    class Overwriting(Model):
+        def forward(self, input_ids):
+            gate = torch.sigmoid(self.up(self.embed(input_ids)))
+            return self.lm_head(gate.mul_(2) + self.q(gate))  # sigmoid's backward pass needs what was overwritten
+
+    model, batch = Overwriting(), ids()
+    with torch.no_grad(), record(model, "up", ["standard"], sensitivity=True) as recorder:
+        model(batch)
+    found = recorder.sweep()
+    assert found.provenance["sensitivity"].startswith("the backward pass fails: one of the variables needed")
+    assert "up" in found.stats and "predicted_kl" not in found.table()
+    with pytest.raises(RuntimeError, match="the backward pass fails"):
+        sensitivity(model, [batch])
 
 
 def test_what_has_no_gradient_is_said():
