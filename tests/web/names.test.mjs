@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { answers } from "../../nvfp4viz/web/report/data.js";
 import { stateInHash } from "../../nvfp4viz/web/report/state.js";
+import { kindOf } from "../../nvfp4viz/web/views/heat.js";
+import { lastPart } from "../../nvfp4viz/web/views/tensors.js";
 
 const NAMES = ["__proto__", "constructor", "toString", "hasOwnProperty", ""];
 const byName = (value) => JSON.parse(`{${NAMES.map((name) => `${JSON.stringify(name)}:${value}`)}}`);
@@ -40,4 +42,14 @@ test("an address chooses what there is, and nothing when it says nothing", () =>
     assert.deepEqual(Object.entries(stateInHash(hash, data)), [["tensor", name], ["recipe_a", name]]);
   }
   assert.deepEqual(stateInHash("#tensor=valueOf&rule=constructor&view=__proto__&block=x", data), {});
+});
+
+test("names of all manners keep what tells them apart", () => {
+  const names = { "x1.26": "x1.26", "x1.5": "x1.5", "1.26": "1.26", "spread ×1.26": "spread ×1.26", "fc.": "fc", "...": "..." };
+  for (const [name, kind] of Object.entries(names)) assert.equal(kindOf(name), kind);
+  assert.equal(kindOf("model.layers.3.mlp.experts.10.down_proj"), "mlp.experts.down_proj");
+  assert.equal(kindOf("blocks.0.1.linear"), kindOf("blocks.11.1.linear"));
+  assert.equal(kindOf("layer1.0.conv1"), "layer1.conv1");
+  const last = { "x1.26": "x1.26", "a.b": "b", "fc.": "fc.", "...": "...", "": "", "experts.5": "experts.5" };
+  for (const [name, part] of Object.entries(last)) assert.equal(lastPart(name), part);
 });

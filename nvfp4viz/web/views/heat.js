@@ -40,13 +40,17 @@ export function drawHeat(c, W, measure) {
   };
 }
 
+const DECIMAL = /((?:^|[^._/[\d])\d+)\.(?=\d+$)/; // whose dot parts no layer from an expert: "x1.26"
+
 // A tensor's name without its layer's and its expert's number; what is alike stands in one row.
-const kindOf = (name) =>
+export const kindOf = (name) =>
   name
+    .replace(DECIMAL, "$1\0")
     .replace(/(^|[._/[])(?:model|transformer|language_model|layers|blk|h)(?=[._/[])/g, "$1")
     .replace(/(^|[._/[])\d+(?=$|[._/\]])/g, "$1")
     .replace(/([._/[\]])[._/[\]]+/g, "$1")
-    .replace(/^[._/]|[._/]$/g, "") || name;
+    .replace(/^[._/]|[._/]$/g, "")
+    .replace("\0", ".") || name;
 
 function heatCells(c, measure) {
   const column = c.catalog.summary_columns.indexOf("four_saturated");

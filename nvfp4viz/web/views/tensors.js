@@ -161,7 +161,8 @@ function layerLabels({ c, W, names, step, X, H }) {
   return numbered ? out + text(LANES_LEFT - 7, H - 4, "layer", "soft end") : out;
 }
 
-const lastPart = (name) => name.split(/\.(?!\d)/).at(-1); // a dot before a digit belongs to a number: "x1.26"
+// A dot before a digit belongs to a number: "x1.26"; of a name that ends in a dot, all
+export const lastPart = (name) => name.split(/\.(?!\d)/).at(-1) || name;
 
 function groupLabel(of, group, room) {
   if (of === null) return group.length > 2 ? "others" : lastPart(group[0]);
