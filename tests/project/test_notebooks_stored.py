@@ -69,7 +69,7 @@ def test_exercises_check_an_answer_before_they_show_it(path):
 
 @each_notebook
 def test_a_saved_explorer_holds_all_its_statistics(path):
-    """A notebook may end before its tensors are analysed; reopened without a kernel, its explorer would have nothing."""
+    """A notebook may end before its tensors are analysed: reopened without a kernel, its explorer would be empty."""
     widgets = nbformat.read(path, as_version=4).metadata.get("widgets", {})
     states = widgets.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     progress = [s["state"]["progress"] for s in states.values() if "statistics" in s["state"]]
