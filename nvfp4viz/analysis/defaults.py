@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..environment import PROGRAMS, SITES, default_recipe, recipe_from_environment
+from ..environment import PROGRAMS, SITES, default_recipe, recipe_from_environment, sites
 from ..nvfp4 import Recipe, study_only
 
 FLASHINFER = "FlashInfer's 4over6 default"
@@ -36,11 +36,12 @@ def changes(old: Recipe, new: Recipe) -> list[str]:
     return phrases
 
 
-def defaults_at(program: str, site: str) -> dict[str, Recipe]:
-    """Role -> what runs where nobody says a word, at a site of a program.
+def defaults_at(program: str, site: str | None = None) -> dict[str, Recipe]:
+    """Role -> what runs where nobody says a word, at a site of a program; None: the first that it has.
 
     Raises ValueError for one that is not known, or where a site is not quantized.
     """
+    site = site or sites({}, program, {}, None)[0].site
     if (program, site) == ("sglang", "fc1"):
         return DEFAULTS
     default = default_recipe(program, site)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 
 from ..nvfp4 import study_only
 from .cards import verdict_html
@@ -116,15 +117,15 @@ class Verdict:
 
 def recommend(
     sweep: Sweep, *, impact: Impact | None = None, worth_db: float = WORTH_DB, head: bool = False,
-    program: str = "sglang", site: str = "fc1",
+    program: str = "sglang", site: str | None = None,
 ) -> Verdict:  # fmt: skip
     """The recipe for this data: of `sweep(activations)`, or of `Recorder.sweep()`.
 
     Args:
         impact:   what was measured of the model's output; where it, or a KL predicted in the sweep, speaks for another
                   recipe than the tensors' error, the verdict says so and does not say Use.
-        worth_db: a difference of fewer dB is none for practical purposes.
-        program, site: whose default it is compared with, as `nvfp4viz doctor` calls them: "vllm", "dense".
+        worth_db: a difference of fewer dB is none for practical purposes; 0 or more.
+        program, site: whose default it is compared with, by the doctor's names: "vllm", "dense"; or its first site's.
         head:     whether the output head is quantized, and so has a vote.
     Reading it: `.sentence()` says it all; `.comparisons` hold the numbers, in dB.
     Raises ValueError where no tensor of the sweep has a signal, TypeError for what is no Sweep.
@@ -133,6 +134,8 @@ def recommend(
         raise TypeError(f"sweep is a {type(sweep).__name__}: give what nvfp4viz.sweep(activations) returns")
     if impact is not None and not isinstance(impact, Impact):
         raise TypeError(f"impact is a {type(impact).__name__}: give what nvfp4viz.impact(model, batches) returns")
+    if not isinstance(worth_db, Real) or not worth_db >= 0:
+        raise ValueError(f"worth_db={worth_db!r}: a difference in dB, 0 or more, that is worth having")
     names, found = list(sweep.recipes), voices(sweep, head)
     tensors = list(found.weights)
     if not tensors:

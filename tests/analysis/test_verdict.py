@@ -11,6 +11,7 @@ from simulated import Text
 
 from nvfp4viz import RECIPES, Recipe, Sweep, sweep, synthetic
 from nvfp4viz.analysis import Effect, Impact, margin_interval, recommend, t_quantile
+from nvfp4viz.environment import PROGRAMS
 from nvfp4viz.stats import Stats, run_sums
 
 PAIR = ["4/6-mae-448", "4/6-mae-256"]
@@ -400,6 +401,14 @@ def test_the_default_is_that_of_a_program_and_site():
     assert "vLLM's default for dense layers" in verdict.sentence() and verdict.over("SGLang") is None
     with pytest.raises(ValueError, match="site='dens' is not one of"):
         recommend(measured, program="vllm", site="dens")
+    for program, name in PROGRAMS.items():  # without a site: the first that it has
+        assert any(c.role.startswith(f"{name}'s default") for c in recommend(measured, program=program).comparisons)
+
+
+@pytest.mark.parametrize("worth", [-0.1, float("nan"), "0.1", None])
+def test_a_difference_worth_having_is_a_number(worth):
+    with pytest.raises(ValueError, match=r"worth_db=.*: a difference in dB, 0 or more"):
+        recommend(_sweep(synthetic("crowded", 64, 128)), worth_db=worth)
 
 
 # recipes that no engine runs
