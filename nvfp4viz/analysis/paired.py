@@ -131,11 +131,21 @@ def _needed(mean: float, half: float, judge: Judge, tokens: float, comparisons: 
     """Tokens at which the half width would be the difference seen; None where it is, or where there is none."""
     if abs(mean) > half or mean == 0:
         return None
-    n = int(judge.group.max()) + 1
-    ratio, p = half / abs(mean) * math.sqrt((n - 1) / n), 1 - 0.025 / comparisons
-    then = int(min(1000, judge.degrees * ratio**2))  # degrees of freedom of so many more groups
-    few, many = t_quantile(p, judge.degrees), t_quantile(p, max(then, judge.degrees))
-    return min(FAR, math.ceil(tokens * (ratio * many / few) ** 2))
+    n, p = int(judge.group.max()) + 1, 1 - 0.025 / comparisons
+    now = t_quantile(p, judge.degrees) * math.sqrt(n / (n - 1))
+
+    def enough(times: float) -> bool:
+        degrees = int(min(1000, (judge.degrees + 1) * times - 1))
+        then = t_quantile(p, max(degrees, 1)) * math.sqrt(n * times / (n * times - 1))
+        return half * then / now <= abs(mean) * math.sqrt(times)
+
+    few, many = 1.0, FAR / tokens
+    if not enough(many):
+        return FAR
+    while many > few * 1.001:
+        middle = math.sqrt(few * many)
+        few, many = (few, middle) if enough(middle) else (middle, many)
+    return math.ceil(tokens * max(many, 1 + 1 / n))  # another group at least
 
 
 def _signed(percent: float) -> str:

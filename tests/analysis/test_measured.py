@@ -75,6 +75,25 @@ def test_a_run_says_what_would_resolve_it_and_so_many_tokens_do():
     assert difference(math.ceil(1.02 * times)).enough() == "resolved" and not difference(int(0.98 * times)).resolved
 
 
+@pytest.mark.parametrize("n", [2, 3, 8, 40])
+@pytest.mark.parametrize("short", [1.001, 1.5, 4.0])
+def test_what_would_resolve_it_is_more_than_did_not(n, short):
+    """Half widths of so many times the difference: twice as many tokens as are named would do, more than are there."""
+    scatter = np.linspace(-1.0, 1.0, n)
+    half = 1.1 * t_quantile(0.975, n - 1) * math.sqrt(np.square(scatter).sum() * n / (n - 1)) / n
+
+    def difference(k):  # sequences, k as many, of the same spread
+        made = np.resize(scatter, k) * math.sqrt((n - 1) / n)
+        b = np.full(k, 10.0)
+        return _impact({"standard": b, "4/6-mse-256": b - half / short + made - made.mean()}).difference(
+            "4/6-mse-256", "standard"
+        )
+
+    few = difference(n)
+    assert few.needed is None or few.needed >= few.tokens * (n + 1) / n
+    assert difference(2 * n * math.ceil((few.needed or few.tokens) / few.tokens)).resolved
+
+
 def test_the_sentence_and_the_table_have_the_defaults_and_the_runner_up():
     rng = np.random.default_rng(1)
     kl = {"standard": 1.5, "4/6-mae-448": 1.02, "4/6-mse-448": 1.01, "4/6-mse-256": 1.0}
