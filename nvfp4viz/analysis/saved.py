@@ -54,6 +54,10 @@ class Saved:
         """Read a .json that `save` wrote; ValueError where it is something else, truncated or edited out of shape."""
         try:
             return cls.from_dict(json.loads(Path(path).expanduser().read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            why = f"it is no JSON as save writes it ({error_text(error)})"
+            hint = "; of a report, nvfp4viz.load_report(path) returns the Sweep" if str(path).endswith(".html") else ""
+            raise ValueError(f"cannot read the {cls._what} {str(path)!r}: {why}{hint}") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"cannot read the {cls._what} {str(path)!r}: {error_text(error)}") from error
 

@@ -104,6 +104,6 @@ def test_a_table_starts_no_formula():
     found.save("t.csv")
     with open("t.csv", newline="") as f:
         rows = list(csv.DictReader(f))
-    assert [r["tensor"] for r in rows[::2]] == ["'=1+1", "'@a", "'-b", "'+c", "plain"]
-    for row, stats in zip(rows[::2], found.stats.values(), strict=True):
-        assert float(row["sqnr_db"]) == stats["standard"].sqnr_db
+    assert {r["tensor"] for r in rows} == {"'=1+1", "'@a", "'-b", "'+c", "plain"}
+    for row in rows[::2]:
+        assert float(row["sqnr_db"]) == found.stats[row["tensor"].lstrip("'")]["standard"].sqnr_db

@@ -145,6 +145,11 @@ def test_results_are_no_activations_and_the_message_says_who_reads_them(tmp_path
         nvfp4viz.explore(tmp_path / "r.html")
     with pytest.raises(ValueError, match=r"nvfp4viz.Sweep.load\(path\) returns the Sweep"):
         nvfp4viz.sweep(tmp_path / "s.json")
+    with pytest.raises(ValueError, match=r"no JSON as save writes it.*nvfp4viz.load_report\(path\) returns the Sweep"):
+        nvfp4viz.Sweep.load(tmp_path / "r.html")
+    np.save(tmp_path / "x.npy", X.float().numpy())
+    with pytest.raises(ValueError, match=r"cannot read the sweep .*x\.npy': it is no JSON as save writes it"):
+        nvfp4viz.Sweep.load(tmp_path / "x.npy")
     nvfp4viz.report(SWEEP, tmp_path / "r.html", author=7)
 
 
