@@ -136,7 +136,8 @@ class Impact(Saved):
     def __repr__(self) -> str:
         skipped = f"; {len(self.skipped)} not quantized, see .skipped" if self.skipped else ""
         what = f"{self.provenance.get('quantized', self.quantize)}: {self.coverage}"
-        return f"Impact({quantity(len(self.effects), 'effect')} of {what}{skipped}. {self.sentence()} .table() has the numbers)"
+        effects = quantity(len(self.effects), "effect")
+        return f"Impact({effects} of {what}{skipped}. {self.sentence()} .table() has the numbers)"
 
     def _repr_html_(self) -> str:
         shown = self.summary()
