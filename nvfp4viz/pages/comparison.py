@@ -64,7 +64,7 @@ def _described(side: str, name: str, sweep: Sweep) -> dict[str, str]:
     versions = sweep.provenance.get("versions", {})
     sources = [s.get("path", "") for s in sweep.provenance.get("sources", [])]
     return {
-        "name": f"{side}: {name}",
+        "name": side if name == side else f"{side}: {name}",
         "tensors": f"{len(sweep.stats):,}",
         "recipes": ", ".join(sweep.recipes),
         "engine": ", ".join(sweep.engines),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
@@ -75,10 +76,12 @@ def notebook_page(path: Path, *, why_not: str = "") -> str:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if VIEW in data and why_not and "image/png" in data:
-                _show_as(data, _picture(data))  # there is no explorer without its statistics, but the picture of it is
+            if VIEW in data and why_not and "image/png" in data:  # no explorer without its statistics, but its picture
+                _show_as(data, _picture(data, output.get("metadata", {}).get("image/png", {}).get("alt", "")))
             elif VIEW in data:
                 _show_as(data, "".join(_views(data[VIEW]["model_id"], state, explorers, blocks)))
+            elif "image/svg+xml" in data and "text/html" not in data:
+                _show_as(data, _picture(data))  # with words for it, which nbconvert does not give
     title, aside = _title(notebook, path), set_aside(notebook) | _fold_solutions(notebook)
     exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True, embed_images=True)
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(path.parent)}})
@@ -120,8 +123,11 @@ def _show_as(data: dict, html: str) -> None:
     data["text/html"] = html
 
 
-def _picture(data: dict) -> str:
-    alt = escape("".join(data.get("text/plain", "figure")), quote=True)
+def _picture(data: dict, alt: str = "") -> str:
+    """An output's SVG, or else PNG, and what stands in for it."""
+    alt = escape(alt or "".join(data.get("text/plain", "figure")), quote=True)
+    if svg := data.get("image/svg+xml"):
+        return f'<img alt="{alt}" src="data:image/svg+xml;base64,{b64encode("".join(svg).encode()).decode()}">'
     return f'<img alt="{alt}" src="data:image/png;base64,{data["image/png"].strip()}">'
 
 
@@ -160,7 +166,7 @@ def _output(output: dict, state: dict, explorers: dict, blocks: dict[str, Markup
         yield from _views(data[VIEW]["model_id"], state, explorers, blocks)
     elif "text/html" in data:
         yield f"<div>{''.join(data['text/html'])}</div>"
-    elif "image/png" in data:
+    elif {"image/png", "image/svg+xml"} & data.keys():
         yield _picture(data)
     else:
         text = output.get("text") or data.get("text/plain") or output.get("evalue", "")

@@ -118,9 +118,10 @@ t"""
 
 def test_the_page_of_a_notebook_that_does_not_run_says_why_and_shows_what_it_holds(tmp_path, capsys):
     view = {VIEW: {"model_id": "gone"}, "image/png": "iVBORw0KGgo=", "text/plain": "Explorer(x)"}
-    shown = new_output("display_data", data=view)
+    shown = new_output("display_data", data=view, metadata={"image/png": {"alt": "Explorer(x): scales of x"}})
+    svg = {"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg'/>", "text/plain": "A <figure>"}
     cells = [
-        new_code_cell("1", execution_count=1, outputs=[shown]),
+        new_code_cell("1", execution_count=1, outputs=[shown, new_output("display_data", data=svg)]),
         new_code_cell("raise OSError('no <b>model</b> here')", execution_count=2,
                       outputs=[new_output("stream", name="stdout", text="kept 42")]),
     ]  # fmt: skip
@@ -129,6 +130,8 @@ def test_the_page_of_a_notebook_that_does_not_run_says_why_and_shows_what_it_hol
     assert main(["notebooks", "--html", str(tmp_path / "o"), str(path)]) != 0
     html = (tmp_path / "o" / "n.html").read_text()
     assert "was not run for this page" in html and "no &lt;b&gt;model&lt;/b&gt; here" in html
+    assert 'alt="Explorer(x): scales of x"' in html and 'alt="A &lt;figure&gt;"' in html
+    assert "No description" not in html and "data:image/svg+xml;base64," in html
     assert "kept 42" in html and "data:image/png;base64,iVBORw0KGgo=" in html
     assert "no <b>model</b> here" in capsys.readouterr().err and path.read_bytes() == before
 
