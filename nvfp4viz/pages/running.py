@@ -96,7 +96,8 @@ def execute(notebook, path: Path) -> None:
         )
         wanted = "python3"
     resources = {"metadata": {"path": str(path.parent)}}
-    client = Runner(notebook, timeout=TIMEOUT, kernel_name=wanted, resources=resources)
+    quiet = ["--log-level=ERROR"]  # it warns of its own connection, which never leaves this machine
+    client = Runner(notebook, timeout=TIMEOUT, kernel_name=wanted, resources=resources, extra_arguments=quiet)
     try:
         client.execute()
     except CellExecutionError as error:

@@ -220,3 +220,10 @@ def test_a_table_of_prose_and_the_picture_of_an_explorer_fit_a_phone(tmp_path, b
         return found; }"""
     assert "rgb(255, 255, 255)" not in tab.locator("img").evaluate(grounds)  # it is made for light and dark
     tab.close()
+
+
+def test_a_kernel_says_nothing_beside_what_is_asked_for(tmp_path, capfd):
+    """It would warn, in lines a notebook, of a connection that it has with this process alone."""
+    path = _notebook(tmp_path / "n.ipynb", new_code_cell("1"))
+    assert main(["notebooks", "--html", str(tmp_path / "o"), str(path), "-q"]) == 0
+    assert capfd.readouterr().err == ""
