@@ -364,3 +364,28 @@ def test_near_ties_are_decided_by_the_score(mode):
         ours, theirs = (analyze_all(x.to(dtype), recipes, engine=engine) for engine in ("cpu", "reference"))
         for a, b in zip(ours, theirs, strict=True):
             assert_same_stats(a, b)
+
+
+def test_kernels_return_no_array():
+    """numba counts no references in them: an array that one returned would be freed while it is used."""
+    import importlib
+    import pkgutil
+
+    import numba
+
+    from nvfp4viz.engine import cpu as package
+
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    analyze_all(x, list(RECIPES.values()), engine="cpu")
+    nvfp4viz.quantize(x, "standard", engine="cpu")
+    seen = 0
+    for info in pkgutil.iter_modules(package.__path__):
+        for name, found in vars(importlib.import_module(f"{package.__name__}.{info.name}")).items():
+            if getattr(found, "targetoptions", {}).get("_nrt", True):
+                continue
+            for signature in found.nopython_signatures:
+                parts = signature.return_type
+                assert not isinstance(parts, numba.types.Array), name
+                assert not any(isinstance(part, numba.types.Array) for part in getattr(parts, "types", ())), name
+                seen += 1
+    assert seen >= 20

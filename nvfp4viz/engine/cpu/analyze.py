@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 from .choose import choose, trust
-from .evaluate import careful, encode, energies, is_ordinary, new_candidates, sum_errors, sum_wide_errors
-from .numbers import jit
+from .evaluate import Candidates, careful, encode, energies, is_ordinary, new_candidates, sum_errors, sum_wide_errors
+from .numbers import inlined, jit, kernel, spliced
 from .runs import add_to_runs, describe_tokens
 from .scales import Candidate, Rules, Scales, new_scales, scale_blocks, scale_tokens, spread
 from .tally import (
+    Chosen,
     add_to_tokens,
     count_block_ratios,
     count_blocks,
@@ -26,7 +27,7 @@ from .tally import (
     new_chosen,
     sum_chosen,
 )  # fmt: skip
-from .tile import BLOCK, FP32, LANES, fill, new_tile, row_amax
+from .tile import BLOCK, FP32, LANES, Tile, fill, new_tile, row_amax
 
 
 class Plan(NamedTuple):
@@ -43,9 +44,8 @@ class Plan(NamedTuple):
 
 
 class Few(NamedTuple):
-    """Blocks in doubt, side by side: x float32 [16 * LANES], else float32 [LANES]."""
+    """What the scores of a tile in doubt are computed with: float32 [LANES]."""
 
-    x: np.ndarray
     unit: np.ndarray
     scale: np.ndarray
     output_scale: np.ndarray
@@ -58,17 +58,16 @@ class Few(NamedTuple):
 @jit
 def new_few():
     one = np.empty((5, LANES), np.float32)
-    x, scores, slack = np.empty(BLOCK * LANES, np.float32), np.empty((2, LANES), np.float32), np.empty(LANES)
-    return Few(x, one[0], one[1], one[2], one[3], one[4], scores, slack)
+    return Few(one[0], one[1], one[2], one[3], one[4], np.empty((2, LANES), np.float32), np.empty(LANES))
 
 
-@jit
+@spliced
 def rules_of(plan, r):
     f, n = plan.flags[r], plan.floats[r]
     return Rules(f[0], f[1], f[2], f[3], f[4], n[0], n[1], n[2], n[3], n[4], n[5], plan.rcp_table)
 
 
-@jit
+@inlined
 def evaluate(tile, lanes, plan, kind, c, candidates, small):
     """Candidate c of a tile; returns which candidate has its numbers."""
     own = Candidate(
@@ -96,7 +95,7 @@ def evaluate(tile, lanes, plan, kind, c, candidates, small):
     return c
 
 
-@jit
+@inlined
 def record(tile, n, r, found, plan, candidates, chosen, s, tally, token_err_sq):
     """Add a tile to recipe r's statistics; found[c] is where candidate c's numbers are."""
     c, own6, own4 = candidates, plan.six[r], plan.four[r]
@@ -107,8 +106,9 @@ def record(tile, n, r, found, plan, candidates, chosen, s, tally, token_err_sq):
     count_elements(chosen.is_four, c.counts[six], c.counts[four], counts)
     count_codes(chosen.is_four, c.counts[six], c.counts[four], tile.bmax, four_over_six, n, tally.codes[s, r])
     scales = c.h[own6], c.h[own4], c.byte[own6], c.byte[own4]
-    count_blocks(n, tile.bmax, chosen.is_four, four_over_six, *scales, chosen.place, counts, tally.scales[s, r])
-    tally.sums[s, r, 4] = find_largest(tile, chosen, six, four, c, tally.sums[s, r, 4])
+    count_blocks(n, chosen.is_four, four_over_six, *scales, chosen.place, counts, tally.scales[s, r])
+    bits, largest = c.sums.view(np.int64), tally.sums[s, r, 4:].view(np.int64)
+    largest[0] = find_largest(chosen.is_four, bits[six], bits[four], largest[0])
 
 
 class Tokens(NamedTuple):
@@ -121,16 +121,40 @@ class Tokens(NamedTuple):
     scales: np.ndarray  # float32 [recipes, 4, rows]: `Scales`
 
 
+class Work(NamedTuple):
+    """What a tile is worked on with."""
+
+    tile: Tile
+    lanes: Scales
+    candidates: Candidates
+    found: np.ndarray  # int64 [candidates]: which one has a candidate's numbers
+    small: np.ndarray  # int32 [LANES]
+    chosen: Chosen
+    doubts: np.ndarray  # int32 [LANES]: blocks in doubt
+    few: Few
+
+
+@jit
+def new_work(n):
+    small, doubts, found = np.empty(LANES, np.int32), np.empty(LANES, np.int32), np.empty(n, np.int64)
+    return Work(new_tile(), new_scales(LANES), new_candidates(n), found, small, new_chosen(), doubts, new_few())
+
+
 @jit
 def new_tokens(amax, plan):
     rows, recipes = amax.shape[0], plan.six.shape[0]
     by_recipe, scales = (recipes, rows), np.empty((recipes, 4, rows), np.float32)
     tokens = Tokens(amax, np.zeros(rows), np.zeros(by_recipe), np.empty(by_recipe), scales)
-    for r in range(recipes):
-        scales, rules = scales_of(tokens, r), rules_of(plan, r)
-        scale_tokens(amax, rules, scales)
-        trust(amax, scales, rules, tokens.slack[r])
+    scale_all(tokens, plan)
     return tokens
+
+
+@kernel
+def scale_all(tokens, plan):
+    for r in range(plan.six.shape[0]):
+        scales, rules = scales_of(tokens, r), rules_of(plan, r)
+        scale_tokens(tokens.amax, rules, scales)
+        trust(tokens.amax, scales, rules, tokens.slack[r])
 
 
 @jit
@@ -140,32 +164,37 @@ def analyze(memory, halves, stride, kind, features, ends, firsts, place, plan, t
     firsts: int64 [segments], each one's first row in its stream; place: `at` of row 0 and length of sequences, or 0.
     Adds to `tally`. False if a value is not finite.
     """
-    recipes, row_blocks, amax = plan.six.shape[0], features // BLOCK, np.empty(ends[-1], np.float32)
+    amax = np.empty(ends[-1], np.float32)
     if not row_amax(memory, halves, stride, kind, features, amax):
         return False
-    tokens, tile, candidates = new_tokens(amax, plan), new_tile(), new_candidates(plan.rule.shape[0])
-    chosen, few, lanes, start = new_chosen(), new_few(), new_scales(LANES), 0
-    small, doubts = np.empty(LANES, np.int32), np.empty(LANES, np.int32)
-    found = np.empty(plan.rule.shape[0], np.int64)
+    tokens, work, start = new_tokens(amax, plan), new_work(plan.rule.shape[0]), 0
     for s in range(ends.shape[0]):
-        for first in range(start * row_blocks, ends[s] * row_blocks, LANES):
-            n = min(LANES, ends[s] * row_blocks - first)
-            fill(memory, stride, kind, row_blocks, first, n, tile)
-            add_to_tokens(tile.x_sq, tile.token, tokens.x_sq)
-            count_nonzero(tile, tally.shared[s])
-            for c in range(found.shape[0]):
-                spread(scales_of(tokens, plan.rule[c]), tile.token, lanes)
-                found[c] = evaluate(tile, lanes, plan, kind, c, candidates, small)
-            for r in range(recipes):
-                six, four = found[plan.six[r]], found[plan.four[r]]
-                chosen.is_four[:] = 0
-                if plan.flags[r, 0]:
-                    unit, rules = tokens.scales[r, 3], rules_of(plan, r)
-                    choose(tile, six, four, candidates, unit, tokens.slack[r], rules, chosen.is_four, doubts, few)
-                record(tile, n, r, found, plan, candidates, chosen, s, tally, tokens.err_sq[r])
-        finish(tokens, start, ends[s], firsts[s], place, chosen, s, tally)
+        count_segment(memory, stride, kind, features // BLOCK, start, ends[s], plan, tokens, work, s, tally)
+        finish(tokens, start, ends[s], firsts[s], place, work.chosen, s, tally)
         start = ends[s]
     return True
+
+
+@kernel
+def count_segment(memory, stride, kind, row_blocks, start, end, plan, tokens, work, s, tally):
+    """Add the blocks of rows `start` to `end`, a tile at a time, to segment s."""
+    tile, chosen, found = work.tile, work.chosen, work.found
+    for first in range(start * row_blocks, end * row_blocks, LANES):
+        n = min(LANES, end * row_blocks - first)
+        fill(memory, stride, kind, row_blocks, first, n, tile)
+        add_to_tokens(tile.x_sq, tile.token, tokens.x_sq)
+        count_nonzero(tile, tally.shared[s])
+        for c in range(found.shape[0]):
+            spread(scales_of(tokens, plan.rule[c]), tile.token, work.lanes)
+            found[c] = evaluate(tile, work.lanes, plan, kind, c, work.candidates, work.small)
+        for r in range(plan.six.shape[0]):
+            six, four = found[plan.six[r]], found[plan.four[r]]
+            for i in range(LANES):
+                chosen.is_four[i] = 0
+            if plan.flags[r, 0]:
+                unit, slack, rules = tokens.scales[r, 3], tokens.slack[r], rules_of(plan, r)
+                choose(tile, six, four, work.candidates, unit, slack, rules, chosen.is_four, work.doubts, work.few)
+            record(tile, n, r, found, plan, work.candidates, chosen, s, tally, tokens.err_sq[r])
 
 
 @jit
@@ -180,13 +209,13 @@ def finish(tokens, start, end, first_token, place, chosen, s, tally):
         add_to_runs(err_sq, x_sq, first_token, at, length, tally.run_nmse[s, r])
 
 
-@jit
+@spliced
 def scales_of(tokens, r):
     s = tokens.scales[r]
     return Scales(s[0], s[1], s[2], s[3])
 
 
-@jit
+@kernel
 def count_nonzero(tile, shared):
     elements = blocks = np.int32(0)
     for i in range(LANES):

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...nvfp4 import BLOCK
 from .evaluate import ERR_ABS, ERR_SQ
-from .numbers import jit
-from .scales import score, spread_one
+from .numbers import inlined, kernel
+from .scales import score, score_one, spread_one
 from .tile import LANES
 
 CLOSE = 2.0**-21  # how far the decode scale may be from amax / score_range
 LARGEST, ABSOLUTE = np.float32(2.0**60), 2.0**-100
+FEW = 16  # blocks in doubt that are scored one by one: all of a tile at once take as long
 
 
-@jit
+@kernel
 def trust(amax, scales, rules, slack):
     """0 for tokens whose decoded errors stand for scores, else infinity: what to add to the doubt; [tokens]."""
     for t in range(amax.shape[0]):
@@ -32,7 +32,7 @@ def trust(amax, scales, rules, slack):
         slack[t] = 0.0 if good or amax[t] == 0 else np.inf
 
 
-@jit
+@kernel
 def doubtful(six, four, all_candidates, slack, rules, is_four, doubts):
     """Fill is_four by errors; returns how many blocks are in doubt, and which in `doubts`."""
     c, n = all_candidates, 0
@@ -62,24 +62,26 @@ def doubtful(six, four, all_candidates, slack, rules, is_four, doubts):
     return n
 
 
-@jit
+@inlined
 def choose(tile, six, four, candidates, unit, slack, rules, is_four, doubts, few):
     """is_four int32 [LANES]: where the candidate `four` scores lower than `six`; a tie goes to 6."""
     spread_one(slack, tile.token, few.slack)
     n = doubtful(six, four, candidates, few.slack, rules, is_four, doubts)
-    if n == 0:
+    if n <= FEW:
+        for d in range(n):
+            i = doubts[d]
+            x, u = tile.x[i::LANES], unit[tile.token[i]]
+            score6 = score_one(x, candidates.scale[six, i], candidates.output_scale[six, i], u, rules)
+            score4 = score_one(x, candidates.scale[four, i], candidates.output_scale[four, i], u, rules)
+            is_four[i] = np.int32(score4 < score6)
         return
-    for i in range(n):
-        for c in range(BLOCK):
-            few.x[c * LANES + i] = tile.x[c * LANES + doubts[i]]
-        few.unit[i] = unit[tile.token[doubts[i]]]
+    spread_one(unit, tile.token, few.unit)
     for k in range(2):
         which = six if k == 0 else four
-        for i in range(n):
-            few.scale[i] = candidates.scale[which, doubts[i]]
-            few.output_scale[i] = candidates.output_scale[which, doubts[i]]
-        score(few.x, n, few.unit, rules, few)
-        for i in range(n):
+        for i in range(LANES):
+            few.scale[i], few.output_scale[i] = candidates.scale[which, i], candidates.output_scale[which, i]
+        score(tile.x, few.unit, rules, few)
+        for i in range(LANES):
             few.scores[k, i] = few.error[i]
-    for i in range(n):
-        is_four[doubts[i]] = np.int32(few.scores[1, i] < few.scores[0, i])
+    for d in range(n):
+        is_four[doubts[d]] = np.int32(few.scores[1, doubts[d]] < few.scores[0, doubts[d]])

@@ -129,7 +129,7 @@ def candidate_tile(x, bmax, lanes, rules, wanted, candidate, errors, scores):
         if wanted:
             decoded_errors(x, candidate, lanes.decode, errors[k])
         if rules.four_over_six:
-            score(x, LANES, lanes.unit, rules, candidate)
+            score(x, lanes.unit, rules, candidate)
             scores[k] = candidate.error
 
 

@@ -13,14 +13,27 @@ from typing import NamedTuple
 import numpy as np
 
 from ...nvfp4 import BLOCK, E2M1_MAX, MARGIN
-from .numbers import EXPONENT, MAGNITUDE, ONE_AND_HALF, ONE_BITS, SIX, ZERO, e2m1, flush, from_bits, jit, to_bits
+from .numbers import (
+    EXPONENT,
+    MAGNITUDE,
+    ONE_AND_HALF,
+    ONE_BITS,
+    SIX,
+    ZERO,
+    e2m1,
+    flush,
+    from_bits,
+    jit,
+    kernel,
+    to_bits,
+)
 from .tile import LANES
 
 CODE_TO_EXPONENT = int(np.array((127 << 23) - (127 << 26), np.int64).astype(np.int32))  # see `step`
 NIBBLES, HALVES = 0x0F0F0F0F, 0x00FF00FF
 LIMIT = np.float32(E2M1_MAX * MARGIN)
 EVEN, ODD, NEGATIVE_EVEN, NEGATIVE_ODD, CLIPPED, FLUSHED, COUNTERS = range(7)  # of Evaluated.counts, LANES each
-ERR_SQ, ERR_ABS, X_HAT_SQ, DOT, MEASURES = range(5)  # of Evaluated.sums
+ERR_SQ, ERR_ABS, X_HAT_SQ, DOT, LARGEST, MEASURES = range(6)  # of Evaluated.sums; the last is an error
 
 
 class Candidates(NamedTuple):
@@ -46,7 +59,7 @@ def new_candidates(n):
     )  # fmt: skip
 
 
-@jit
+@kernel
 def step(x, output_scale, scale, decode):
     """An element's decoded magnitude; 1 in the nibble of its code, and again if it is negative; 1 if it is clipped."""
     scaled = from_bits(to_bits(x) & MAGNITUDE) * output_scale
@@ -61,7 +74,7 @@ def step(x, output_scale, scale, decode):
     return ((shifted - shift) * scale) * decode, one, negative, np.int32(scaled > LIMIT)
 
 
-@jit
+@kernel
 def encode(x, output_scale, scale, decode, wide, counts, scratch):
     """Counts of a tile's codes; in `scratch` errors, or decoded magnitudes if `wide`."""
     for i in range(COUNTERS * LANES):
@@ -87,14 +100,14 @@ def encode(x, output_scale, scale, decode, wide, counts, scratch):
             counts[at] = np.int32(counts[at] + np.int32(np.int32(c0 + c1) + np.int32(c2 + c3)))
 
 
-@jit
+@kernel
 def add_nibbles(counts, at, nibbles):
     counts[at] = np.int32(counts[at] + np.int32(nibbles & NIBBLES))
     counts[at + LANES] = np.int32(counts[at + LANES] + np.int32(np.int32(nibbles >> 4) & NIBBLES))
 
 
 def _sum_errors(errors, sums):
-    """ERR_SQ, in column order, and ERR_ABS of each block."""
+    """ERR_SQ, in column order, ERR_ABS and LARGEST of each block; `errors` is given up."""
     for c in range(0, BLOCK, 8):
         row = c * LANES
         for i in range(LANES):
@@ -107,24 +120,32 @@ def _sum_errors(errors, sums):
             sums[ERR_SQ * LANES + i] = (((quarter + e4 * e4) + e5 * e5) + e6 * e6) + e7 * e7
             total = ((abs(e0) + abs(e1)) + (abs(e2) + abs(e3))) + ((abs(e4) + abs(e5)) + (abs(e6) + abs(e7)))
             sums[ERR_ABS * LANES + i] = total if c == 0 else sums[ERR_ABS * LANES + i] + total
+    for i in range(LANES):
+        top = abs(errors[i])
+        for c in range(1, BLOCK):
+            top = max(top, abs(errors[c * LANES + i]))
+        errors[i] = top
+    for i in range(LANES):
+        sums[LARGEST * LANES + i] = np.float64(errors[i])
 
 
-sum_errors = jit(_sum_errors, fastmath={"contract"})  # errors are FP32: their squares are exact
+sum_errors = kernel(_sum_errors, fastmath={"contract"})  # errors are FP32: their squares are exact
 
 
-@jit
+@kernel
 def sum_wide_errors(x, decoded, sums):
     """`sum_errors` where an error may not be an FP32 number."""
-    for i in range(2 * LANES):
+    for i in range(MEASURES * LANES):
         sums[i] = 0.0
     for c in range(BLOCK):
         for i in range(LANES):
             error = np.float64(decoded[c * LANES + i]) - np.float64(abs(x[c * LANES + i]))
             sums[ERR_SQ * LANES + i] += error * error
             sums[ERR_ABS * LANES + i] += abs(error)
+            sums[LARGEST * LANES + i] = max(sums[LARGEST * LANES + i], abs(error))
 
 
-@jit
+@kernel
 def energies(decode, scale, counts, nonzero, x_sq, sums, small):
     """X_HAT_SQ and DOT of each block and its FLUSHED elements, from the counts of its codes.
 
@@ -146,7 +167,7 @@ def energies(decode, scale, counts, nonzero, x_sq, sums, small):
         sums[DOT * LANES + i] = 0.5 * ((x_hat_sq - sums[ERR_SQ * LANES + i]) + x_sq[i])
 
 
-@jit
+@kernel
 def is_ordinary(bmax, scale, output_scale, decode):
     """Whether all blocks are such that `quick` is right: no corner of FP32 near, nothing scaled to twice 6 or more."""
     odd = np.int32(0)
@@ -158,7 +179,7 @@ def is_ordinary(bmax, scale, output_scale, decode):
     return odd == 0
 
 
-@jit
+@kernel
 def careful(x, output_scale, scale, decode, counts, sums):
     """What `encode` and the sums give, element by element as quantizing and decoding do it, whatever the values."""
     for i in range(COUNTERS * LANES):
@@ -182,6 +203,8 @@ def careful(x, output_scale, scale, decode, counts, sums):
             error = np.float64(decoded) - signed
             sums[ERR_SQ * LANES + i] += error * error
             sums[ERR_ABS * LANES + i] += abs(error)
+            top = sums[LARGEST * LANES + i]
+            sums[LARGEST * LANES + i] = abs(error) if (abs(error) > top) | (error != error) else top  # NaN stays
             sums[X_HAT_SQ * LANES + i] += np.float64(decoded) * np.float64(decoded)
             sums[DOT * LANES + i] += signed * np.float64(decoded)
             counts[CLIPPED * LANES + i] += (scaled > LIMIT) & (scale[i] != ZERO)

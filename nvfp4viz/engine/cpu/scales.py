@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...nvfp4 import BLOCK
-from .numbers import FLT_MAX, FLT_MIN, ONE, ONE_AND_HALF, SIX, ZERO, e2m1, e4m3, flush, jit, reciprocal
+from .numbers import FLT_MAX, FLT_MIN, ONE, ONE_AND_HALF, SIX, ZERO, e2m1, e4m3, flush, jit, kernel, reciprocal
 from .tile import LANES
 
 
@@ -60,7 +60,7 @@ def new_scales(n):
     return Scales(scales[0], scales[1], scales[2], scales[3])
 
 
-@jit
+@kernel
 def spread(tokens, token, lanes):
     """Scales of a tile's blocks, from those of their tokens."""
     spread_one(tokens.encode, token, lanes.encode)
@@ -69,7 +69,7 @@ def spread(tokens, token, lanes):
     spread_one(tokens.unit, token, lanes.unit)
 
 
-@jit
+@kernel
 def spread_one(values, token, lanes):
     if token[0] == token[LANES - 1]:  # tokens rise along the lanes
         lanes[:] = values[token[0]]
@@ -78,7 +78,7 @@ def spread_one(values, token, lanes):
             lanes[i] = values[token[i]]
 
 
-@jit
+@kernel
 def scale_tokens(amax, rules, scales):
     """Scales of tokens under a recipe, from their amax [tokens]."""
     encode, inverse, decode, unit = scales
@@ -97,7 +97,7 @@ def scale_tokens(amax, rules, scales):
         unit[t] = encode[t] if rules.fp16_error else (top if rules.per_token else inverse[t])
 
 
-@jit
+@kernel
 def scale_blocks(bmax, lanes, rules, factor, candidate):
     """Scales of a tile's blocks by one candidate: `factor` is 1 for 6 and 1.5 for 4."""
     h, output_scale = candidate.h, candidate.output_scale
@@ -127,13 +127,13 @@ def scale_blocks(bmax, lanes, rules, factor, candidate):
         output_scale[i] = ZERO if bmax[i] < FLT_MIN else output_scale[i]
 
 
-@jit
+@kernel
 def decoded(value, output_scale, scale, decode):
     """What a magnitude decodes to."""
     return (e2m1(flush(value) * output_scale) * scale) * decode
 
 
-@jit
+@kernel
 def difference(value, output_scale, scale, unit, rules):
     """What a magnitude adds to its block's score, before it is squared or made positive."""
     value = flush(value)
@@ -142,31 +142,41 @@ def difference(value, output_scale, scale, unit, rules):
     return flush(flush(e2m1(value * output_scale) * scale * unit) / rules.score_range) - value
 
 
-@jit
-def score(x, n, unit, rules, candidate):
-    """A candidate's error in each of the first n blocks of a tile x [16 * LANES], summed in column order."""
+@kernel
+def score(x, unit, rules, candidate):
+    """A candidate's error in each block of a tile x [16 * LANES], summed in column order."""
     scale, output_scale, diff, error = candidate.scale, candidate.output_scale, candidate.diff, candidate.error
-    for i in range(n):
+    for i in range(LANES):
         error[i] = ZERO
     for c in range(BLOCK):
-        for i in range(n):
+        for i in range(LANES):
             diff[i] = difference(abs(x[c * LANES + i]), output_scale[i], scale[i], unit[i], rules)
         if rules.mse:
-            for i in range(n):
+            for i in range(LANES):
                 error[i] += flush(diff[i] * diff[i])
         else:
-            for i in range(n):
+            for i in range(LANES):
                 error[i] += flush(abs(diff[i]))
 
 
-@jit
+@kernel
+def score_one(x, scale, output_scale, unit, rules):
+    """`score` of one block's 16 values."""
+    error = ZERO
+    for c in range(BLOCK):
+        diff = difference(abs(x[c]), output_scale, scale, unit, rules)
+        error += flush(diff * diff) if rules.mse else flush(abs(diff))
+    return error
+
+
+@kernel
 def choose_by_score(x, bmax, lanes, rules, six, four, best, is_four):
     """Leave in `best` the better candidate of each block of a tile, and in is_four, uint8 [LANES], where it is four."""
     scale_blocks(bmax, lanes, rules, ONE, six)
     if rules.four_over_six:
         scale_blocks(bmax, lanes, rules, ONE_AND_HALF, four)
-        score(x, LANES, lanes.unit, rules, six)
-        score(x, LANES, lanes.unit, rules, four)
+        score(x, lanes.unit, rules, six)
+        score(x, lanes.unit, rules, four)
     for i in range(LANES):
         is_four[i] = four.error[i] < six.error[i]  # a tie goes to 6
     for i in range(LANES):

@@ -8,12 +8,11 @@ import numpy as np
 
 from ...nvfp4 import BLOCK, E4M3_MAX, MARGIN, Recipe
 from ...stats import BINS, LEVELS, MANTISSA_SHIFT, RUNS, Stats
-from .evaluate import CLIPPED, DOT, ERR_ABS, ERR_SQ, EVEN, FLUSHED, HALVES, NEGATIVE_EVEN, X_HAT_SQ
-from .numbers import FLT_MIN, ZERO, e2m1, flush, jit
+from .evaluate import CLIPPED, DOT, ERR_ABS, ERR_SQ, EVEN, FLUSHED, HALVES, LARGEST, NEGATIVE_EVEN, X_HAT_SQ
+from .numbers import FLT_MIN, jit, kernel
 from .tile import LANES
 
-COUNTS = ("n_four", "n_four_saturated", "n_scale_saturated", "n_scale_subnormal", "n_scale_zero")
-COUNTS = (*COUNTS, "n_element_clipped", "n_element_flushed", "n_four_saturated_chosen")
+COUNTS = ("n_four_saturated", "n_four_saturated_chosen", "n_scale_saturated", "n_element_clipped", "n_element_flushed")
 SUMS = ("err_sq", "err_abs", "x_hat_sq", "x_dot_x_hat", "max_error")
 SCALE_LIMIT = np.float32(E4M3_MAX * MARGIN)
 FIRST_BIN = (1023 - 24) << (52 - MANTISSA_SHIFT)  # of 2^-24, see `stats.nmse_bin`
@@ -64,6 +63,7 @@ def merge(into: Tally, part: Tally) -> Tally:
 def stats_of(recipe: Recipe, m: int, k: int, tally, segment: int, r: int) -> Stats:
     shared = dict(zip(SHARED, tally.shared[segment].tolist(), strict=True))
     shared |= {name: int(shared[name]) for name in ("nonzero_elements", "nonzero_blocks", "top_token")}
+    scales = tally.scales[segment, r].sum(0).reshape(127, 2)
     return Stats(
         recipe=recipe,
         engine="cpu",
@@ -74,7 +74,10 @@ def stats_of(recipe: Recipe, m: int, k: int, tally, segment: int, r: int) -> Sta
         **shared,
         **dict(zip(COUNTS, tally.counts[segment, r].tolist(), strict=True)),
         **dict(zip(SUMS, tally.sums[segment, r].tolist(), strict=True)),
-        scale_histogram=tally.scales[segment, r].sum(0).reshape(127, 2),
+        n_four=int(scales[:, 1].sum()),
+        n_scale_subnormal=int(scales[1:8].sum()),
+        n_scale_zero=int(scales[0].sum()) - (m * k // BLOCK - shared["nonzero_blocks"]),
+        scale_histogram=scales,
         code_histogram=tally.codes[segment, r].copy(),
         token_histogram=tally.token_bins[segment, r].copy(),
         block_histogram=tally.block_bins[segment, r].sum(0),
@@ -109,10 +112,10 @@ def _sum_chosen(is_four, six, four, err_sq, sums):
     sums[3] += dot
 
 
-sum_chosen = jit(_sum_chosen, fastmath={"reassoc"})
+sum_chosen = kernel(_sum_chosen, fastmath={"reassoc"})
 
 
-@jit
+@kernel
 def count_elements(is_four, six, four, counts):
     """CLIPPED and FLUSHED into `counts`."""
     clipped = flushed = np.int32(0)
@@ -120,11 +123,11 @@ def count_elements(is_four, six, four, counts):
         takes_four = is_four[i] != 0
         clipped = np.int32(clipped + (four[CLIPPED * LANES + i] if takes_four else six[CLIPPED * LANES + i]))
         flushed = np.int32(flushed + (four[FLUSHED * LANES + i] if takes_four else six[FLUSHED * LANES + i]))
-    counts[5] += clipped
-    counts[6] += flushed
+    counts[3] += clipped
+    counts[4] += flushed
 
 
-@jit
+@kernel
 def count_codes(is_four, six, four, bmax, unsigned_zeros, n, codes):
     for odd in range(2):
         at, negative_at = (EVEN + odd) * LANES, (NEGATIVE_EVEN + odd) * LANES
@@ -147,30 +150,23 @@ def count_codes(is_four, six, four, bmax, unsigned_zeros, n, codes):
     codes[0] -= BLOCK * (LANES - n)  # the spare lanes' zeros
 
 
-@jit
-def count_blocks(n, bmax, is_four, four_over_six, h6, h4, byte6, byte4, place, counts, scales):
-    fours = saturated_fours = chosen_all_the_same = saturated = subnormal = zero = np.int32(0)
+@kernel
+def count_blocks(n, is_four, four_over_six, h6, h4, byte6, byte4, place, counts, scales):
+    saturated_fours = chosen = saturated_sixes = np.int32(0)
     for i in range(LANES):
-        takes_four = is_four[i] != 0
-        byte, h = byte4[i] if takes_four else byte6[i], h4[i] if takes_four else h6[i]
-        fours = np.int32(fours + is_four[i])
-        saturated_fours = np.int32(saturated_fours + np.int32(h4[i] > SCALE_LIMIT))
-        chosen_all_the_same = np.int32(chosen_all_the_same + np.int32(takes_four & (h4[i] > SCALE_LIMIT)))
-        saturated = np.int32(saturated + np.int32(h > SCALE_LIMIT))
-        subnormal = np.int32(subnormal + np.int32((byte >= 1) & (byte <= 7)))
-        zero = np.int32(zero + np.int32((byte == 0) & (bmax[i] != ZERO)))
-    counts[0] += fours
-    counts[1] += saturated_fours if four_over_six else 0
-    counts[2] += saturated
-    counts[3] += subnormal
-    counts[4] += zero
-    counts[7] += chosen_all_the_same if four_over_six else 0
+        over = np.int32(h4[i] > SCALE_LIMIT)
+        saturated_fours = np.int32(saturated_fours + over)
+        chosen = np.int32(chosen + np.int32(over & is_four[i]))
+        saturated_sixes = np.int32(saturated_sixes + np.int32(np.int32(h6[i] > SCALE_LIMIT) & np.int32(1 - is_four[i])))
+    counts[0] += saturated_fours if four_over_six else 0
+    counts[1] += chosen
+    counts[2] += chosen + saturated_sixes
     for i in range(LANES):
         place[i] = np.int32(2 * (byte4[i] if is_four[i] != 0 else byte6[i]) + is_four[i])
     count_places(n, place, scales)
 
 
-@jit
+@kernel
 def count_places(n, place, histograms):
     """Count n places, of even and odd lanes apart: a count that waits for the one before costs its latency."""
     even, odd = histograms[0], histograms[1]
@@ -181,7 +177,7 @@ def count_places(n, place, histograms):
         even[place[n - 1]] += 1
 
 
-@jit
+@kernel
 def find_bins(err_sq, x_sq, place):
     """Bins of NMSEs as `stats.nmse_bin` has them; anything where there is none."""
     for i in range(place.shape[0]):
@@ -189,7 +185,7 @@ def find_bins(err_sq, x_sq, place):
         place[i] = np.int32(min(max((ratio.view(np.int64) >> MANTISSA_SHIFT) - FIRST_BIN, 0), BINS - 1))
 
 
-@jit
+@kernel
 def count_block_ratios(n, err_sq, x_sq, place, histograms):
     """Count the NMSEs of a tile's n blocks, those of zeros apart."""
     find_bins(err_sq, x_sq, place)
@@ -204,7 +200,7 @@ def count_block_ratios(n, err_sq, x_sq, place, histograms):
             histograms[0, place[i]] += 1
 
 
-@jit
+@kernel
 def count_token_ratios(err_sq, x_sq, place, histogram):
     for start in range(0, err_sq.shape[0], LANES):
         n = min(LANES, err_sq.shape[0] - start)
@@ -214,7 +210,7 @@ def count_token_ratios(err_sq, x_sq, place, histogram):
                 histogram[place[i]] += 1
 
 
-@jit
+@kernel
 def add_to_tokens(values, token, total):
     """Add a tile's values, one a block, to those of their tokens."""
     if token[0] == token[LANES - 1]:  # tokens rise along the lanes
@@ -230,27 +226,9 @@ def add_to_tokens(values, token, total):
             total[token[i]] += values[i]
 
 
-@jit
-def find_largest(tile, chosen, six, four, candidates, largest):
-    """The larger of `largest` and any error of the tile; NaN stays. Blocks of less squared error are passed over."""
-    square, several = largest * largest, np.int32(0)
-    if largest != largest:
-        return largest
-    for i in range(LANES):
-        several = np.int32(several + np.int32(not chosen.err_sq[i] < square))
-    if several == 0:
-        return largest
-    for i in range(LANES):
-        if chosen.err_sq[i] == 0.0 or chosen.err_sq[i] < largest * largest:
-            continue
-        k = four if chosen.is_four[i] else six
-        for c in range(BLOCK):
-            x = tile.x[c * LANES + i]
-            scaled = flush(abs(x)) * candidates.output_scale[k, i]
-            decoded = np.float64((e2m1(scaled) * candidates.scale[k, i]) * candidates.decode[k, i])
-            error = abs(decoded - np.float64(x if scaled != scaled else abs(x)))
-            if error > largest or error != error:
-                largest = error
-            if error != error:
-                return largest
+@kernel
+def find_largest(is_four, six, four, largest):
+    """The larger of `largest` and any error of a tile, as bits, which sort as magnitudes do and put NaN last."""
+    for i in range(LARGEST * LANES, (LARGEST + 1) * LANES):
+        largest = max(largest, four[i] if is_four[i - LARGEST * LANES] != 0 else six[i])
     return largest

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...nvfp4 import BLOCK
-from .numbers import MAGNITUDE, ZERO, from_bits, jit, to_bits
+from .numbers import MAGNITUDE, ZERO, from_bits, jit, kernel, to_bits
 
 LANES = 128  # leaves a tile and what is computed of it in a first-level cache
 BF16, FP16, FP32 = range(3)
@@ -37,7 +37,7 @@ def new_tile():
     )  # fmt: skip
 
 
-@jit
+@kernel
 def fill(memory, stride, kind, row_blocks, first, n, tile):
     """Lay out n blocks from block `first` of rows that start every `stride` int32 words of `memory`."""
     per_block = BLOCK if kind == FP32 else BLOCK // 2
@@ -63,7 +63,7 @@ def fill(memory, stride, kind, row_blocks, first, n, tile):
     square(tile.x, tile.x_sq)
 
 
-@jit
+@kernel
 def widen(kind, words, x):
     if kind == FP32:
         for i in range(BLOCK * LANES):
@@ -82,14 +82,14 @@ def widen(kind, words, x):
                 x[(2 * w + 1) * LANES + i] = half(high)
 
 
-@jit
+@kernel
 def half(high):
     """The FP16 number in the upper half of an int32, finite."""
     magnitude = from_bits(np.int32(np.int32(high & 0x7FFF0000) >> 3)) * FP16_REBIAS
     return from_bits(np.int32(to_bits(magnitude) | np.int32(high & -0x80000000)))
 
 
-@jit
+@kernel
 def describe(x, bmax, nonzero):
     for i in range(LANES):
         top, count = ZERO, np.int32(0)
@@ -110,7 +110,7 @@ def _square(x, x_sq):
             x_sq[i] = (((x_sq[i] + a * a) + b * b) + d * d) + e * e
 
 
-square = jit(_square, fastmath={"contract"})  # a product of two FP32 numbers is exact, so fusing it changes no bit
+square = kernel(_square, fastmath={"contract"})  # a product of two FP32 numbers is exact, so fusing it changes no bit
 
 
 @jit
