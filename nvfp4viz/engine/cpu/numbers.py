@@ -33,8 +33,8 @@ def jit(function, **options):
     return compiled
 
 
-# A function that neither makes nor returns an array: numba then counts no references to those that it is given or to rows
-# of them, which takes a fifth of the time.
+# A function that neither makes nor returns an array: numba then counts no references to those that it is given, nor to
+# rows of them, which takes a fifth of the time.
 kernel = functools.partial(jit, **({"_nrt": False} if hasattr(CPUTargetOptions, "_nrt") else {}))
 inlined = functools.partial(kernel, forceinline=True)  # what has many arguments, which a call would copy
 spliced = functools.partial(jit, inline="always")  # what returns arrays: a part of whoever calls it, kernel or not
