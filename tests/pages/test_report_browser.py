@@ -190,6 +190,24 @@ def test_what_needs_a_kernel_says_so(opened, measured, tmp_path):
     tab.locator(".nv4 .notice", has_text="needs a notebook").first.wait_for()
 
 
+def test_a_recipe_of_the_page_s_own_is_shown_on_every_tensor(opened, tmp_path):
+    """Statistics of it are not asked for: "that needs a notebook" stood beside a block that was there."""
+    tensors = {"layers.0.x": X, "layers.1.x": X * 2 + 1, "zeros": torch.zeros(8, 32)}
+    tab = opened(report(sweep(tensors, engine="reference"), tmp_path / "r.html"))
+    tab.get_by_role("tab", name="Microscope").click()
+    tab.locator('[data-slider="b"]').focus()
+    tab.keyboard.press("ArrowLeft")
+    tab.locator(".nv4 .verdict", has_text="Not measured").wait_for()
+    for tensor in ("layers.1.x", "layers.0.x"):
+        tab.locator("select.tensor").select_option(tensor)
+        settle(tab, tensor=tensor)
+        tab.locator("svg.microscope circle").first.wait_for()
+        assert not tab.locator(".nv4 .notice").inner_text()
+    tab.locator("select.tensor").select_option("zeros")
+    tab.locator(".picked", has_text="this file holds none of its blocks").wait_for()
+    assert not tab.locator("svg.microscope").is_visible() and not tab.locator(".nv4 .notice").inner_text()
+
+
 def test_keys_reach_every_view(opened, measured, tmp_path):
     tab = opened(report(measured, tmp_path / "r.html"))
     tab.get_by_role("tab", name="Overview").focus()

@@ -163,9 +163,10 @@ class Explorer {
     const computes = view === "microscope" && !page.get("live"); // the page itself, without statistics
     const lacking = sides.some((s) => !s.entry || !(s.stats || computes));
     const { skipped } = page.get("catalog").tensors.find((t) => t.name === tensor) || {};
-    const id = `stats|${tensor}|${recipes.join("|")}`;
+    const asked = recipes.filter((name) => !this.dials.made.has(name)); // of the page's own there are no statistics
+    const id = `stats|${tensor}|${asked.join("|")}`;
     const recorded = sides.some((s) => !s.stats && s.entry && !this.dials.made.has(s.name)); // it says so above the block
-    if ((lacking || recorded) && !skipped && !cache.unpacking) cache.ask(id, { want: "stats", tensor, recipes });
+    if ((lacking || recorded) && !skipped && !cache.unpacking) cache.ask(id, { want: "stats", tensor, recipes: asked });
     const measured = sides.every((s) => s.stats);
     const busy = lacking && !cache.refused.has(id) && !skipped;
     const { done = 0, total = 0 } = page.get("progress");

@@ -62,7 +62,8 @@ function picksAnswer({ blocks }, { tensor, recipe, rule }) {
   const kept = own(blocks, tensor);
   if (!kept) return null;
   const all = Object.keys(kept.blocks).map((key) => key.split(",").map(Number));
-  const unranked = { blocks: all.map(([token, block]) => ({ token, block })), note: "those in this file, not ranked" };
+  const note = all.length ? "those in this file, not ranked" : "this file holds none of its blocks";
+  const unranked = { blocks: all.map(([token, block]) => ({ token, block })), note };
   return { kind: "picks", ...(kept.picks[`${recipe}|${rule}`] || unranked) };
 }
 
