@@ -8,7 +8,7 @@ from ..nvfp4 import study_only
 from ..shown import quantity
 from .impact import Impact
 from .sweep import Sweep
-from .voices import Voices
+from .voices import EXPERT, Voices
 
 CLEAR = 0.98  # a predicted KL below this share of another is less
 
@@ -23,6 +23,7 @@ class Outlook:
     better: tuple[str, ...] = ()  # recipes under which the measured KL is surely less than under the named one
     worse: tuple[str, ...] = ()  # ... surely more
     how: str = ""  # how it was measured, and what of it is resolved
+    routed: bool = False  # predicted of a mixture of experts: what tokens lose by going to others is not in it
 
     def rival(self, recipe: str) -> str | None:
         """The recipe under which the output changes less than under the named one; None where there is none."""
@@ -41,7 +42,8 @@ class Outlook:
         """All of it in plain English; empty where nothing is known."""
         text = []
         if self.predicted:
-            text.append(f"Predicted KL of the output: {_by_recipe(self.predicted, recipe)}.")
+            more = "; more where tokens go to other experts, which a recording does not predict" if self.routed else ""
+            text.append(f"Predicted KL of the output: {_by_recipe(self.predicted, recipe)}{more}.")
             text.append(f"Worst layers by predicted effect: {shortened(list(self.worst))}.")
         if self.measured:
             text.append(f"Measured KL of the output: {_by_recipe(self.measured, recipe)}; {self.how}.")
@@ -53,12 +55,16 @@ class Outlook:
 def outlook(sweep: Sweep, found: Voices, best: str, impact: Impact | None) -> Outlook:
     """What a sweep that was recorded with `sensitivity` predicts, and what `impact` measured of the same recipes."""
     predicted, worst = _predicted(sweep, found, best)
+    routed = any(map(EXPERT.fullmatch, sweep.stats))
     if impact is None:
-        return Outlook(predicted, worst)
+        return Outlook(predicted, worst, routed=routed)
     same = [n for n in impact.kl if sweep.recipes.get(n) == impact.recipes[n] and (n == best or _runs(sweep, n))]
     if best not in same:
         return Outlook(
-            predicted, worst, how=f"What {best} does to the output was not measured: impact has no such recipe"
+            predicted,
+            worst,
+            how=f"What {best} does to the output was not measured: impact has no such recipe",
+            routed=routed,
         )
     against = {n: impact.difference(best, n, "") for n in same if n != best}
     better = tuple(n for n, d in against.items() if d.finding and d.kl > 0)
@@ -67,7 +73,7 @@ def outlook(sweep: Sweep, found: Voices, best: str, impact: Impact | None) -> Ou
     nearest = min(against, key=lambda n: abs(against[n].kl), default=None)
     shown = [n for n in dict.fromkeys((impact.default, nearest)) if n in against]
     parts += [f"{best} against {n} {against[n].percent()}: {against[n].enough()}" for n in shown]
-    return Outlook(predicted, worst, {n: impact.kl[n] for n in same}, better, worse, "; ".join(parts))
+    return Outlook(predicted, worst, {n: impact.kl[n] for n in same}, better, worse, "; ".join(parts), routed)
 
 
 def _predicted(sweep: Sweep, found: Voices, best: str) -> tuple[dict[str, float], tuple[str, ...]]:

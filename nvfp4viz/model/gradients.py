@@ -143,7 +143,8 @@ class Gradients:
         except (torch.cuda.OutOfMemoryError, MemoryError):
             self.problem = OUT_OF_MEMORY
         except RuntimeError as error:  # of the backward pass: the model's call itself is well
-            self.problem = f"the backward pass fails: {str(error).partition(chr(10))[0]}"
+            why = str(error).partition("\n")[0] if bool(logits.isfinite().all()) else "the logits hold NaN or Inf"
+            self.problem = f"the backward pass fails: {why}"
 
     def _back(self, logits: Tensor, counts: Tensor) -> None:
         """draws backward passes, each from a token drawn from every prediction; counts: bool [B, T]."""

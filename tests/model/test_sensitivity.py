@@ -343,6 +343,20 @@ def test_a_backward_pass_that_fails_breaks_no_call():
     assert "up" in found.stats and "predicted_kl" not in found.table()
     with pytest.raises(RuntimeError, match="the backward pass fails"):
         sensitivity(model, [batch])
+    broken = Model()
+    broken.lm_head.weight.data[0, 0] = math.nan
+    with torch.no_grad(), record(broken, "up", ["standard"], sensitivity=True) as recorder:
+        broken(batch)
+    assert recorder.sweep().provenance["sensitivity"] == "the backward pass fails: the logits hold NaN or Inf"
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_a_verdict_says_what_a_recording_does_not_predict(routed):
+    model = Routed() if routed else Model()
+    with torch.no_grad(), record(model, sensitivity=True) as recorder:
+        model(ids(4, 64))
+    said = nvfp4viz.recommend(recorder.sweep()).sentence()
+    assert "Predicted KL of the output" in said and ("more where tokens go to other experts" in said) == routed
 
 
 def test_what_has_no_gradient_is_said():
