@@ -1,7 +1,7 @@
 """Make the pictures of README.md and the gallery from bundled activations: python scripts/make_pictures.py [NAME ...]
 
-The explorer is photographed in a report by a headless Chromium, light and dark; figures are drawn on white. Names are
-those of the files in docs/pictures, without their ending; all are made if none is given.
+The explorer is photographed in a report by a headless Chromium, light and dark; figures are SVG that follows the page
+round it. Names are those of the files in docs/pictures, without their ending; all are made if none is given.
 """
 
 import io
@@ -68,10 +68,8 @@ def photograph_explorer() -> None:
             page.locator(".nv4[data-state=ready], .nv4").first.wait_for()
             page.wait_for_timeout(1500)
             page.locator(".nv4 select").first.select_option(value=TENSOR)
-            for view, name in (("Overview", "explorer"), ("Microscope", "microscope")):
-                page.get_by_role("tab", name=view).click()
-                page.wait_for_timeout(800)
-                _save(f"{name}-{scheme}", page.locator(".nv4").first.screenshot())
+            page.wait_for_timeout(800)
+            _save(f"explorer-{scheme}", page.locator(".nv4").first.screenshot())
         browser.close()
 
 
@@ -88,6 +86,8 @@ if __name__ == "__main__":
     wanted = sys.argv[1:]
     for name, draw in figures().items():
         if not wanted or name in wanted:
-            _save(name, plots.Picture(draw()).png)
+            data, _ = plots.Picture(draw())._repr_mimebundle_()
+            (FOLDER / f"{name}.svg").write_text(data["image/svg+xml"], encoding="utf-8")
+            print(name)
     if not wanted or "explorer" in wanted:
         photograph_explorer()
