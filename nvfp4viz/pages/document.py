@@ -98,8 +98,12 @@ _VISIBLE = {i: chr(0x2400 + i) for i in range(32) if i != 10} | {127: "␡"}
 _VISIBLE |= {i: f"[U+{i:04X}]" for i in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
-def picture(ax, caption: str, name: str = "figure") -> dict:
-    """A matplotlib figure as a template shows it: SVG in the page's ink with ids of its own, and a caption."""
-    from ..shown import svg
+def picture(ax, caption: str, name: str = "figure", seen: str = "") -> dict:
+    """A matplotlib figure as a template shows it: SVG in the page's ink with ids of its own, and a caption.
 
-    return {"svg": Markup(svg(ax, name)), "caption": caption}
+    seen: what there is to see, which stands behind its title for who does not see it.
+    """
+    from ..shown import svg, titles
+
+    alt = f"{titles(ax.figure)}: {seen}" if seen else ""
+    return {"svg": Markup(svg(ax, name, alt)), "caption": caption}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 from markupsafe import Markup
@@ -25,7 +26,7 @@ from ..analysis import (
 )
 from ..analysis import sweep as measured
 from ..catalog import COLUMNS as NUMBERS
-from ..catalog import SIZES, style
+from ..catalog import RATES, SIZES, style
 from ..checkpoints import Checkpoint
 from ..explorer import outputs
 from ..nvfp4 import FOUR_LIMIT, study_only
@@ -244,7 +245,25 @@ def _figures(sweep: Sweep, best: str) -> list[dict]:
          "All tensors together, on a logarithmic axis. A 4 that saturates is the price of a high ceiling; a scale that"
          " is subnormal or 0 would be that of a low one."),
     ]  # fmt: skip
-    return [picture(ax, caption, f"figure{i}") for i, (ax, caption) in enumerate(figures)]
+    seen = (_seen_by_tensor(shown, best, baseline), _seen_in_all(totals, "four_rate"),
+            "; ".join(_seen_in_all(totals, rate) for rate in RATES))  # fmt: skip
+    return [picture(ax, caption, f"figure{i}", seen[i]) for i, (ax, caption) in enumerate(figures)]
+
+
+def _seen_by_tensor(sweep: Sweep, best: str, baseline: str | None) -> str:
+    """From which number to which a figure of tensors goes, under the best recipe."""
+    over = baseline if baseline not in (None, best) else None
+    values = [row[best].sqnr_db - (row[over].sqnr_db if over else 0) for row in sweep.stats.values()]
+    known = [v for v in values if isfinite(v)]
+    if not known:
+        return "no number is finite"
+    return f"{best}{f' over {over}' if over else ''} from {fixed(min(known))} to {fixed(max(known))} dB"
+
+
+def _seen_in_all(totals: dict, rate: str) -> str:
+    """A rate under each recipe."""
+    shares = ", ".join(f"{name} {percent(getattr(stats, rate))}" for name, stats in totals.items())
+    return f"{RATES[rate].heading}: {shares}"
 
 
 def _telling(sweep: Sweep, best: str, baseline: str | None) -> tuple[Sweep, str]:

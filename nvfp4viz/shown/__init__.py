@@ -21,7 +21,7 @@ from .text import (
 )
 
 _PICTURES = (  # these come with matplotlib, at first use
-    "FAINT", "INK", "RULE", "Picture", "expect", "formula", "label_tensors", "shorten", "svg",
+    "FAINT", "INK", "RULE", "Picture", "expect", "formula", "label_tensors", "shorten", "svg", "titles",
 )  # fmt: skip
 
 

@@ -25,9 +25,10 @@ from nvfp4viz import RECIPES, Recipe, load, report, sweep, synthetic
 from nvfp4viz.analysis import Effect, Impact, Sweep, block_at, inspect_block, is_decided, kept_blocks, pick, recommend
 from nvfp4viz.analysis import block_inspections as inspections
 from nvfp4viz.analysis.picks import KEPT
-from nvfp4viz.catalog import COLUMNS
+from nvfp4viz.catalog import COLUMNS, RATES
 from nvfp4viz.pages import load_report, packing, words
 from nvfp4viz.pages.report import render
+from nvfp4viz.shown import percent
 from nvfp4viz.web import page_module
 
 X = synthetic("lognormal", 24, 64)
@@ -117,9 +118,14 @@ def test_nothing_is_fetched_and_only_its_own_script_runs(page):
     assert not re.search(r"""(?:https?:)?//[a-z]""", re.sub(r"//.*", "", re.sub(r'"[A-Za-z0-9+/=]{200,}"', "", page)))
 
 
-def test_figures_say_what_they_show_in_the_page_s_ink(page):
+def test_figures_say_what_they_show_in_the_page_s_ink(page, measured):
     figures = [a for t, a in Tags(page).tags if t == "svg" and a.get("role") == "img"]
-    assert len(figures) == 3 and all(len(a["aria-label"]) > 10 for a in figures)
+    gains, scales, limits = (a["aria-label"] for a in figures)
+    best = recommend(measured).recipe
+    gained = [row[best].sqnr_db - row["standard"].sqnr_db for row in measured.stats.values()]
+    assert f"{best} over standard from {min(gained):.2f} to {max(gained):.2f} dB" in gains
+    four = measured.total("4/6-mse-256").four_rate
+    assert f"4/6-mse-256 {percent(four)}" in scales and all(rate.heading in limits for rate in RATES.values())
     drawn = "".join(re.findall(r"<figure class=\"card\"[^>]*>.*?</figure>", page, re.S))
     assert "var(--ink)" in drawn and "#222222" not in drawn and "<text" in drawn  # text stays text, black stays ink
     ids = re.findall(r' id="([^"]*)"', drawn)
