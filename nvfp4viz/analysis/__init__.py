@@ -12,7 +12,7 @@ from .ceiling import (
     window,
 )
 from .choice import PLACES, POSITIONS, Agreement, Choice, agreement, choice, gain_edges
-from .compare import Pair, db, middle, obstacles, pairs, sentence
+from .compare import Pair, db, middle, obstacles, other_arithmetic, pairs, sentence
 from .coverage import coverage_sentence
 from .defaults import DEFAULTS, FLASHINFER, SGLANG, changes, marked
 from .draws import hash32

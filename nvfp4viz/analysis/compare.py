@@ -114,9 +114,15 @@ def obstacles(a: Sweep, b: Sweep, found: list[Pair]) -> list[str]:
         text += [f"Skipped in {side}: {name}: {why}" for name, why in list(mine.skipped.items())[:SKIPPED]]
         more = len(mine.skipped) - SKIPPED
         text += [f"Skipped in {side}, too: {quantity(more, 'more tensor')}."] if more > 0 else []
-    other = [(n, twin) for n, twin in twins.items() if a.recipes[n] != b.recipes[twin]]
-    text += [f"Other arithmetic: {', '.join(f'{n} in A beside {twin} in B' for n, twin in other)}."] if other else []
-    return text + _other_data(found)
+    return text + other_arithmetic(a, b) + _other_data(found)
+
+
+def other_arithmetic(a: Sweep, b: Sweep, names: tuple[str, str] = ("A", "B")) -> list[str]:
+    """Which recipes are compared with twins, strict with fast; `names`: what to call the two."""
+    twins = _twins(a.recipes, b.recipes)
+    beside = [f"{n} in {names[0]} beside {twin} in {names[1]}"
+              for n, twin in twins.items() if a.recipes[n] != b.recipes[twin]]  # fmt: skip
+    return [f"Other arithmetic: {', '.join(beside)}."] if beside else []
 
 
 def _other_data(found: list[Pair]) -> list[str]:

@@ -94,12 +94,13 @@ def made_by(path: str, sweep) -> str:
 
 
 def other_data(baseline, new) -> list[str]:
-    """What to know before a difference is put down to the quantizer: that the two saw other activations."""
-    from ..analysis import pairs
+    """What to know before a difference is put down to the quantizer: other arithmetic, or other activations."""
+    from ..analysis import other_arithmetic, pairs
 
     other = {p.tensor for p in pairs(baseline, new) if not p.same_input}
     where = f"{quantity(len(other), 'tensor')}, such as {min(other)}" if other else ""
-    return [f"The two saw other activations in {where}."] if other else []
+    seen = [f"The two saw other activations in {where}."] if other else []
+    return other_arithmetic(baseline, new, ("the baseline", "the new one")) + seen
 
 
 def failed(found: list[Case]) -> list[Case]:

@@ -99,6 +99,14 @@ def test_hostile_names_stay_text_in_every_output(capsys):
     assert table and all(line.replace("\\|", "").count("|") == 5 for line in table)
 
 
+def test_strict_beside_fast_is_told(capsys):
+    sweep({"x": X}, ["standard"], engine="reference").save("strict.json")
+    sweep({"x": X}, ["standard-fast"], engine="reference").save("fast.json")
+    assert main(["check", "strict.json", "fast.json"]) == 0
+    said = capsys.readouterr().out
+    assert "Other arithmetic: standard in the baseline beside standard-fast in the new one." in said
+
+
 def test_a_table_starts_no_formula():
     found = sweep(dict.fromkeys(("=1+1", "@a", "-b", "+c", "plain"), X), RECIPES, engine="reference")
     found.save("t.csv")
