@@ -121,6 +121,7 @@ __device__ __forceinline__ void store_row(const Analyze& job, long long token, i
     for (int i = 0; i < min(job.log_lanes, 5); i++)
         for (double& sum : sums) sum += __shfl_xor_sync(~0u, sum, 1 << i);
     for (int r = 0; r <= N; r++) (r < N ? shared.recipes[r].err_sq : shared.x_sq)[thread] = sums[r];
+    __syncwarp();
     if (lanes > 32) __syncthreads();
     auto whole = [&](const double* of) {
         double sum = of[first];
@@ -132,7 +133,7 @@ __device__ __forceinline__ void store_row(const Analyze& job, long long token, i
         (r < N ? job.err_sq + r * job.tokens : job.x_sq)[token] = r < N ? err_sq : x_sq;
         if (r < N && x_sq > 0) atomicAdd(&shared.recipes[r].counts[TOKEN_NMSE + nmse_bin(err_sq / x_sq)], 1u);
     }
-    __syncwarp();  // else the threads that stored stay apart from the others
+    __syncwarp();  // which also brings those that stored back to the others
     if (lanes > 32) __syncthreads();
     for (int r = 0; r < N; r++) shared.recipes[r].err_sq[thread] = 0;
 }
