@@ -85,7 +85,8 @@ def compact(stats: Stats, **more) -> dict:
 def summary(stats: Stats) -> list:
     """The numbers of SUMMARY, short, for the strip of all tensors; behind them the predicted KL, where there is one."""
     columns = (*SUMMARY, "predicted_kl") if stats.kl_tokens else SUMMARY
-    return [finite(float(f"{getattr(stats, c):.5g}")) for c in columns]
+    digits = {"sqnr_db": 7}  # differences of it are shown in thousandths
+    return [finite(float(f"{getattr(stats, c):.{digits.get(c, 5)}g}")) for c in columns]
 
 
 def recipe_entry(recipe: Recipe) -> dict:

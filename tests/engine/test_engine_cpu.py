@@ -369,7 +369,7 @@ def test_near_ties_are_decided_by_the_score(mode):
 
 
 def test_kernels_return_no_array():
-    """numba counts no references in them: an array that one returned, as itself or in a tuple, would be freed in use."""
+    """numba counts no references in them: an array that one returned, alone or in a tuple, would be freed in use."""
     kernels = 0
     for file in sorted(Path(cpu.__file__).parent.glob("*.py")):
         for function in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.FunctionDef)):

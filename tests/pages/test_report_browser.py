@@ -208,6 +208,19 @@ def test_a_recipe_of_the_page_s_own_is_shown_on_every_tensor(opened, tmp_path):
     assert not tab.locator("svg.microscope").is_visible() and not tab.locator(".nv4 .notice").inner_text()
 
 
+def test_what_reads_as_no_difference_is_no_win(opened, tmp_path):
+    """Fast arithmetic moves an SQNR by some 1e-8 dB, which was counted as a win."""
+    tensors = {f"layers.{i}.x": X * (i + 1) + i for i in range(3)}
+    found = sweep(tensors, ["4/6-mae-448", "4/6-mae-448-fast"], engine="reference")
+    changed = {t: row["4/6-mae-448"].sqnr_db - row["4/6-mae-448-fast"].sqnr_db for t, row in found.stats.items()}
+    assert any(changed.values()) and all(abs(v) < 0.0005 for v in changed.values())
+    tab = opened(report(found, tmp_path / "r.html"))
+    for tensor in tensors:  # with all of its statistics in the page
+        tab.locator("select.tensor").select_option(tensor)
+        settle(tab, tensor=tensor)
+    assert "of 3 tensors B wins 0, A 0, 3 alike" in tab.locator(".nv4 .verdict").inner_text()
+
+
 def test_keys_reach_every_view(opened, measured, tmp_path):
     tab = opened(report(measured, tmp_path / "r.html"))
     tab.get_by_role("tab", name="Overview").focus()

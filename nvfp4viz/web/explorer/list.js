@@ -1,7 +1,7 @@
 // The list of tensors and its order.
 
 import { SIDES } from "../lib/sides.js";
-import { NAMELESS, clamp, fixed, int, num, quantity, visible } from "../lib/text.js";
+import { LEAST_DB, NAMELESS, clamp, fixed, int, num, quantity, visible } from "../lib/text.js";
 
 export class TensorList {
   ranked = null; // what depends on all tensors, and not on which is shown
@@ -84,8 +84,8 @@ function rank({ tensors, summary_columns }, cache, a, b, sort) {
     order: by ? ordered(names, by) : names,
     lacking: [a, b].filter((recipe) => names.some((tensor) => !summaryOf(tensor, recipe))),
     gains: gains.length,
-    better: gains.filter((g) => g > 0).length,
-    worse: gains.filter((g) => g < 0).length,
+    better: gains.filter((g) => g >= LEAST_DB).length,
+    worse: gains.filter((g) => g <= -LEAST_DB).length,
     layerOf: new Map(tensors.map((t) => [t.name, t.layer])),
   };
 }

@@ -1,17 +1,19 @@
 // Above the figures who wins, below them what was measured by what.
 
 import { markedName } from "../lib/recipe.js";
-import { fixed, int, num, quantity } from "../lib/text.js";
+import { LEAST_DB, fixed, int, num, quantity } from "../lib/text.js";
 
 export function verdict({ sides, gains, better, worse }) {
   const [a, b] = sides.map((s) => num(s.stats.sqnr_db));
   const here = `${whoWins(b - a)} here: ${fixed(b)} against ${fixed(a)} dB`;
   if (gains <= 1) return here;
-  return `${here}<span class="soft"> · of ${int(gains)} tensors B wins ${int(better)}, A ${int(worse)}</span>`;
+  const alike = gains - better - worse;
+  const rest = alike ? `, ${int(alike)} alike` : "";
+  return `${here}<span class="soft"> · of ${int(gains)} tensors B wins ${int(better)}, A ${int(worse)}${rest}</span>`;
 }
 
 function whoWins(gain) {
-  if (!(Math.abs(gain) >= 0.0005)) return "A and B do equally well"; // or one is no number
+  if (!(Math.abs(gain) >= LEAST_DB)) return "A and B do equally well"; // or one is no number
   const how = gain > 0 ? "better" : "worse";
   return `<b class="b-ink">B</b> is <b>${fixed(Math.abs(gain), 3)} dB</b> ${how} than <b class="a-ink">A</b>`;
 }

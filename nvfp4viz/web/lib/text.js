@@ -9,6 +9,7 @@ export const esc = (text) =>
   PLAIN.test(text) ? String(text) : visible(text).replace(/[&<>"']/g, (c) => ESCAPES[c]);
 export const num = (v) => (v === "inf" ? Infinity : v === "-inf" ? -Infinity : v === "nan" ? NaN : v); // as JSON tells it
 export const minus = (text) => text.replace("-", "−");
+export const LEAST_DB = 0.0005; // SQNRs are written in thousandths of a dB: what is less reads as no difference
 const INTEGER = new Intl.NumberFormat("en-US"); // kept: toLocaleString makes one each time
 export const int = (v) => INTEGER.format(v);
 export const quantity = (n, noun) => `${int(n)} ${noun}${n === 1 ? "" : "s"}`;

@@ -2,9 +2,8 @@
 
 import { own } from "../lib/own.js";
 import { sameSettings, studyOnly } from "../lib/recipe.js";
-import { int, num, quantity, short } from "../lib/text.js";
+import { LEAST_DB, int, num, quantity, short } from "../lib/text.js";
 
-const LEAST_DB = 0.0005; // SQNRs are written in thousandths of a dB: what is less reads as none
 const CHANGES = {
   better: "are better",
   worse: "worse",
