@@ -78,7 +78,7 @@ class Gradients:
 
         def hook(gradient: Tensor) -> None:
             with torch.no_grad(), torch._C.DisableTorchFunction():
-                square = seen.read(gradient).float().square()
+                square = seen.read(gradient.float()).square()
                 entry[2] = square if entry[2] is None else entry[2].add_(square)
 
         self._hooks.append(seen.given.register_hook(hook))

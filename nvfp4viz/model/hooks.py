@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..nvfp4 import as_tokens
 from .choose import Choice, choose, describe, patterns_of, unwrapped
 from .coverage import Coverage
-from .inputs import computed, eager, local_part, module_input, routing
+from .inputs import computed, eager, local_part, module_input, passed, routing
 from .products import Product, Watch
 from .rows import Mask, finite, recomputed
 from .seen import Known, Rows, Seen, by_expert, counts
@@ -182,8 +182,8 @@ class Observer:
         try:
             with torch._C.DisableTorchFunction(), self._lock, torch.no_grad():
                 self.calls[name] += 1
-                given = module_input(module, args, kwargs)
-                label, x = local_part(name, given, module)
+                label, x = local_part(name, module_input(module, args, kwargs), module)
+                given = passed(args, kwargs)  # with its gradient's history, which a cast made here has not
                 if x is not None:
                     n = getattr(module, "out_features", None)
                     shape = (n, x.shape[-1]) if n else ()

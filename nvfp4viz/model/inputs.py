@@ -15,12 +15,17 @@ from .products import Product
 from .weights import is_linear
 
 
-def module_input(module: nn.Module, args, kwargs=None) -> Tensor:
-    """The first floating-point tensor among a call's arguments, as the module computes with it: in autocast's dtype."""
+def passed(args, kwargs=None) -> Tensor:
+    """The first floating-point tensor among a call's arguments, or else the first tensor."""
     tensors = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
     if not tensors:
         raise TypeError("it was called without a tensor")
-    x = next((t for t in tensors if t.is_floating_point()), tensors[0])
+    return next((t for t in tensors if t.is_floating_point()), tensors[0])
+
+
+def module_input(module: nn.Module, args, kwargs=None) -> Tensor:
+    """What was passed to a module, as it computes with it: in autocast's dtype."""
+    x = passed(args, kwargs)
     kind = x.device.type
     if x.dtype == torch.float32 and is_linear(module) and torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))

@@ -193,7 +193,8 @@ class Swap:
                 version = None if given.is_inference() else given._version
                 scale = self._encode_scale(weight.name)
                 if scale is not None or self._last[0] is not given or version is None or self._last[1] != version:
-                    self._last[:] = given, version, decoded(x, self.recipe, self.engine, scale)
+                    made = decoded(x, self.recipe, self.engine, scale)
+                    self._last[:] = given, version, made.double() if given.dtype == torch.float64 else made
         except (TypeError, ValueError, StopIteration) as error:
             self.skipped[weight.name] = str(error) or "its input has no floating-point tensor"
             return None

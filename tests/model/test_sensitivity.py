@@ -329,6 +329,17 @@ def test_what_a_call_returns_or_keeps_has_no_graph(grad):
     assert recorder.gradients.tokens == 10 and recorder.sweep().stats["k"]["standard"].predicted_kl > 0
 
 
+@pytest.mark.parametrize("how", ["autocast", "float64"])
+def test_inputs_that_are_cast_are_predicted_all_the_same(how):
+    want = sensitivity(Model(), [ids()], ["standard"])
+    model = Model().double() if how == "float64" else Model()
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        found = sensitivity(model, [ids()], ["standard"])
+    assert {n: found.names[n] for n in want.names} == want.names
+    for name in want.nats:
+        assert found.kl(name, "standard") == pytest.approx(want.kl(name, "standard"), rel=0.3)
+
+
 def test_a_backward_pass_that_fails_breaks_no_call():
     class Overwriting(Model):
         def forward(self, input_ids):
