@@ -97,6 +97,14 @@ def test_a_tensor_is_chosen_everywhere_and_stays_in_the_address(opened, page):
     name = worst.locator("th").inner_text()
     assert tab.locator("figure.card svg text.pointed").all_text_contents() == [name]
     assert tab.locator("#results tr.pointed").count() == len(measured.recipes)
+    assert name in tab.locator("svg.strip .cursor").text_content()
+    strip = tab.locator("svg.strip")
+    strip.scroll_into_view_if_needed()
+    strip.hover(position={"x": strip.bounding_box()["width"] - 14, "y": 20})  # the last tensor
+    assert tab.locator("figure.card svg text.pointed").all_text_contents() == [measured.tensors[-1]]
+    strip.hover(position={"x": 2, "y": 2})
+    tab.locator("h1").hover()
+    assert tab.locator(".pointed").count() == 0
     tab.locator("button[data-view=microscope]").click()
     tab.locator(".nv4[data-view=microscope][data-block]").wait_for()
     worst.click()  # and the microscope shows a block of that tensor, not one that it has not

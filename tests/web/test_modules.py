@@ -26,7 +26,7 @@ PAGE = set(
     re.findall(
         r"\w+",
         """
-    Blob DataView DecompressionStream FileReader MutationObserver ResizeObserver Response URL URLSearchParams
+    Blob CustomEvent DataView DecompressionStream FileReader MutationObserver ResizeObserver Response URL URLSearchParams
     Option addEventListener atob clearTimeout decodeURIComponent document getComputedStyle history location matchMedia
     navigator performance queueMicrotask removeEventListener requestAnimationFrame setTimeout window
 """,

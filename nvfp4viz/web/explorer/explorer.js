@@ -51,6 +51,7 @@ class Explorer {
     const [heat, ranking] = [this.choiceOf("heat", "cells", "name"), this.choiceOf("ranking", "rows", "tensor")];
     this.pictures = new Pictures(this.page, { strip: tensors, tensors, microscope, heat, ranking });
     this.output = new Output(this.page, this.pictures);
+    this.page.root.addEventListener("nv4-point", ({ detail }) => this.pictures.pointAt(detail)); // by the page around
     listenToControls(this.page, this.dials, this.microscope);
   }
 
@@ -105,6 +106,8 @@ class Explorer {
       position: () => this.context.order.indexOf(this.page.get("tensor")),
       size: () => this.context.order.length,
       choose: (i) => this.goTo(this.context.order[i]),
+      tensor: (i) => this.context.order[i],
+      place: (tensor) => this.context.order.indexOf(tensor),
     };
   }
 
@@ -115,6 +118,8 @@ class Explorer {
       position: () => all().findIndex((one) => one[name] === this.page.get("tensor")),
       size: () => all().length,
       choose: (i) => all()[i][name] !== undefined && this.goTo(all()[i][name]),
+      tensor: (i) => all()[i][name],
+      place: (tensor) => all().findIndex((one) => one[name] === tensor),
     };
   }
 

@@ -13,7 +13,8 @@ export class Pictures {
   parts = {}; // name -> the elements in it
   cursors = {}; // name -> the stop that its cursor is at
 
-  // `choices`: name -> {position(), size(), choose(i)} where a click or an arrow key chooses; elsewhere keys point.
+  // `choices`: name -> {position(), size(), choose(i)} where a click or an arrow key chooses; elsewhere keys point. Where
+  // tensor(i) and place(tensor) say which tensor is at i, pictures and the page around tell each other what is pointed at.
   constructor(page, choices) {
     this.page = page;
     this.choices = choices;
@@ -51,13 +52,27 @@ export class Pictures {
     if (aloud && pointed) this.page.write(".announced", pointed.label);
   }
 
+  // Put the cursors of all pictures of tensors at one, or take them away where it is null.
+  pointAt(tensor) {
+    for (const [name, { place }] of Object.entries(this.choices)) {
+      const stop = place && this.drawn[name] && tensor !== null ? place(tensor) : -1;
+      if (place) this.point(name, stop < 0 ? undefined : stop, false);
+    }
+  }
+
   listen(svg, name) {
     const away = () => this.point(name, undefined, false);
     svg.addEventListener("pointermove", (event) => {
       const picture = this.drawn[name];
-      if (picture?.point) this.point(name, picture.at(...placeIn(svg, event)), false);
+      if (!picture?.point) return;
+      const stop = picture.at(...placeIn(svg, event));
+      this.point(name, stop, false);
+      this.tell(this.choices[name]?.tensor?.(stop));
     });
-    svg.addEventListener("pointerleave", away);
+    svg.addEventListener("pointerleave", () => {
+      away();
+      if (this.choices[name]?.tensor) this.tell(null);
+    });
     svg.addEventListener("blur", away);
     svg.addEventListener("click", (event) => {
       const picture = this.drawn[name];
@@ -70,6 +85,11 @@ export class Pictures {
         this.move(name, event.key);
       }
     });
+  }
+
+  tell(tensor) {
+    if (tensor === undefined) return;
+    this.page.root.dispatchEvent(new CustomEvent("nv4-pointed", { bubbles: true, detail: tensor }));
   }
 
   // To the next choice, or to the next stop, which is said aloud.

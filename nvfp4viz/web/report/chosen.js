@@ -19,6 +19,7 @@ export function choosable(model, tensors, tensorOf) {
   for (const label of labels) label.classList.add("pick");
   const listed = [...document.querySelectorAll("tr[data-place]")];
   const rows = document.querySelector("#results tbody");
+  const explorer = document.querySelector("#explorer .nv4");
   const nameOf = (part) => {
     if (part.dataset.place) return tensors[Number(part.dataset.place)];
     return part.matches("tr") ? tensorOf(part) : labelled(part);
@@ -36,8 +37,11 @@ export function choosable(model, tensors, tensorOf) {
   });
   document.addEventListener("pointerover", (event) => {
     const part = at(event);
-    if (part || at({ target: event.relatedTarget || document })) mark("pointed", part && nameOf(part));
+    if (!part && !at({ target: event.relatedTarget || document })) return;
+    mark("pointed", part && nameOf(part));
+    explorer.dispatchEvent(new CustomEvent("nv4-point", { detail: part ? nameOf(part) : null }));
   });
+  explorer.addEventListener("nv4-pointed", ({ detail }) => mark("pointed", detail));
   model.on("change:tensor", markShown);
   new MutationObserver(markShown).observe(rows, { childList: true });
   markShown();
