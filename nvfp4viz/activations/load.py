@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..files import sha256
-from ..shown import layer_order
+from ..shown import layer_order, quantity
 from .dumps import Steps
 from .folders import files_of, natural
 from .guards import QuantizedCheckpointError, reason
@@ -41,7 +41,7 @@ class Activations(Mapping):
     def __repr__(self) -> str:
         files = ", ".join(Path(s["path"]).name for s in self.sources)
         left_out = f"; {len(self.left_out)} left out: see .left_out" if self.left_out else ""
-        return f"Activations({len(self)} tensors from {files}{left_out})"
+        return f"Activations({quantity(len(self), 'tensor')} from {files}{left_out})"
 
 
 def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Activations:

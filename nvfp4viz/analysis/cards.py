@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..nvfp4 import study_only
-from ..shown import fixed, percent, signed, table
+from ..shown import fixed, percent, quantity, signed, table
 
 RATES = ("four_rate", "four_saturated")
 
@@ -12,7 +12,7 @@ def sweep_html(sweep) -> str:
     """A row a recipe: the mean SQNR over tensors, and the rates that explain it."""
     rows = [[name, *_means(sweep, name), study_only(r)] for name, r in sweep.recipes.items() if sweep.records]
     head = ("recipe", "mean SQNR (dB)", "chose 4", "4 saturates", "")
-    title = f"Sweep · {len(sweep.records)} tensors · engine {', '.join(sweep.engines)}"
+    title = f"Sweep · {quantity(len(sweep.records), 'tensor')} · engine {', '.join(sweep.engines)}"
     return table(title, rows, head, repr(sweep))
 
 

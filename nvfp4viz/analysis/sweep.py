@@ -14,7 +14,7 @@ from ..activations import as_activations, token_texts
 from ..catalog import COLUMNS
 from ..engine import usable_engine
 from ..nvfp4 import RECIPES, Recipe, some_recipes, study_only
-from ..shown import layer_order
+from ..shown import layer_order, quantity
 from ..stats import Stats
 from .attribution import Attribution, attribute_all
 from .cards import sweep_html
@@ -56,10 +56,10 @@ class Sweep(Saved):
 
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
-        recipes = ", ".join(self.recipes)
+        many, recipes = quantity(len(self.records), "tensor"), ", ".join(self.recipes)
         seen = coverage_sentence(self.provenance.get("coverage"))
         seen = f"; of the model {seen}" if seen else ""
-        return f"Sweep({len(self.records)} tensors{skipped}{seen}; recipes {recipes}; .table() has the numbers)"
+        return f"Sweep({many}{skipped}{seen}; recipes {recipes}; .table() has the numbers)"
 
     def _repr_html_(self) -> str:
         return sweep_html(self)

@@ -87,7 +87,7 @@ def test_a_widget_that_could_not_be_made_goes_in_silence(capsys, recwarn):
 
 
 def test_results_print_in_a_few_lines():
-    assert repr(SWEEP) == "Sweep(1 tensors; recipes standard, 4/6-mae-448; .table() has the numbers)"
+    assert repr(SWEEP) == "Sweep(1 tensor; recipes standard, 4/6-mae-448; .table() has the numbers)"
     assert len(repr(SWEEP.total("standard"))) < 1000
     assert len(repr(nvfp4viz.choice(X, "4/6-mse-256"))) < 1000
 
