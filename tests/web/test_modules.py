@@ -26,8 +26,8 @@ PAGE = set(
     re.findall(
         r"\w+",
         """
-    Blob CustomEvent DataView DecompressionStream FileReader MutationObserver ResizeObserver Response URL URLSearchParams
-    Option addEventListener atob clearTimeout decodeURIComponent document getComputedStyle history location matchMedia
+    Blob CustomEvent DataView DecompressionStream FileReader MutationObserver Option ResizeObserver Response URL
+    URLSearchParams addEventListener atob clearTimeout decodeURIComponent document getComputedStyle history location matchMedia
     navigator performance queueMicrotask removeEventListener requestAnimationFrame setTimeout window
 """,
     )
