@@ -27,8 +27,8 @@ PAGE = set(
         r"\w+",
         """
     Blob CustomEvent DataView DecompressionStream FileReader MutationObserver Option ResizeObserver Response URL
-    URLSearchParams addEventListener atob clearTimeout decodeURIComponent document getComputedStyle history location matchMedia
-    navigator performance queueMicrotask removeEventListener requestAnimationFrame setTimeout window
+    URLSearchParams addEventListener atob clearTimeout decodeURIComponent document getComputedStyle history location
+    matchMedia navigator performance queueMicrotask removeEventListener requestAnimationFrame setTimeout window
 """,
     )
 )
