@@ -229,7 +229,7 @@ class TestInJupyterLab:
         check(page, data)
         box = page.locator("svg.strip").bounding_box()
         page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + 20)
-        page.wait_for_function("document.querySelector('.nv4').dataset.tensor.includes('.15.')")
+        page.wait_for_function("() => document.querySelector('.nv4').dataset.tensor.includes('.15.')")
         check(page, data)
         dials = page.locator(".dials")
         dials.get_by_role("radiogroup", name="B: error mode").get_by_text("MSE").click()
@@ -244,7 +244,7 @@ class TestInJupyterLab:
         slider = page.get_by_label("B: ceiling, any E4M3 value")
         box = slider.bounding_box()
         page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
-        page.wait_for_function("document.querySelector('.nv4').dataset.b !== '4/6-mse-256-tensor'")
+        page.wait_for_function("() => document.querySelector('.nv4').dataset.b !== '4/6-mse-256-tensor'")
         settle(page)
         assert check(page, data)["b"] != "4/6-mse-256-tensor"
 
@@ -258,7 +258,7 @@ class TestInJupyterLab:
         page.get_by_role("tab", name="Microscope").click()
         page.get_by_label("blocks with").select_option("saturated")
         page.get_by_role("radiogroup", name="recipe that ranks").get_by_text("A").click()
-        page.wait_for_function("/^1 of/.test(document.querySelector('.nv4 .picked').textContent)")
+        page.wait_for_function("() => /^1 of/.test(document.querySelector('.nv4 .picked').textContent)")
         page.get_by_role("button", name="next block").click()
         seen = page.evaluate(BLOCK)
         second = pick(data[seen["tensor"]], seen["a"], "saturated")["blocks"][1]
@@ -340,9 +340,9 @@ class TestInJupyterLab:
         assert before != check(page, data)["tensor"]
         page.keyboard.press("Tab")
         page.keyboard.press("ArrowRight")  # the next view, and back
-        page.wait_for_function("document.querySelector('.nv4').dataset.view === 'scales'")
+        page.wait_for_function("() => document.querySelector('.nv4').dataset.view === 'scales'")
         page.keyboard.press("ArrowLeft")
-        page.wait_for_function("document.querySelector('.nv4').dataset.view === 'overview'")
+        page.wait_for_function("() => document.querySelector('.nv4').dataset.view === 'overview'")
         for _ in range(3):
             page.keyboard.press("Tab")
         page.keyboard.press("Home")  # block scales: the lowest that occurs

@@ -103,7 +103,7 @@ def test_a_changed_value_is_copied_too(copied):
 
 def test_an_address_opens_what_was_seen_recipes_of_the_page_too(copied):
     code, tab = copied("#view=microscope", choose("B: FP32 scale per", "tensor"))
-    tab.wait_for_function("location.hash.includes('256-tensor')")
+    tab.wait_for_function("() => location.hash.includes('256-tensor')")
     address = tab.evaluate("location.hash")
     again, other = copied(address)
     assert again == code and other.evaluate("location.hash") == address
@@ -112,7 +112,7 @@ def test_an_address_opens_what_was_seen_recipes_of_the_page_too(copied):
         "256-tensor" in other.locator("footer").inner_text() and "this page's" in other.locator("footer").inner_text()
     )
     _, plain = copied("#view=scales&recipe_b=4%2F6-mae-256-tensor")  # of which nothing is recorded
-    plain.wait_for_function("!location.hash.includes('tensor&') && location.hash.includes('recipe_b')")
+    plain.wait_for_function("() => !location.hash.includes('tensor&') && location.hash.includes('recipe_b')")
     assert plain.locator(".name.b").inner_text() == "4/6-mae-256"
 
 

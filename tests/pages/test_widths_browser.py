@@ -109,7 +109,7 @@ def test_a_tensor_is_chosen_everywhere_and_stays_in_the_address(opened, page):
     tab.locator(".nv4[data-view=microscope][data-block]").wait_for()
     worst.click()  # and the microscope shows a block of that tensor, not one that it has not
     tab.wait_for_function("t => document.querySelector('.nv4').dataset.tensor === t", arg=name)
-    tab.wait_for_function("document.querySelector('.nv4').dataset.state === 'ready'")
+    tab.wait_for_function("() => document.querySelector('.nv4').dataset.state === 'ready'")
     assert tab.locator("svg.microscope:visible").count() == 1 and tab.locator(".notice").inner_text() == ""
     tab.locator("button[data-view=overview]").click()
     tab.get_by_role("tab", name="Error").click()
