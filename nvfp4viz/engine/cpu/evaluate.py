@@ -134,15 +134,20 @@ sum_errors = kernel(_sum_errors, fastmath={"contract"})  # errors are FP32: thei
 
 @kernel
 def sum_wide_errors(x, decoded, sums):
-    """`sum_errors` where an error may not be an FP32 number."""
-    for i in range(MEASURES * LANES):
-        sums[i] = 0.0
-    for c in range(BLOCK):
+    """`sum_errors` where an error may not be an FP32 number, nor its square exact."""
+    for c in range(0, BLOCK, 4):
+        row = c * LANES
         for i in range(LANES):
-            error = np.float64(decoded[c * LANES + i]) - np.float64(abs(x[c * LANES + i]))
-            sums[ERR_SQ * LANES + i] += error * error
-            sums[ERR_ABS * LANES + i] += abs(error)
-            sums[LARGEST * LANES + i] = max(sums[LARGEST * LANES + i], abs(error))
+            e0 = np.float64(decoded[row + i]) - np.float64(abs(x[row + i]))
+            e1 = np.float64(decoded[row + LANES + i]) - np.float64(abs(x[row + LANES + i]))
+            e2 = np.float64(decoded[row + 2 * LANES + i]) - np.float64(abs(x[row + 2 * LANES + i]))
+            e3 = np.float64(decoded[row + 3 * LANES + i]) - np.float64(abs(x[row + 3 * LANES + i]))
+            square = 0.0 if c == 0 else sums[ERR_SQ * LANES + i]
+            total = 0.0 if c == 0 else sums[ERR_ABS * LANES + i]
+            top = 0.0 if c == 0 else sums[LARGEST * LANES + i]
+            sums[ERR_SQ * LANES + i] = (((square + e0 * e0) + e1 * e1) + e2 * e2) + e3 * e3
+            sums[ERR_ABS * LANES + i] = total + ((abs(e0) + abs(e1)) + (abs(e2) + abs(e3)))
+            sums[LARGEST * LANES + i] = max(top, max(max(abs(e0), abs(e1)), max(abs(e2), abs(e3))))
 
 
 @kernel
