@@ -79,10 +79,10 @@ def _show(done: int, total: int, what: str) -> None:
 
 def _lines(found) -> list[str]:
     """The recipes, the frontier with the knee marked, and the knee in words."""
-    about = found.provenance
-    lines = [f"{about['quantized']}; {about['passes']} passes over {about['tokens']:,} tokens", ""]
     from ..analysis import marked
 
+    about = found.provenance
+    lines = [f"{about['quantized']}; {about['passes']} passes over {about['tokens']:,} tokens", ""]
     lines += [f"{'recipe':24} {'KL, nats':>10}  cost of quantizing"]
     lines += [f"{marked(r['recipe']):24} {r['kl']:10.4g}  {_cost(r['cost'])}" for r in found.recipes]
     lines += ["", f"{'kept':>4} {'bits':>6} {'FP4':>5} {'KL, nats':>10} {'95 %':>20} {'if added up':>12}  last kept"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -89,13 +90,18 @@ class Sensitivity:
 
         How many turn over goes with the size of the error there: with the root of what gradients say of it.
         """
+        beyond, every = self._rerouting
+        return beyond * math.sqrt(squares / every) if every > 0 else 0.0
+
+    @cached_property
+    def _rerouting(self) -> tuple[float, float]:
+        """Nats beyond the gradients' of all inputs under the first recipe, at its whole error; nats before routers."""
         predicted, measured = self.checked
         first = next(iter(self.recipes))
         every = self._before_routers(first)
         if not (predicted > 0 and every > 0):
-            return 0.0
-        beyond = max(0.0, measured / predicted - 1) * self.part * self.together(first)  # of all, at the whole error
-        return beyond * math.sqrt(squares / every)
+            return 0.0, 0.0
+        return max(0.0, measured / predicted - 1) * self.part * self.together(first), every
 
     def _before_routers(self, recipe: str) -> float:
         return sum(self.nats[t][recipe] for t in self._counted() if self.behind.get(t))
