@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..shown import fixed, short
+from ..shown import fixed, quantity, short
 from .defaults import STUDY, called
 from .outlook import shortened
 from .voices import EXPERT
@@ -44,7 +44,7 @@ def comparison_sentence(c) -> str:
 def data_of(verdict) -> str:
     """Such as: 21 inputs of 512 tokens, or: 7 inputs of 4 to 16 tokens."""
     fewest = f"{verdict.tokens:,} to " * (verdict.tokens < verdict.most_tokens)
-    return f"{_count(verdict.inputs, 'input')} of {fewest}{_count(verdict.most_tokens, 'token')}"
+    return f"{quantity(verdict.inputs, 'input')} of {fewest}{quantity(verdict.most_tokens, 'token')}"
 
 
 def verdict_sentence(verdict) -> str:
@@ -141,7 +141,3 @@ def _do(names: list[str]) -> str:
 
 def _db(value: float) -> str:
     return fixed(value, 3 if abs(value) < 0.1 else 2)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")
