@@ -47,12 +47,13 @@ class Effect:
         return {name: tuple(map(float, values)) for name, values in found.items()}
 
     def to_dict(self, grain: np.ndarray) -> dict:
-        """JSON-ready; runs of one grain, int64 [n], are summed, and so are a layer's of one known sequence."""
+        """JSON-ready; runs of one grain, int64 [n], are summed, and a layer's of a judged sequence."""
         runs = [[None if math.isnan(v) else v for v in run] for run in _summed(self.runs, grain).tolist()]
         layers = {}
         for name, v in self.layers.items():
-            one = v[:, 0].astype(np.int64)
-            place = np.where(one >= 0, one, one.max(initial=0) + 1 + np.arange(len(v)))
+            one, judge = v[:, 0].astype(np.int64), judged(v[:, 1], v[:, 0])
+            apart = one.max(initial=0) + 1 + np.arange(len(v))
+            place = np.where(one >= 0, one, apart) if judge and judge.whole else apart
             layers[name] = np.column_stack(
                 [v[np.unique(place, return_index=True)[1], 0], _summed(v[:, 1:], place)]
             ).tolist()

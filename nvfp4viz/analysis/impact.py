@@ -36,6 +36,7 @@ class Impact(Saved):
     controls: tuple[str, ...] = ()  # recipes that differ in the ceiling alone and have the same SQNR, to compare with
     skipped: dict[str, str] = field(default_factory=dict)  # layer -> why it was not quantized
     provenance: dict = field(default_factory=dict)  # model, text, versions, coverage
+    copies: int = 0  # sequences that were there before and are left out
 
     @property
     def coverage(self) -> str:
@@ -49,12 +50,13 @@ class Impact(Saved):
 
     @cached_property
     def judge(self) -> Judge | None:
-        return judged(self.effects[0].runs[:, 0], self.sequences)
+        return judged(self.effects[0].runs[:, 0], self.sequences, [e.runs[:, 3] for e in self.effects])
 
     @property
     def judged_by(self) -> str:
         """What intervals are over: "40 sequences", "8 runs of about 128 tokens: ...", or "too few tokens"."""
-        return self.judge.words if self.judge else "too few tokens"
+        text = self.judge.words if self.judge else "too few tokens"
+        return text + f"; {quantity(self.copies, 'copied sequence')} left out" * (self.copies > 0)
 
     @property
     def whole(self) -> dict[str, Effect]:
@@ -199,13 +201,14 @@ class Impact(Saved):
         return Effect(name, None, np.stack([tokens, before, before, 0 * tokens, tokens], 1), {})
 
     def to_dict(self) -> dict:
-        """JSON-ready; runs of one sequence are summed where there are several, which no interval needs apart."""
-        grain = self.sequences if len(np.unique(self.sequences)) > 1 else np.arange(len(self.sequences))
+        """JSON-ready; runs of one sequence are summed where intervals are over sequences."""
+        grain = self.sequences if self.judge and self.judge.whole else np.arange(len(self.sequences))
         kept = np.unique(grain, return_index=True)[1]
         effects = [e.to_dict(grain) for e in self.effects]
         return {"format": FORMAT, "effects": effects, "sequences": self.sequences[kept].tolist(),
                 "recipes": {n: r and r.to_dict() for n, r in self.recipes.items()}, "quantize": self.quantize,
-                "controls": list(self.controls), "skipped": self.skipped, "provenance": self.provenance}  # fmt: skip
+                "controls": list(self.controls), "skipped": self.skipped, "provenance": self.provenance,
+                "copies": self.copies}  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: dict) -> Impact:
@@ -215,10 +218,11 @@ class Impact(Saved):
         sequences = np.array(values["sequences"], np.int64)
         effects = [Effect.from_dict(e, len(sequences)) for e in values["effects"]]
         controls, skipped, provenance = tuple(values["controls"]), values["skipped"], values["provenance"]
-        if not effects or not set(controls) <= set(recipes) or not isinstance(provenance, dict):
-            raise ValueError("it has no effects, controls that are no recipes of it, or no provenance")
+        copies = int(values.get("copies", 0))  # earlier releases knew none
+        if not effects or not set(controls) <= set(recipes) or not isinstance(provenance, dict) or copies < 0:
+            raise ValueError("it has no effects, controls that are no recipes of it, no provenance or copies below 0")
         check_skipped(skipped, "layers")
-        return cls(effects, sequences, recipes, str(values["quantize"]), controls, skipped, provenance)
+        return cls(effects, sequences, recipes, str(values["quantize"]), controls, skipped, provenance, copies)
 
 
 def _twins(a: Recipe, b: Recipe) -> bool:

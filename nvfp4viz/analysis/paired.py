@@ -7,6 +7,7 @@ single sequence are joined to at least eight long ones, and the interval is wide
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from .interval import ENOUGH, half_width, t_quantile
 
 RUNS_WIDENING = 1 / (1 - 0.39)  # the standard error of runs was up to 39 % below that of whole sequences
 SEQUENCES_WIDENING = 1.1  # single sequences scatter upwards: without it skewed draws are held in 93 % of cases
+SAME = 1e-9  # sequences that differ by less than this share are one
 FAR = 10**9  # tokens: nobody measures more
 
 
@@ -28,33 +30,42 @@ class Judge:
     widening: float
     words: str  # "40 sequences"
     unit: float  # tokens of a group, in the mean
+    whole: bool  # whether groups are whole sequences
 
     def half(self, moves: np.ndarray, comparisons: int = 1) -> float:
         """Half of a 95 % interval of a sum of moves, float64 [n], one a run, that are about 0."""
         return half_width(np.bincount(self.group, moves), comparisons, self.widening, self.degrees)
 
 
-def judged(tokens: np.ndarray, sequences: np.ndarray) -> Judge | None:
+def judged(tokens: np.ndarray, sequences: np.ndarray, values: Iterable[np.ndarray] = ()) -> Judge | None:
     """How runs of so many tokens [n] of these sequences [n] are judged; None for fewer than two sequences and 8 runs.
 
-    Sequences of unequal length count as the number of equal ones whose mean scatters as much.
+    Sequences of unequal length count as the number of equal ones whose mean scatters as much. None, too, where all of
+    them have the same of each of `values`, sums [n]: they are copies, of which nobody told.
     """
-    if not len(tokens):
-        return None
+    judge = _judge(tokens, sequences) if len(tokens) else None
+    return None if judge and _alike(judge.group, tokens, values) else judge
+
+
+def _alike(group: np.ndarray, tokens: np.ndarray, values: Iterable[np.ndarray]) -> bool:
+    rates = [np.bincount(group, v) / np.bincount(group, tokens) for v in values]
+    return any(r.any() for r in rates) and all(np.ptp(r) <= SAME * np.abs(r).max() for r in rates)
+
+
+def _judge(tokens: np.ndarray, sequences: np.ndarray) -> Judge | None:
     group = np.unique(sequences, return_inverse=True)[1]
     sizes = np.bincount(group, tokens)
     worth = _worth(sizes)
     if worth >= 2:
-        return Judge(group, worth - 1, SEQUENCES_WIDENING, f"{len(sizes)} sequences", tokens.sum() / len(sizes))
+        return Judge(group, worth - 1, SEQUENCES_WIDENING, f"{len(sizes)} sequences", tokens.sum() / len(sizes), True)
     if _worth(tokens) < ENOUGH:
         return None
     each = len(tokens) // ENOUGH  # runs that are joined
     group = np.minimum(np.arange(len(tokens)) // each, len(tokens) // each - 1)  # the rest goes with the last
     n = int(group[-1]) + 1
-    words = (
-        f"{n} runs of about {tokens.sum() / n:.0f} tokens: one sequence is all there is; widened by {RUNS_WIDENING:.2f}"
-    )
-    return Judge(group, n - 1, RUNS_WIDENING, words, tokens.sum() / n)
+    why = "one sequence is all there is" if len(sizes) == 1 else f"one of {len(sizes)} sequences has most of them"
+    words = f"{n} runs of about {tokens.sum() / n:.0f} tokens: {why}; widened by {RUNS_WIDENING:.2f}"
+    return Judge(group, n - 1, RUNS_WIDENING, words, tokens.sum() / n, False)
 
 
 def _worth(sizes: np.ndarray) -> int:
@@ -101,7 +112,7 @@ class Difference:
         if self.needed >= FAR:
             return "not resolved; no run of a practical length would"
         groups = math.ceil(self.needed / self.unit)
-        what = "sequences" if "sequences" in self.by else "runs"
+        what = "runs" if "runs of" in self.by else "sequences"
         return f"not resolved; about {_round(self.needed):,} tokens ({_round(groups):,} {what}) would"
 
     def percent(self) -> str:

@@ -2,6 +2,7 @@
 
 from .capture import capture
 from .choose import describe, unwrapped
+from .copies import Sequences
 from .impact import NothingQuantizedError, impact, outputs_of
 from .inputs import eager, rank
 from .presets import MODES, PRESETS, Plan, check_weights, plan_of, quantized_already

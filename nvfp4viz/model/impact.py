@@ -14,6 +14,7 @@ from torch import nn
 from ..analysis import AS_THEY_ARE, Effect, Impact, versions
 from ..nvfp4 import RECIPES, Recipe, as_recipe
 from .choose import describe, unwrapped
+from .copies import Sequences
 from .inputs import eager
 from .presets import MODES, Plan, check_weights, plan_of, quantized_already
 from .swap import Decoded, Outputs, Swap, one_ulp
@@ -50,7 +51,7 @@ def impact(
         forward:    (model, batch) -> logits [..., C] of what is no causal language model.
         loss:       (logits, batch) -> the loss of each [...]; without it there is no perplexity.
     Returns: Impact; `.table()` has perplexity, KL in nats and top-1 agreement, and paired differences between recipes,
-    with 95 % intervals over sequences, the rows of batches; `.sentence()` says whether these tokens were enough.
+    with 95 % intervals over sequences, the rows of batches, without copies; `.sentence()` says if that was enough.
     Raises ValueError for a model in training mode or no causal one, batches without a token to predict, layers or
     weights that cannot be quantized; NothingQuantizedError, one too, where no product ran quantized.
 
@@ -67,29 +68,29 @@ def impact(
         check_weights(plan, model)
     with torch.no_grad(), eager():
         task.check(batches[0])
-        coverage, effects, sequences, skipped = _measure(task, batches, plan, named, per_layer, engine, progress)
+        coverage, effects, runs, copies, skipped = _measure(task, batches, plan, named, per_layer, engine, progress)
     about = {**versions(), "model": type(model).__name__, "modules": describe(modules), "coverage": coverage,
              "layers": [w.name for w in plan.choice.observed], "quantized": plan.sentence(),
              "already": quantized_already(model)}  # fmt: skip
-    return Impact(effects, sequences, named, plan.quantize, tuple(extra), skipped, about)
+    return Impact(effects, runs, named, plan.quantize, tuple(extra), skipped, about, copies)
 
 
 def _measure(task: Task, batches, plan: Plan, recipes: dict, per_layer: bool, engine: str, progress):
-    """The coverage, effects, the sequence of each run, and what was skipped."""
+    """The coverage, effects, the sequence of each run, how many copies were left out, and what was skipped."""
     chosen = list(plan.choice.observed)
     todo = [(name, r, None) for name, r in recipes.items()]
     todo += [(name, r, w) for w in chosen for name, r, _ in list(todo) if per_layer]
     todo += _floor(task.model, chosen) if per_layer else []
     # with weights a recipe at a time, so that only its weights are kept
     groups = [todo] if plan.quantize == MODES[0] else [[v for v in todo if v[0] == n] for n in {v[0]: 0 for v in todo}]
-    runs, layers, ran, sequences = defaultdict(list), defaultdict(lambda: defaultdict(list)), set(), 0
+    runs, layers, ran = defaultdict(list), defaultdict(lambda: defaultdict(list)), set()
     skipped, kept, coverage, done = {}, {}, None, 0
     for group in groups:
         recipe = group[0][1]
         made = None
         if isinstance(recipe, Recipe) and plan.quantize != MODES[0]:
             made = Decoded(plan, plan.recipe_of_weights(recipe), engine)
-        sequences = 0
+        given = Sequences()
         for batch in batches:
             survey = Survey(plan, task.model) if coverage is None else contextlib.nullcontext()
             with Outputs().watching(outputs_of(chosen)) as original, survey:
@@ -99,23 +100,25 @@ def _measure(task: Task, batches, plan: Plan, recipes: dict, per_layer: bool, en
                 if progress:
                     progress(done, len(batches) * len(todo), f"{name} {only.name if only else ''}".strip())
                 some, swap = outputs_of([only] if only else chosen), Swap(plan, recipe, made, engine, skipped, only)
-                with swap, Outputs(original, sequences, shape).watching(some) as changed:
+                with swap, Outputs(original, len(given), shape).watching(some) as changed:
                     after = task.outcomes(batch)
-                runs[name, only] += task.by_run(before, after, batch, sequences)
+                runs[name, only] += task.by_run(before, after, batch, len(given))
                 for module, sums in changed.sums.items():
                     layers[name, only][module] += sums
                 ran |= {(name, label) for label in swap.ran}
                 done += 1
-            sequences += len(before)
+            given.add(batch, len(before))
         kept |= made.kept if made else {}
     _check_ran(plan, recipes, ran, skipped)
-    table = {key: np.array(rows) for key, rows in runs.items()}  # [n, 6]: the sequence comes first
+    table = {key: given.once(np.array(rows)) for key, rows in runs.items()}  # [n, 6]: the sequence comes first
     effects = [
-        Effect(name, only.name if only else None, table[name, only][:, 1:],
-               {module: np.array(sums) for module, sums in layers[name, only].items()}, _of_weights(plan, recipe))
+        Effect(name, only.name if only else None, table[name, only][0][:, 1:],
+               {module: given.once(np.array(sums))[0] for module, sums in layers[name, only].items()},
+               _of_weights(plan, recipe))
         for name, recipe, only in todo
     ]  # fmt: skip
-    return coverage, effects, next(iter(table.values()))[:, 0].astype(np.int64), {**kept, **skipped}
+    rows, copies = next(iter(table.values()))
+    return coverage, effects, rows[:, 0].astype(np.int64), copies, {**kept, **skipped}
 
 
 def _of_weights(plan: Plan, recipe) -> str:

@@ -63,7 +63,7 @@ def kl_interval(rows, other=None) -> tuple[float, float, float]:
     if other is not None:
         kl = np.asarray(other, float)[:, 2] - kl
     total = tokens.sum()
-    value, judge = float(kl.sum() / total), judged(tokens, sequences)
+    value, judge = float(kl.sum() / total), judged(tokens, sequences, [table[:, 2]])
     if judge is None:
         return value, math.nan, math.nan
     half = judge.half((kl - value * tokens) / total)

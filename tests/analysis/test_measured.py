@@ -42,7 +42,7 @@ def test_sequences_of_unequal_length_count_by_what_they_weigh():
     uneven = judged(np.array([512.0, 512.0, 512.0, 10.0]), np.arange(4))
     assert uneven.degrees == 2 and uneven.words == "4 sequences"
     nearly_one = judged(np.array([*[64.0] * 16, 5.0]), np.array([0] * 16 + [1]))
-    assert "one sequence is all there is" in nearly_one.words and nearly_one.degrees == 7
+    assert "one of 2 sequences has most of them" in nearly_one.words and nearly_one.degrees == 7
     assert judged(np.full(7, 64.0), np.zeros(7)) is None and judged(np.zeros(0), np.zeros(0)) is None
 
 
@@ -149,9 +149,31 @@ def test_it_saves_and_reads_back(tmp_path):
         found.save(tmp_path / "i.html")
 
 
+def test_a_file_is_judged_as_what_was_saved(tmp_path):
+    """Also where one sequence has most of the tokens, or there is one alone, so that runs are judged."""
+    for sequences in (np.array([0] * 16 + [1]), np.zeros(17, int)):
+        found = _impact(_draws(np.random.default_rng(5), 17, **{"standard": 1.5}), sequences=sequences)
+        found.effects[0].layers["a"][:, 0] = sequences
+        found.save(tmp_path / "i.json")
+        again = Impact.load(tmp_path / "i.json")
+        assert "8 runs of about" in found.judged_by and again.judged_by == found.judged_by
+        pd.testing.assert_frame_equal(again.table(), found.table())
+        pd.testing.assert_frame_equal(again.layers(), found.layers())
+        assert not again.layers().isna().any(axis=None)
+
+
+def test_sequences_that_are_all_alike_are_no_draws():
+    """Copies of which nobody told: a difference of no scatter is no certain one."""
+    found = _impact({"standard": np.full(8, 3.0), "4/6-mse-256": np.full(8, 2.0)})
+    d = found.difference("4/6-mse-256", "standard")
+    assert found.judge is None and d.interval is None and d.enough() == "too few tokens for an interval"
+    assert found.judged_by == "too few tokens" and found.table()["kl_low"][1:].isna().all()
+
+
 @pytest.mark.parametrize("edit", [
     {"format": "nvfp4viz-sweep-1"}, {"effects": []}, {"effects": [{}]}, {"sequences": [0]},
     {"recipes": {"a": {"b": 1}}}, {"controls": ["x"]}, {"skipped": {"a": 1}}, {"provenance": 3}, {"effects": 7},
+    {"copies": -1}, {"copies": "many"},
 ])  # fmt: skip
 def test_a_file_that_was_edited_is_refused(tmp_path, edit):
     found = _impact(_draws(np.random.default_rng(4), 8, **{"standard": 1.5}))

@@ -4,6 +4,7 @@ import argparse
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from nvfp4viz.model import impact
 from nvfp4viz.model.swap import decoded
 
 V = 50
+PAIR = ["standard", "4/6-mse-256"]
 
 
 class Model(nn.Module):
@@ -180,6 +182,56 @@ def test_rows_of_batches_are_sequences_and_a_single_one_falls_back_to_runs_and_s
     assert "(5 sequences)" in repr(several) and set(several.table()["sequences"]) == {5}
     one = impact(model, [ids(1, 700)], ["standard"])
     assert "one sequence is all there is; widened by 1.64" in one.judged_by and one.judged_by in one.sentence()
+
+
+def test_copies_of_a_sequence_are_one_draw(model, tmp_path):
+    """What comes again, in its batch, in another one or with padding, narrows no interval and is said."""
+    one = {"input_ids": ids(2, 70), "attention_mask": torch.ones(2, 70, dtype=torch.long)}
+    padded = {k: nn.functional.pad(v, (9, 0)) for k, v in one.items()}  # on the left
+    twice = torch.cat([one["input_ids"]] * 2).int()  # without a mask, by another dtype
+    once = impact(model, [one], PAIR, per_layer=True)
+    again = impact(model, [one, padded, twice], PAIR, per_layer=True)
+    assert (once.copies, again.copies) == (0, 6)
+    assert again.judged_by == "2 sequences; 6 copied sequences left out"
+    assert again.judged_by in again.sentence() and again.judged_by in repr(again)
+    pd.testing.assert_frame_equal(again.table(), once.table())
+    pd.testing.assert_frame_equal(again.layers(), once.layers())
+    again.save(tmp_path / "i.json")
+    read = type(again).load(tmp_path / "i.json")
+    assert read.sentence() == again.sentence()
+    pd.testing.assert_frame_equal(read.table(), again.table())
+
+
+def test_copies_of_the_only_sequence_resolve_nothing(model):
+    """Its runs are judged; the same of a forward, in whatever its tensors come."""
+    one, copies = (impact(model, [ids(1, 700)] * n, PAIR) for n in (1, 8))
+    assert copies.judged_by == f"{one.judged_by}; 7 copied sequences left out"
+    a, b = (found.difference(*PAIR) for found in (one, copies))
+    assert b.interval == pytest.approx(a.interval, rel=1e-6)
+    short = impact(model, [ids(1, 64).repeat(8, 1)], PAIR)
+    assert short.judged_by == "too few tokens; 7 copied sequences left out"
+    assert "too few tokens for an interval" in short.sentence() and not short.difference(*PAIR).resolved
+
+    def forward(model, batch):
+        return model(batch["x"][0] if isinstance(batch, dict) else batch.ids).logits
+
+    nested = [{"x": [ids(2, 64), np.ones(2)], "scale": 2.0}, {"x": [ids(2, 64).flip(0), np.ones(2)], "scale": 2.0}]
+    assert impact(model, nested, PAIR, forward=forward).copies == 2
+    nested[1]["scale"] = 3.0
+    assert impact(model, nested, PAIR, forward=forward).copies == 0
+    unknown = [types.SimpleNamespace(ids=ids(1, 64)) for _ in range(8)]  # nobody can tell; but all of them are alike
+    found = impact(model, unknown, PAIR, forward=forward)
+    assert (found.copies, found.judged_by) == (0, "too few tokens")
+
+
+def test_sequences_that_share_a_beginning_or_padding_alone_are_no_copies(model):
+    x = ids(3, 80)
+    x[1, :79] = x[0, :79]
+    mask = torch.ones_like(x)
+    mask[2, 40:] = 0
+    cut = {"input_ids": x[2:, :40]}  # the third as it counts
+    found = impact(model, [{"input_ids": x, "attention_mask": mask}, cut], PAIR)
+    assert found.copies == 1 and found.judged_by.startswith("3 sequences")
 
 
 def test_control_ceilings_and_the_floor_of_bf16(model):
