@@ -137,7 +137,7 @@ class Reservoir:
     def squares(self) -> Tensor | None:
         """Of the rows' gradients; None where some rows have none."""
         found = None if self._squares is None else self._squares[self._order()]
-        return None if found is None or bool(found.isnan().any()) else found
+        return found if found is not None and bool(found.isfinite().all()) else None
 
     def _order(self) -> Tensor:
         """The slots in the stream's order."""

@@ -8,6 +8,8 @@ together, that is 1/2 sum g^2 d^2. A forward and a backward pass or two predict 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 from collections.abc import Callable
 
 import torch
@@ -143,8 +145,7 @@ class Gradients:
         except (torch.cuda.OutOfMemoryError, MemoryError):
             self.problem = OUT_OF_MEMORY
         except RuntimeError as error:  # of the backward pass: the model's call itself is well
-            why = str(error).partition("\n")[0] if bool(logits.isfinite().all()) else "the logits hold NaN or Inf"
-            self.problem = f"the backward pass fails: {why}"
+            self.problem = f"the backward pass fails: {str(error).partition(chr(10))[0]}"
 
     def _back(self, logits: Tensor, counts: Tensor) -> None:
         """draws backward passes, each from a token drawn from every prediction; counts: bool [B, T]."""
@@ -154,12 +155,16 @@ class Gradients:
         for draw in range(self.draws):
             pull = torch.empty_like(logits)
             flat, where = pull.view(-1, pull.shape[-1]), counts.reshape(-1, 1).to(device)
-            rows = logits.detach().reshape(flat.shape)
+            rows, totals = logits.detach().reshape(flat.shape), []
             for i in range(0, len(flat), CHUNK):
                 p = torch.softmax(rows[i : i + CHUNK].float(), -1)
-                label = torch.multinomial(p, 1, generator=self._generators[device])
-                change = -p.scatter_add_(-1, label, torch.full_like(label, -1, dtype=p.dtype))  # one-hot - p
-                flat[i : i + CHUNK] = torch.where(where[i : i + CHUNK], change, 0)
+                total = p.cumsum(-1)
+                totals.append(total[:, -1])
+                label = _drawn(total, self._generators[device])
+                change = p.neg_().scatter_add_(-1, label, torch.ones_like(label, dtype=p.dtype))  # one-hot - p
+                flat[i : i + CHUNK] = change.masked_fill_(~where[i : i + CHUNK], 0)
+            if torch.cat(totals).isnan().any():
+                raise RuntimeError("the logits hold NaN or Inf")
             torch.autograd.backward([logits], [pull], retain_graph=draw + 1 < self.draws)
         self.tokens += int(counts.sum())
 
@@ -169,17 +174,19 @@ class Gradients:
                 part
                 for seen, labels, square in self._watched.values()
                 if square is not None
-                for part in self._of_input(seen, labels, square.div_(2 * self.draws))
+                for part in self._of_input(seen, labels, square)
             ]
         by_label = torch.stack([row.to(parts[0][1].device) for _, row in parts]).tolist() if parts else ()  # waits once
+        if not all(map(math.isfinite, itertools.chain(*by_label))):
+            raise RuntimeError("a gradient is NaN or infinite")
         for (label, _), row in zip(parts, by_label, strict=True):
             self.names.setdefault(label, (label,))
             total = self.sums.setdefault(label, [0.0] * len(self.recipes))
             self.sums[label] = [t + s for t, s in zip(total, row, strict=True)]
 
-    def _of_input(self, seen: Seen, labels: list[str], weight: Tensor) -> list[tuple[str, Tensor]]:
-        """Labels, and float64 [recipes] of each: weighted errors of this call."""
-        by_row = feel(Tokens.of(seen.x), weight, self.recipes, self.engine)
+    def _of_input(self, seen: Seen, labels: list[str], squares: Tensor) -> list[tuple[str, Tensor]]:
+        """Labels, and float64 [recipes] of each: weighted errors of this call. squares: [M, K], of all draws."""
+        by_row = feel(Tokens.of(seen.x), squares, self.recipes, self.engine) / (2 * self.draws)
         if seen.offsets is None:
             return [(seen.name, by_row.sum(1))]
         ends = [0, *seen.offsets.tolist()]
@@ -194,8 +201,7 @@ class Squares(Gradients):
         super().__init__([], 1, seed, "auto")
         self.take = take
 
-    def _of_input(self, seen: Seen, labels: list[str], weight: Tensor) -> list:
-        squares = 2 * weight
+    def _of_input(self, seen: Seen, labels: list[str], squares: Tensor) -> list:
         if seen.offsets is None:
             for label in labels:
                 self.take(label, seen.x, squares)
@@ -235,6 +241,12 @@ def without_graph(value, depth: int = 6):
     elif hasattr(value, "__dict__"):
         without_graph(vars(value), depth)
     return value
+
+
+def _drawn(total: Tensor, generator: torch.Generator) -> Tensor:
+    """int64 [N, 1]: an index drawn for each row, whose probabilities are added up, float32 [N, V]."""
+    at = torch.rand((len(total), 1), generator=generator, device=total.device) * total[:, -1:]
+    return torch.searchsorted(total, at, right=True).clamp_(max=total.shape[-1] - 1)  # right: none of probability 0
 
 
 def _grown(module, args, out: Tensor):

@@ -51,7 +51,7 @@ class Sensitivity:
         """What all inputs together do under the first recipe, over what it is by gradients alone; 1 if not measured."""
         first = next(iter(self.recipes))
         together = self.together(first)
-        return self.total(first) * self.tokens / together if together > 0 else 1.0
+        return self.total(first) * self.tokens / together if together > 0 < self.checked[1] else 1.0
 
     def kl(self, tensor: str, recipe: str) -> float:
         """Nats a token of quantizing one input."""
@@ -275,13 +275,13 @@ def _at_level(found: Sensitivity, model, batches: list, before: list[Tensor], mo
         batches = task.batches(batches)
         plan = plan_of(model, MODES[0], modules, None, None)
         plan = plan.of({w: taken for w, taken in plan.choice.observed.items() if not w.head})
-        changed = recipe if found.part == 1 else lambda x: x + found.part * (decoded(x, recipe, engine) - x)
+        changed = recipe if found.part == 1 else lambda x: decoded(x, recipe, engine).sub_(x).mul_(found.part).add_(x)
         measured = 0.0
         with torch.no_grad(), eager():
             for i, batch in enumerate(batches):
                 p = task.log_probabilities(before[i] if i < len(before) else task.outcomes(batch))
                 with Swap(plan, changed, None, engine, {}):
-                    measured += sum(row[4] for row in task.by_run(p, task.outcomes(batch), batch))
+                    measured += task.nats(p, task.outcomes(batch), batch)
     except (TypeError, ValueError, torch.cuda.OutOfMemoryError) as error:
         why = f"the level of the predictions was not measured: {error_text(error)}"
         return replace(found, skipped={**found.skipped, "level": why})

@@ -140,10 +140,8 @@ class Swap:
                 if self.weights is not None:
                     self._place(w) if self.weights.room is None else self._place_in_passing(w)
         for module in dict.fromkeys(w.module for w in by_hand if w.kind == "stack"):
-            hooks = (module.register_forward_pre_hook(self._entered, with_kwargs=True),
-                     module.register_forward_hook(self._left, always_call=True))  # fmt: skip
-            for hook in hooks:
-                self._undo.callback(hook.remove)
+            self._undo.callback(module.register_forward_pre_hook(self._entered, with_kwargs=True).remove)
+            self._undo.callback(module.register_forward_hook(self._left, always_call=True).remove)
         if by_hand:
             self._undo.enter_context(Watch(self.some, self._visit))
 
@@ -239,6 +237,8 @@ class Swap:
         if self.by_row:  # a row has its own scale, whoever computes it
             picked = torch.tensor([self.plan.choice.takes(w, e) for e in range(w.experts)] + [False])  # and of no one
             keep = picked.to(experts.device)[experts]
+            if keep.all():  # as they lie, not picked and put back
+                return decoded(rows, self.recipe, self.engine)
             new[keep] = decoded(rows[keep], self.recipe, self.engine)
             return new
         for e in range(w.experts):

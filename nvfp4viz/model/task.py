@@ -107,6 +107,16 @@ class Task:
             return every if mask is None else mask[:, 1:].bool() & mask[:, :-1].bool()
         return torch.ones(p.shape[:2], dtype=torch.bool, device=p.device)
 
+    def nats(self, before: Tensor, outcomes: Tensor, batch) -> float:
+        """The KL alone, summed over all positions that count."""
+        counts, total = self._counts(batch, before), 0.0
+        for b in range(before.shape[0]):
+            for i in range(0, before.shape[1], CHUNK):
+                at = slice(i, i + CHUNK)
+                kl = _divergence(before[b, at], torch.log_softmax(outcomes[b, : before.shape[1]][at].float(), -1))
+                total = total + kl.where(counts[b, at].to(kl.device), 0.0).sum()
+        return float(total)
+
     def by_run(self, before: Tensor, outcomes: Tensor, batch, first: int = 0) -> Iterator[list[float]]:
         """For each run of positions: its sequence, their number, loss before and after, KL and agreement, summed.
 
@@ -120,7 +130,7 @@ class Task:
             for i in range(0, before.shape[1], CHUNK):
                 at = slice(i, i + CHUNK)
                 p, q = before[b, at], torch.log_softmax(after[b, at].float(), -1)  # [c, C]
-                kl = (p.exp() * (p - q)).sum(-1, dtype=torch.float64)
+                kl = _divergence(p, q)
                 same = (p.argmax(-1) == q.argmax(-1)).double()
                 loss = [t[b, at].to(kl.device) for t in own] if own else [losses(x, at, b) for x in (p, q)]
                 valid = counts[b, at, None].to(p.device)
@@ -128,6 +138,11 @@ class Task:
             for run in torch.cat(columns).split(RUN):
                 if run[:, 0].any():
                     yield [first + b, *run.sum(0).tolist()]
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Nats by position, float64 [...], of log-probabilities [..., C]."""
+    return (p.exp() * (p - q)).sum(-1, dtype=torch.float64)
 
 
 def describe(out) -> str:

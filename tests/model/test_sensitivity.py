@@ -16,6 +16,7 @@ import nvfp4viz
 from nvfp4viz import RECIPES, impact, quantize, record, sensitivity
 from nvfp4viz.engine import feel, weighted_errors
 from nvfp4viz.model import Sensitivity
+from nvfp4viz.model.gradients import _drawn
 from nvfp4viz.nvfp4 import Tokens
 
 V, K = 29, 64
@@ -405,6 +406,48 @@ def test_weighted_errors_are_those_of_the_reference(recipe):
     want = (error.square() * weight.double()).sum(-1)
     np.testing.assert_allclose(weighted_errors(Tokens.of(x), weight, [recipe])[0], want, rtol=1e-9)
     np.testing.assert_allclose(feel(Tokens.of(x), weight, [recipe], "reference")[0], want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 16), (37, 96), (130, 2064)])
+def test_recipes_weigh_together_as_each_does_alone(shape, dtype):
+    """They share candidates; blocks far from ordinary take another way, and so do per-tensor scales."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(*shape, generator=g) * 10.0 ** torch.randint(-30, 30, (shape[0], 1), generator=g)
+    x[::5] = 0
+    x = x.clamp(-6e4, 6e4).to(dtype)
+    weight = torch.rand(*shape, generator=g) ** 8
+    names = [*RECIPES, "standard-tensor-fast", "4/6-mae-448-fast", "4/6-mse-256-fp16err-tensor", "standard-256"]
+    recipes = list(map(nvfp4viz.Recipe.parse, names))
+    together = weighted_errors(Tokens.of(x), weight, recipes)
+    for recipe, row in zip(recipes, together, strict=True):
+        error = quantize(x, recipe, engine="reference").dequantize().double() - x.double()
+        np.testing.assert_allclose(row, (error.square() * weight.double()).sum(-1), rtol=1e-12)
+        assert torch.equal(row, weighted_errors(Tokens.of(x), weight, [recipe])[0])
+
+
+def test_labels_are_drawn_by_their_probability():
+    p = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
+    label = _drawn(p.cumsum(0).expand(20_000, -1).contiguous(), torch.Generator().manual_seed(0))
+    share = torch.bincount(label.flatten(), minlength=6) / len(label)
+    assert share[p == 0].sum() == 0 and torch.allclose(share, p, atol=0.01)
+
+
+def test_a_gradient_that_overflows_is_said_and_breaks_no_call(tmp_path):
+    class Steep(Model):
+        def forward(self, input_ids):
+            x = self.q(self.embed(input_ids))
+            if x.requires_grad:
+                x.register_hook(lambda g: 1e30 * g)  # whose square is no float32
+            return self.lm_head(x)
+
+    model, batch = Steep(), ids()
+    with torch.no_grad(), record(model, sensitivity=True) as recorder:
+        model(batch)
+    assert recorder.sweep().provenance["sensitivity"] == "the backward pass fails: a gradient is NaN or infinite"
+    with torch.no_grad(), nvfp4viz.capture(model, path=tmp_path / "a.safetensors", sensitivity=True):
+        model(batch)
+    assert "q" in (kept := nvfp4viz.load(tmp_path / "a.safetensors")) and "q" not in kept.squares
 
 
 def test_a_capture_of_squared_gradients_lets_a_later_sweep_predict(tmp_path):

@@ -68,8 +68,8 @@ def rules_of(plan, r):
 
 
 @inlined
-def evaluate(tile, lanes, plan, kind, c, candidates, small):
-    """Candidate c of a tile; returns which candidate has its numbers."""
+def scale_candidate(tile, lanes, plan, c, candidates):
+    """Scale a tile's blocks by candidate c; returns which candidate is the same, an earlier one or itself."""
     own = Candidate(
         candidates.h[c], candidates.scale[c], candidates.byte[c], candidates.output_scale[c], candidates.decode[c],
         candidates.decode[c],
@@ -79,8 +79,15 @@ def evaluate(tile, lanes, plan, kind, c, candidates, small):
     for i in range(LANES):
         candidates.decode[c, i] = lanes.decode[i]
         different = np.int32(different + np.int32(candidates.byte[c, i] != candidates.byte[like, i]))
-    if like != c and different == 0:
-        return like
+    return like if different == 0 else c
+
+
+@inlined
+def evaluate(tile, lanes, plan, kind, c, candidates, small):
+    """Candidate c of a tile; returns which candidate has its numbers."""
+    same = scale_candidate(tile, lanes, plan, c, candidates)
+    if same != c:
+        return same
     x, scale, output_scale, decode = tile.x, candidates.scale[c], candidates.output_scale[c], candidates.decode[c]
     counts, sums = candidates.counts[c], candidates.sums[c]
     if not is_ordinary(tile.bmax, scale, output_scale, decode):

@@ -40,27 +40,44 @@ def new_tile():
 @kernel
 def fill(memory, stride, kind, row_blocks, first, n, tile):
     """Lay out n blocks from block `first` of rows that start every `stride` int32 words of `memory`."""
-    per_block = BLOCK if kind == FP32 else BLOCK // 2
+    fill_plain(memory, stride, kind, row_blocks, first, n, tile)
+    square(tile.x, tile.x_sq)
+
+
+@kernel
+def fill_plain(memory, stride, kind, row_blocks, first, n, tile):
+    """`fill` but for the squares."""
+    gather(memory, stride, BLOCK if kind == FP32 else BLOCK // 2, row_blocks, first, n, tile.words)
     row, column = first // row_blocks, first % row_blocks
     for i in range(n):
-        start = row * stride + column * per_block
         tile.token[i] = row
-        if kind == FP32:
-            for w in range(BLOCK):
-                tile.words[w * LANES + i] = memory[start + w]
-        else:
-            for w in range(BLOCK // 2):
-                tile.words[w * LANES + i] = memory[start + w]
         column += 1
         if column == row_blocks:
             row, column = row + 1, 0
     for i in range(n, LANES):
         tile.token[i] = tile.token[n - 1]
-        for w in range(per_block):
-            tile.words[w * LANES + i] = 0
     widen(kind, tile.words, tile.x)
     describe(tile.x, tile.bmax, tile.nonzero)
-    square(tile.x, tile.x_sq)
+
+
+@kernel
+def gather(memory, stride, per_block, row_blocks, first, n, words):
+    """Words of n blocks from block `first` on, word by lane; zeros in the lanes past the last."""
+    row, column = first // row_blocks, first % row_blocks
+    for i in range(n):
+        start = row * stride + column * per_block
+        if per_block == BLOCK:
+            for w in range(BLOCK):
+                words[w * LANES + i] = memory[start + w]
+        else:
+            for w in range(BLOCK // 2):
+                words[w * LANES + i] = memory[start + w]
+        column += 1
+        if column == row_blocks:
+            row, column = row + 1, 0
+    for i in range(n, LANES):
+        for w in range(per_block):
+            words[w * LANES + i] = 0
 
 
 @kernel

@@ -10,37 +10,103 @@ from torch import Tensor
 
 from ...nvfp4 import BLOCK, Recipe, Tokens
 from . import engine as cpu
-from .errors import load
-from .numbers import jit
-from .scales import choose_by_score, decoded, new_candidate, new_scales, scale_tokens, spread
-from .tile import LANES
+from .analyze import new_tokens, new_work, rules_of, scale_candidate, scales_of
+from .choose import choose
+from .evaluate import ERR_ABS, ERR_SQ, careful, is_ordinary, step
+from .numbers import ZERO, e2m1, flush, from_bits, inlined, jit, kernel
+from .scales import spread
+from .tile import LANES, fill_plain, gather, row_amax
 
 
 @jit
-def weighted_tile(x, weights, candidate, decode, sums):
-    """Leave in sums [LANES] the weighted squared error of each block of a tile as a candidate decodes."""
-    sums[:] = 0.0
-    scale, output_scale = candidate.scale, candidate.output_scale
+def weigh(memory, halves, stride, kind, features, weights, plan, total):
+    """Add to total [recipes, rows] the errors of rows of x, which lie `stride` int32 words apart.
+
+    weights: int32, the bits of float32 [rows, features]. False if a value of x is not finite.
+    """
+    amax = np.empty(total.shape[1], np.float32)
+    if not row_amax(memory, halves, stride, kind, features, amax):
+        return False
+    n = plan.rule.shape[0]
+    theirs, scratch, weighted = np.empty(BLOCK * LANES, np.int32), np.empty(4 * LANES, np.float32), np.empty((n, LANES))
+    tokens, work = new_tokens(amax, plan), new_work(n)
+    weigh_tiles(memory, stride, kind, features // BLOCK, weights, plan, tokens, work, theirs, scratch, weighted, total)
+    return True
+
+
+@kernel
+def weigh_tiles(memory, stride, kind, row_blocks, weights, plan, tokens, work, theirs, scratch, weighted, total):
+    """A tile at a time; of each candidate the plain errors, by which 4over6 chooses, and weighted ones."""
+    tile, chosen, found, blocks = work.tile, work.chosen, work.found, total.shape[1] * row_blocks
+    for first in range(0, blocks, LANES):
+        n = min(LANES, blocks - first)
+        fill_plain(memory, stride, kind, row_blocks, first, n, tile)
+        gather(weights, row_blocks * BLOCK, BLOCK, row_blocks, first, n, theirs)
+        for c in range(found.shape[0]):
+            spread(scales_of(tokens, plan.rule[c]), tile.token, work.lanes)
+            found[c] = scale_candidate(tile, work.lanes, plan, c, work.candidates)
+            if found[c] == c:
+                weigh_candidate(tile, c, theirs, work.candidates, scratch, weighted[c])
+        for r in range(plan.six.shape[0]):
+            six, four = found[plan.six[r]], found[plan.four[r]]
+            for i in range(LANES):
+                chosen.is_four[i] = 0
+            if plan.flags[r, 0]:
+                unit, slack, rules = tokens.scales[r, 3], tokens.slack[r], rules_of(plan, r)
+                choose(tile, six, four, work.candidates, unit, slack, rules, chosen.is_four, work.doubts, work.few)
+            for i in range(n):
+                total[r, tile.token[i]] += weighted[four, i] if chosen.is_four[i] else weighted[six, i]
+
+
+@inlined
+def weigh_candidate(tile, c, theirs, candidates, scratch, weighted):
+    x, scale, output_scale, decode = tile.x, candidates.scale[c], candidates.output_scale[c], candidates.decode[c]
+    sums = candidates.sums[c]
+    if is_ordinary(tile.bmax, scale, output_scale, decode):
+        sum_weighted(x, theirs, output_scale, scale, decode, scratch, sums, weighted)
+        return
+    careful(x, output_scale, scale, decode, candidates.counts[c], sums)
+    weigh_carefully(x, theirs, output_scale, scale, decode, weighted)
+
+
+@kernel
+def sum_weighted(x, theirs, output_scale, scale, decode, scratch, sums, weighted):
+    """ERR_SQ, ERR_ABS and the weighted squared error of each block, in column order."""
+    for c in range(0, BLOCK, 4):
+        row = c * LANES
+        for j in range(4):
+            for i in range(LANES):
+                scratch[j * LANES + i] = step(x[row + j * LANES + i], output_scale[i], scale[i], decode[i])[0]
+        for i in range(LANES):
+            at = row + i
+            e0 = np.float64(scratch[i]) - np.float64(abs(x[at]))
+            e1 = np.float64(scratch[LANES + i]) - np.float64(abs(x[at + LANES]))
+            e2 = np.float64(scratch[2 * LANES + i]) - np.float64(abs(x[at + 2 * LANES]))
+            e3 = np.float64(scratch[3 * LANES + i]) - np.float64(abs(x[at + 3 * LANES]))
+            w0, w1 = np.float64(from_bits(theirs[at])), np.float64(from_bits(theirs[at + LANES]))
+            w2, w3 = np.float64(from_bits(theirs[at + 2 * LANES])), np.float64(from_bits(theirs[at + 3 * LANES]))
+            square = 0.0 if c == 0 else sums[ERR_SQ * LANES + i]
+            absolute = 0.0 if c == 0 else sums[ERR_ABS * LANES + i]
+            total = 0.0 if c == 0 else weighted[i]
+            s0, s1, s2, s3 = e0 * e0, e1 * e1, e2 * e2, e3 * e3
+            sums[ERR_SQ * LANES + i] = (((square + s0) + s1) + s2) + s3
+            sums[ERR_ABS * LANES + i] = absolute + ((abs(e0) + abs(e1)) + (abs(e2) + abs(e3)))
+            weighted[i] = (((total + s0 * w0) + s1 * w1) + s2 * w2) + s3 * w3
+
+
+@kernel
+def weigh_carefully(x, theirs, output_scale, scale, decode, weighted):
+    """Weighted squared errors element by element, whatever the values, as `careful` has plain ones."""
+    for i in range(LANES):
+        weighted[i] = 0.0
     for c in range(BLOCK):
         for i in range(LANES):
             value = abs(x[c * LANES + i])
-            err = np.float64(decoded(value, output_scale[i], scale[i], decode[i])) - np.float64(value)
-            sums[i] += err * err * np.float64(weights[c * LANES + i])
-
-
-@jit
-def weighted(blocks, weights, rules, total):
-    """Add to total [tokens] each token's squared errors times the weights [tiles, 16 * LANES]."""
-    tokens, lanes = new_scales(blocks.amax.shape[0]), new_scales(LANES)
-    scale_tokens(blocks.amax, rules, tokens)
-    six, four, best, is_four = new_candidate(), new_candidate(), new_candidate(), np.zeros(LANES, np.uint8)
-    sums = np.empty(LANES)
-    for t in range(blocks.x.shape[0]):
-        spread(tokens, blocks.token[t], lanes)
-        choose_by_score(blocks.x[t], blocks.bmax[t], lanes, rules, six, four, best, is_four)
-        weighted_tile(blocks.x[t], weights[t], best, lanes.decode, sums)
-        for i in range(LANES):
-            total[blocks.token[t, i]] += sums[i]
+            scaled = flush(value) * output_scale[i]
+            decoded = np.float64((e2m1(scaled) * scale[i]) * decode[i])
+            against = (x[c * LANES + i] < ZERO) & (scaled != scaled)  # NaN becomes +6, whatever the sign of x
+            error = decoded + np.float64(value) if against else decoded - np.float64(value)
+            weighted[i] += error * error * np.float64(from_bits(theirs[c * LANES + i]))
 
 
 def weighted_errors(tokens: Tokens, weights: Tensor, recipes: Sequence[Recipe]) -> Tensor:
@@ -50,14 +116,13 @@ def weighted_errors(tokens: Tokens, weights: Tensor, recipes: Sequence[Recipe]) 
     Returns: float64 [recipes, M], on the CPU; per-tensor recipes take their scale from amax.
     Raises ValueError where x is not finite.
     """
-    x, weights = tokens.x.cpu(), weights.cpu().contiguous()
-    rules = [cpu.rules_of(x, r, None)[0] for r in recipes]
-    total = np.zeros((len(rules), x.shape[0]))
+    x, bits = tokens.x.cpu(), weights.cpu().contiguous().view(torch.int32).flatten().numpy()
+    plan, part_of, (m, k) = cpu.plan_of(x, recipes, [None] * len(recipes)), cpu.by_rows(x), x.shape
+    total = np.zeros((len(recipes), m))
 
     def task(rows: slice) -> None:
-        blocks, theirs = load(x[rows]), load(weights[rows])
-        for one, into in zip(rules, total, strict=True):
-            weighted(blocks, theirs.x, one, into[rows])
+        if not weigh(*part_of(rows), bits[rows.start * k : rows.stop * k], plan, total[:, rows]):
+            raise cpu.NotFiniteError
 
     for _ in cpu.run_tasks(task, x):
         pass
