@@ -53,4 +53,4 @@ def decode_packed(packed: Tensor) -> Tensor:
     """
     byte = torch.arange(256, dtype=torch.uint8, device=packed.device)
     pairs = e2m1_decode(unpack(byte.unsqueeze(-1))).view(torch.float64).flatten()  # [256], two float32 in each
-    return pairs.take(packed.long()).view(torch.float32)
+    return pairs.index_select(0, packed.flatten().int()).view(packed.shape).view(torch.float32)
