@@ -24,6 +24,7 @@ from .paired import Difference, Judge, judged
 from .picks import RULES, kept_blocks, pick
 from .provenance import versions
 from .saved import check_format, fitting, is_saved
+from .sequences import SHORTEST_SEQUENCE
 from .sweep import Record, Sweep, sweep
 from .verdict import WORTH_DB, Comparison, Verdict, recommend
 from .voices import EXPERT, HEADS, Voices, voices

@@ -10,7 +10,7 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
-from ..analysis import EXPERT, Sweep, coverage_sentence, versions
+from ..analysis import EXPERT, SHORTEST_SEQUENCE, Sweep, coverage_sentence, versions
 from ..engine import Pending, Ready, analyze_all, choose, find_engine
 from ..nvfp4 import RECIPES, Tokens, some_recipes
 from ..shown import percent, quantity
@@ -100,12 +100,12 @@ class Recorder(Observer):
     def _begun(self, label: str, x: Tensor, given: Tensor) -> tuple[int, int]:
         """Where these rows stand among the recorded sequences, see `Tokens`.
 
-        A row of a batch of several tokens is a sequence, and so is a call where the batch's rows cannot be told apart;
-        single tokens, as in decoding, go on with the one before.
+        A row of a batch is a sequence, and so is a call where the batch's rows cannot be told apart; single tokens, as
+        in decoding, and parts too short to be draws of their own go on with the one before.
         """
         m, begun = x.shape[0], self._sequences[label]
         length = given.shape[-2] if given.ndim > 2 and given.numel() == x.numel() else m
-        if length == 1:
+        if length < SHORTEST_SEQUENCE:
             return (max(begun - 1, 0) * m, m)
         self._sequences[label] = begun + m // length
         return begun * length, length

@@ -81,19 +81,29 @@ def test_collected_calls_equal_calls_one_by_one(calls, seek, mode, monkeypatch):
 
 
 def test_rows_of_several_sequences_keep_theirs(monkeypatch):
-    """A batch of prompts, then steps of one token each, which go on with the last sequence."""
+    """A batch of prompts, then steps of a few tokens each, which go on with the last sequence."""
     model = nn.Sequential(nn.Linear(32, 32))
     found = []
     for rows in (0, 64):
         monkeypatch.setattr(streams, "ROWS", rows)
         with torch.no_grad(), nvfp4viz.record(model, recipes=RECIPES, engine="reference") as recorder:
             for i, shape in enumerate(
-                [(2, 4, 32), (1, 3, 32), (1, 1, 32), (1, 1, 32), (2, 2, 32), (2, 1, 32), (1, 5, 32)]
+                [(2, 130, 32), (1, 129, 32), (1, 1, 32), (1, 3, 32), (2, 128, 32), (2, 1, 32), (1, 127, 32)]
             ):
                 model(torch.randn(shape, generator=torch.Generator().manual_seed(i)))
         found.append(recorder.sweep().stats)
     assert_same(*found)
-    assert found[0]["0"]["standard"].run_tokens[-1].sum() == 8 + 3 + 1 + 1 + 4 + 2 + 5
+    assert found[0]["0"]["standard"].run_tokens[-1].tolist() == [130, 130, 133, 128, 128 + 2 + 127] + [0] * 11
+
+
+def test_steps_of_a_few_tokens_are_no_sequences():
+    """As one token, or four of them, a call: neighbours of one text, of which runs are judged."""
+    for step in (1, 4):
+        model = nn.Sequential(nn.Linear(32, 32))
+        with torch.no_grad(), nvfp4viz.record(model, recipes=RECIPES) as recorder:
+            for i in range(128):
+                model(torch.randn((1, step, 32), generator=torch.Generator().manual_seed(i)))
+        assert nvfp4viz.recommend(recorder.sweep()).judged_by == f"8 runs of {16 * step} tokens"
 
 
 def test_decode_asks_an_engine_once_a_buffer_and_shares_it(monkeypatch):
