@@ -23,7 +23,7 @@ from .microscope import block_at, block_inspections, finite, inspect_block
 from .paired import Difference, Judge, judged
 from .picks import RULES, kept_blocks, pick
 from .provenance import versions
-from .saved import check_format, fitting, is_saved
+from .saved import check_format, fitting, is_saved, known
 from .sequences import SHORTEST_SEQUENCE
 from .sweep import Record, Sweep, sweep
 from .verdict import WORTH_DB, Comparison, Verdict, recommend

@@ -31,4 +31,4 @@ def verdict_html(verdict) -> str:
 
 
 def _interval(comparison) -> str:
-    return " to ".join(fixed(v, 3) for v in comparison.interval_db) if comparison.interval_db else "too few tokens"
+    return " to ".join(fixed(v, 3) for v in comparison.interval_db) if comparison.interval_db else comparison.lacks

@@ -36,9 +36,18 @@ class Pair:
     @property
     def gain_db(self) -> float:
         """SQNR of a typical token of b over that of a, positive where b is better; 0 where both are without error."""
-        if self.a.token_nmse == self.b.token_nmse:
-            return 0.0
-        return self.b.token_sqnr_db - self.a.token_sqnr_db
+        a, b = self.sqnr_db
+        return 0.0 if a == b else b - a
+
+    @property
+    def whole(self) -> bool:
+        """Whether errors are of the whole tensor, since a release that did not measure single tokens saved a or b."""
+        return self.a.runs_missing or self.b.runs_missing
+
+    @property
+    def sqnr_db(self) -> tuple[float, float]:
+        """SQNR of a typical token, or of the whole tensor, of a and b."""
+        return tuple(s.sqnr_db if self.whole else s.token_sqnr_db for s in (self.a, self.b))
 
     @property
     def change(self) -> str:
@@ -64,7 +73,7 @@ class Pair:
     @property
     def interval_db(self) -> tuple[float, float] | None:
         """95 % of the gain, over runs of tokens or sequences; None where the inputs differ or are too short for one."""
-        if not self.same_input or not self.a.token_nmse or not self.b.token_nmse:
+        if not self.same_input or self.whole or not self.a.token_nmse or not self.b.token_nmse:
             return None
         return margin_interval([self.b], [self.a])[1]
 
@@ -114,6 +123,8 @@ def obstacles(a: Sweep, b: Sweep, found: list[Pair]) -> list[str]:
         text += [f"Skipped in {side}: {name}: {why}" for name, why in list(mine.skipped.items())[:SKIPPED]]
         more = len(mine.skipped) - SKIPPED
         text += [f"Skipped in {side}, too: {quantity(more, 'more tensor')}."] if more > 0 else []
+    if any(p.whole for p in found):
+        text.append("Errors are of whole tensors, without intervals: an earlier release saved no single tokens.")
     return text + other_arithmetic(a, b) + _other_data(found)
 
 
@@ -151,7 +162,8 @@ def sentence(found: list[Pair]) -> str:
         many = f"{len(other):,} of {quantity(len({p.tensor for p in found}), 'tensor')}"
         return f"A and B saw different activations: in {many}, so that a difference may be the data's; {counted}."
     median = middle([p.gain_db for p in found])
-    start = f"A typical token is {short(abs(median), 2)} dB {'better' if median > 0 else 'worse'} in B, in the median"
+    what = "A tensor" if any(p.whole for p in found) else "A typical token"
+    start = f"{what} is {short(abs(median), 2)} dB {'better' if median > 0 else 'worse'} in B, in the median"
     start = start if abs(median) >= LEAST_DB else "No difference in the median"
     ends = [f"{what} {p.tensor} under {p.recipe}, {db(p.gain_db)} dB{_sure(p)}"
             for what, those, pick in (("most gained", by["better"], max), ("most lost", by["worse"], min)) if those
@@ -169,6 +181,8 @@ def middle(gains: list[float]) -> float:
 def _sure(pair: Pair) -> str:
     if not pair.a.token_nmse or not pair.b.token_nmse:
         return " (without error on one side)"
+    if pair.whole:
+        return " (no interval was saved)"
     if pair.interval_db is None:
         return " (too few tokens for an interval)"
     there = pair.interval_db[0] > 0 or pair.interval_db[1] < 0

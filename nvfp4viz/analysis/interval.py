@@ -61,12 +61,13 @@ def margin_interval(
         weights:      of the tensors, alike where they are None.
         comparisons:  how many such intervals shall hold together with 95 % (Bonferroni).
     Returns: the weighted mean over tensors of 10 log10(other / named), and the ends of its interval, None where a
-        tensor has fewer than eight runs. Draws of tensors are one: a run is the same tokens in all of them.
+        tensor has fewer than eight runs, or they were not measured. Draws of tensors are one: a run is the same tokens
+        in all of them.
     """
     share = np.full(len(named), 1 / len(named)) if weights is None else np.asarray(weights) / np.sum(weights)
     margins = [decibels(b.token_nmse) - decibels(a.token_nmse) for a, b in zip(named, other, strict=True)]
     margin = float(share @ margins)
-    groups = _groups([a.run_tokens for a in named])
+    groups = None if any(a.runs_missing for a in named) else _groups([a.run_tokens for a in named])
     if groups is None:
         return margin, None
     moves = np.zeros(max(g.max() for _, g in groups) + 1)  # what each group of tokens adds to the margin's error

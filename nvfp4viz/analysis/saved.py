@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,12 @@ class Saved:
             raise ValueError(f"cannot read the {cls._what} {str(path)!r}: {why}{hint}") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"cannot read the {cls._what} {str(path)!r}: {error_text(error)}") from error
+
+
+def known(stats: Stats, column: str):
+    """A column of a table; NaN for what the release that saved these statistics did not measure."""
+    new = column in ("token_nmse", "token_sqnr_db", "four_saturated_chosen")
+    return math.nan if new and stats.runs_missing else getattr(stats, column)
 
 
 def _harmless(cell):

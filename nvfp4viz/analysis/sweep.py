@@ -22,7 +22,7 @@ from .coverage import coverage_sentence
 from .picks import kept_blocks
 from .predicted_kl import with_predicted_kl
 from .provenance import versions
-from .saved import Saved, sweep_dict, sweep_parts
+from .saved import Saved, known, sweep_dict, sweep_parts
 from .sequences import analyze_sequences, with_sequences
 
 
@@ -113,7 +113,7 @@ class Sweep(Saved):
         study = {name: study_only(recipe) for name, recipe in self.recipes.items()}
         return pd.DataFrame([
             {"tensor": tensor, "recipe": name, "engine": s.engine, "tokens": s.tokens, "features": s.features}
-            | {column: getattr(s, column) for column in (*COLUMNS, "token_nmse", "token_sqnr_db")}
+            | {column: known(s, column) for column in (*COLUMNS, "token_nmse", "token_sqnr_db")}
             | ({"predicted_kl": s.predicted_kl} if self.predicted else {})
             | ({"study_only": study[name]} if any(study.values()) else {})
             for tensor, row in self.stats.items()

@@ -14,7 +14,7 @@ from .interval import decibels, judged_by, margin_interval
 from .outlook import Outlook, outlook
 from .sweep import Sweep
 from .voices import Voices, voices
-from .wording import RUNS_MISSING, comparison_numbers, comparison_sentence, data_of, verdict_sentence
+from .wording import FEW, RUNS_MISSING, UNSAVED, comparison_numbers, comparison_sentence, data_of, verdict_sentence
 
 WORTH_DB = 0.05  # a smaller difference is none for practical purposes
 Interval = tuple[float, float] | None  # dB, 95 %; None where tokens are too few
@@ -31,12 +31,17 @@ class Comparison:
     by_tensor_db: dict[str, float]  # the margin on each input, by its first tensor
     by_tensor_interval_db: dict[str, Interval]  # of each of them; None where it has too few tokens
     worth_db: float = WORTH_DB  # a smaller difference is none for practical purposes
+    lacks: str = FEW  # why there is no interval, where there is none
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.interval_db is not None and (self.interval_db[0] > 0 or self.interval_db[1] < 0)
 
     @property
     def decided(self) -> bool:
         """Whether the difference is worth having, and there: above the threshold, and the interval excludes zero."""
-        there = self.interval_db is not None and (self.interval_db[0] > 0 or self.interval_db[1] < 0)
-        return there and abs(self.margin_db) > self.worth_db
+        return self.differs and abs(self.margin_db) > self.worth_db
 
     @property
     def equal(self) -> bool:
@@ -51,7 +56,7 @@ class Comparison:
     @property
     def disagree(self) -> list[str]:
         """Inputs on which the other is surely better, the clearest first."""
-        sure = [t for t, i in self.by_tensor_interval_db.items() if i is not None and i[1] < 0]
+        sure = (t for t, i in self.by_tensor_interval_db.items() if i is not None and i[1] < 0)
         return sorted(sure, key=self.by_tensor_db.get)
 
     def numbers(self) -> str:
@@ -86,10 +91,10 @@ class Verdict:
     study: str = ""  # why no engine runs the named recipe; only where none runs any that was measured
 
     def __repr__(self) -> str:
-        compared = ", ".join(f"{_marked(c)} {c.margin_db:+.3f} dB" for c in self.comparisons[:4])
+        study = " (study only)"
+        compared = ", ".join(f"{c.over}{study * (c.role == STUDY)} {c.margin_db:+.3f} dB" for c in self.comparisons[:4])
         over = f"; over {compared}" if compared else ""
-        named = f"{self.recipe} (study only)" if self.study else self.recipe
-        return f"Verdict({named} on {data_of(self)}{over}; .sentence() says it all)"
+        return f"Verdict({self.recipe}{study * bool(self.study)} on {data_of(self)}{over}; .sentence() says it all)"
 
     def _repr_html_(self) -> str:
         return verdict_html(self)
@@ -142,8 +147,7 @@ def recommend(
         raise ValueError("no tensor has a non-zero value: there is nothing to recommend a recipe for")
     level = {n: sum(w * -decibels(sweep.stats[t][n].token_nmse) for t, w in found.weights.items()) for n in names}
     shortest = min((sweep.stats[t][names[0]] for t in tensors), key=lambda s: s.tokens)
-    runs = [n for n in names if not study_only(sweep.recipes[n])]
-    order = sorted(names, key=lambda n: (n not in runs, -level[n]))  # best first of what an engine runs, then the rest
+    order = sorted(names, key=lambda n: (bool(study_only(sweep.recipes[n])), -level[n]))  # what an engine runs, first
     best, compared = order[0], roles(sweep.recipes, order, defaults_at(program, site))
     return Verdict(
         recipe=best,
@@ -161,13 +165,9 @@ def recommend(
     )
 
 
-def _marked(c: Comparison) -> str:
-    return f"{c.over} (study only)" if c.role == STUDY else c.over
-
-
 def _compare(sweep: Sweep, found: Voices, best: str, other: str, role: str, worth_db: float) -> Comparison:
     a, b = ([sweep.stats[t][name] for t in found.weights] for name in (best, other))
     margin, interval = margin_interval(a, b, list(found.weights.values()), comparisons=len(sweep.recipes) - 1)
     each = {t: margin_interval([x], [y]) for t, x, y in zip(found.weights, a, b, strict=True)}
     margins, intervals = ({t: e[i] for t, e in each.items()} for i in (0, 1))
-    return Comparison(other, role, margin, interval, margins, intervals, worth_db)
+    return Comparison(other, role, margin, interval, margins, intervals, worth_db, (FEW, UNSAVED)[a[0].runs_missing])

@@ -5,14 +5,15 @@ from __future__ import annotations
 from ..shown import fixed, quantity, short
 from .defaults import STUDY, called
 from .outlook import shortened
-from .voices import EXPERT
+from .voices import EXPERT, UNMEASURED
 
+FEW, UNSAVED = "too few tokens", "no interval was saved"  # why a comparison has none
 RUNS_MISSING = "saved by a release that did not measure it: sweep again for intervals"
 
 
 def comparison_numbers(c) -> str:
     """Such as: 0.12 dB, 95 % interval 0.11 to 0.13, surely better on 20 of 21 inputs."""
-    sure = "too few tokens for an interval"
+    sure = "too few tokens for an interval" if c.lacks == FEW else c.lacks
     if c.interval_db is not None:
         sure = "95 % interval {} to {}".format(*map(_db, c.interval_db))
     every = len(c.by_tensor_db)
@@ -34,11 +35,13 @@ def comparison_sentence(c) -> str:
     if c.equal:
         within = f"within {c.worth_db:g} dB"
         return f"no difference for practical purposes ({within}) from {other} ({c.numbers()})"
-    if c.interval_db is not None and not c.decided:
+    if c.interval_db is not None and not c.differs:
         return f"no difference that these tokens can tell from {other} ({c.numbers()})"
     less = "less" if c.margin_db > 0 else "more"
     percent = 100 * abs(1 - 10 ** (-c.margin_db / 10))  # of the other's error
-    return f"{short(percent, 2)} % {less} error of a typical token than {other} ({c.numbers()})"
+    of = "of a typical token" if c.lacks == FEW else "of whole tensors"
+    worth = f", perhaps not worth having (within {c.worth_db:g} dB)" if c.differs and not c.decided else ""
+    return f"{short(percent, 2)} % {less} error {of} than {other} ({c.numbers()}){worth}"
 
 
 def data_of(verdict) -> str:
@@ -84,12 +87,17 @@ def _start(verdict, named: list) -> str:
         favours = f"tensor error favours {verdict.recipe}, the predicted KL {verdict.contradicted}"
         return f"Measure before you choose; {favours}"
     if all(c.interval_db is None for c in named):
-        return f"Too few tokens to decide; {verdict.recipe} is ahead on these"
+        why = "Too few tokens to decide" if named[0].lacks == FEW else "Undecided, since no interval was saved"
+        return f"{why}; {verdict.recipe} is ahead on these"
     if is_decided(verdict):
         return f"Use {verdict.recipe}"
     names = " and ".join([verdict.recipe, *(c.over for c in named)])
     if all(c.equal for c in named):
         return f"Keep what you have; {names} are equal for practical purposes (within {named[0].worth_db:g} dB)"
+    if any(c.differs for c in named):
+        than = " and ".join(c.over for c in named)
+        by = f"by more than {named[0].worth_db:g} dB"
+        return f"Keep what you have; whether {verdict.recipe} is better than {than} {by}, these tokens cannot tell"
     return f"Keep what you have; these tokens cannot tell {names} apart"
 
 
@@ -123,6 +131,9 @@ def _remarks(verdict) -> str:
     few = [t for t, why in verdict.left_out.items() if "too few" in why]
     if few:
         text.append(f"Without a vote for too few tokens: {shortened(few)}.")
+    old = [t for t, why in verdict.left_out.items() if why == UNMEASURED]
+    if old:
+        text.append(f"Without a vote, since a release that measured no single tokens saved them: {shortened(old)}.")
     if verdict.towers:
         shown = [f"{t} (token {at}, {100 * s:.0f} %)" for t, (at, s) in verdict.towers.items()]
         text.append(f"One token holds over a fifth of the signal of {shortened(shown)}.")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 from dataclasses import asdict
 
 import numpy as np
 
 from ..analysis import RULES as BLOCK_RULES
-from ..analysis import block_at, finite, inspect_block
+from ..analysis import block_at, finite, inspect_block, known
 from ..catalog import ERRORS, RATES, SUMMARY, style
 from ..nvfp4 import E2M1_MAGNITUDES, E4M3_VALUES, FOUR_LIMIT, Recipe, as_recipe
 from ..shown import layer, layer_order
@@ -75,6 +76,7 @@ def compact(stats: Stats, **more) -> dict:
         "rates": {
             name: [getattr(stats, name), getattr(stats, rate.count), getattr(stats, rate.whole)]
             for name, rate in RATES.items()
+            if not math.isnan(known(stats, name))
         },
         **{name: _trim(counts) for name, counts in trimmed.items()},
         **({"predicted_kl": stats.predicted_kl} if stats.kl_tokens else {}),

@@ -90,7 +90,7 @@ def _by_recipe(found: list[Pair]) -> list[dict[str, str]]:
 
 def _listed(p: Pair) -> dict[str, str]:
     sure = ", 95 % interval {} to {}".format(*map(db, p.interval_db)) if p.interval_db else ", no interval"
-    sqnr = {"before": fixed(p.a.token_sqnr_db, 3), "after": fixed(p.b.token_sqnr_db, 3)}
+    sqnr = dict(zip(("before", "after"), (fixed(v, 3) for v in p.sqnr_db), strict=True))
     return {"gain": db(p.gain_db), "sure": sure, "tensor": p.tensor, **_named(p), **sqnr}
 
 

@@ -195,7 +195,7 @@ def _margins(sweep: Sweep, comparisons: tuple[Comparison, ...]) -> list[dict]:
         other = sweep.recipes[c.over]
         left, right = (place[v] for v in c.interval_db or (c.margin_db,) * 2)
         zero, to = place[0.0], place[c.margin_db]
-        interval = " to ".join(fixed(v, 3) for v in c.interval_db) if c.interval_db else "too few tokens"
+        interval = " to ".join(fixed(v, 3) for v in c.interval_db) if c.interval_db else c.lacks
         places = {"zero": zero, "from": min(zero, to), "reach": abs(to - zero), "left": left, "width": right - left}
         rows.append({
             "role": c.role, "over": c.over, "study": study_only(other), "color": style(other)["color"],

@@ -138,8 +138,8 @@ class Stats(Additive):
 
     @property
     def runs_missing(self) -> bool:
-        """Whether release 0.1.0 saved this, which did not measure by token and run."""
-        return self.x_sq > 0 and not self.run_tokens.any()
+        """Whether release 0.1.0 saved this, or a part of it, which did not measure by token and run."""
+        return bool(self.run_tokens[0].sum() < self.token_histogram.sum())
 
     def _shared(self, other: Stats) -> dict:
         if self.recipe != other.recipe:

@@ -316,13 +316,60 @@ def test_few_tokens_give_no_interval_and_decide_nothing():
         recommend({"x": synthetic("crowded", 4, 512)})
 
 
+def _as_saved_by_the_first_release(measured: Sweep) -> Sweep:
+    stats = {t: {n: replace(s, run_tokens=np.zeros_like(s.run_tokens), run_nmse=np.zeros_like(s.run_nmse),
+                            n_four_saturated_chosen=0, top_token=-1, top_token_x_sq=0.0)
+                 for n, s in row.items()} for t, row in measured.stats.items()}  # fmt: skip
+    return Sweep.of(stats, measured.recipes)
+
+
 def test_a_sweep_of_the_first_release_has_no_interval_and_says_so():
-    measured = _sweep(synthetic("crowded", 64, 256))
-    old = {t: {n: replace(s, run_tokens=np.zeros_like(s.run_tokens), run_nmse=np.zeros_like(s.run_nmse))
-               for n, s in row.items()} for t, row in measured.stats.items()}  # fmt: skip
-    verdict = recommend(Sweep.of(old, measured.recipes))
+    measured = _sweep({"a": synthetic("crowded", 1024, 256), "b": synthetic("crowded", 1024, 256, seed=1)})
+    old = _as_saved_by_the_first_release(measured)
+    verdict = recommend(old)
     assert all(c.interval_db is None for c in verdict.comparisons)
+    assert verdict.sentence().startswith("Undecided, since no interval was saved; ")
+    assert "less error of whole tensors than" in verdict.sentence() and "too few" not in verdict.sentence()
     assert "saved by a release that did not measure it: sweep again" in verdict.sentence()
+    assert "too few" not in verdict._repr_html_() and "no interval was saved" in verdict._repr_html_()
+    table = old.table()
+    assert table[["token_nmse", "token_sqnr_db", "four_saturated_chosen"]].isna().all(axis=None)
+    assert not table["sqnr_db"].isna().any() and not measured.table()["token_nmse"].isna().any()
+
+
+def test_what_the_first_release_saved_of_some_tokens_gives_no_interval_of_all():
+    """Added to a sweep of today, or beside one: what was not measured is not taken for the rest."""
+    one, more = (_sweep({"a": synthetic("crowded", 1024, 256, seed=s)}) for s in (0, 1))
+    old = _as_saved_by_the_first_release(one)
+    verdict = recommend(old + more)
+    assert verdict.comparisons[0].interval_db is None and verdict.sentence().startswith("Undecided")
+    beside = recommend(Sweep.of({"old": old.stats["a"], "new": more.stats["a"]}, one.recipes))
+    assert beside.inputs == 1 and beside.comparisons == recommend(Sweep.of({"new": more.stats["a"]}, one.recipes)
+                                                                  ).comparisons  # fmt: skip
+    assert beside.left_out == {"old": "it was saved by a release that measured no single tokens"}
+    assert "Without a vote, since a release that measured no single tokens saved them: old." in beside.sentence()
+
+
+def test_a_difference_that_is_there_but_perhaps_not_worth_having_is_said_so():
+    rng = np.random.default_rng(0)
+    other = 1.01 * (1 + 0.03 * rng.normal(size=512))
+    verdict = recommend(_of({"a": _made(dict(zip(PAIR, (other, np.ones(512)), strict=True)))}))
+    (c,) = verdict.comparisons
+    assert c.differs and not c.decided and not c.equal
+    assert verdict.sentence().startswith(
+        "Keep what you have; whether 4/6-mae-256 is better than 4/6-mae-448 by more than 0.05 dB, these tokens cannot"
+    )
+    assert "perhaps not worth having (within 0.05 dB)" in verdict.sentence()
+    assert "no difference that" not in verdict.sentence()
+
+
+def test_a_head_of_few_tokens_does_not_void_the_verdict():
+    """An output head has often the last token alone; other tensors of few tokens leave the vote all the same."""
+    data = {"a": synthetic("crowded", 512, 256), "few": synthetic("crowded", 4, 256),
+            "lm_head": synthetic("crowded", 2, 256)}  # fmt: skip
+    verdict = recommend(_sweep(data))
+    assert verdict.inputs == 1 and verdict.comparisons[0].interval_db
+    assert verdict.left_out == {"lm_head": "the output head is rarely quantized", "few": "it has too few tokens"}
 
 
 def test_a_tensor_stored_exactly_by_one_recipe_does_not_make_infinity():

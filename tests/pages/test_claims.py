@@ -183,3 +183,15 @@ def test_two_reports_are_compared_from_the_command_line(measured, tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert "No difference" in (tmp_path / "c.html").read_text(encoding="utf-8")
+
+
+def test_what_the_first_release_saved_is_compared_by_whole_tensors(measured):
+    """It measured no single tokens: an error of a typical token on one side alone would be a difference of its own."""
+    old = {t: {n: replace(s, run_tokens=0 * s.run_tokens, run_nmse=0 * s.run_nmse) for n, s in row.items()}
+           for t, row in measured.stats.items()}  # fmt: skip
+    old = Sweep.of(old, measured.recipes)
+    for a, b in ((old, measured), (measured, old), (old, old)):
+        found = pairs(a, b)
+        assert {p.gain_db for p in found} == {0.0} and {p.interval_db for p in found} == {None}
+        assert any(text.startswith("Errors are of whole tensors, without intervals") for text in obstacles(a, b, found))
+    assert not any("whole tensors" in text for text in obstacles(measured, measured, pairs(measured, measured)))

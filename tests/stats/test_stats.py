@@ -292,7 +292,7 @@ def test_statistics_of_the_first_release_load_and_say_what_they_lack():
     old = {k: v for k, v in stats.to_dict().items() if k not in new}
     old |= {"bootstrap_err_sq": [1.0] * 200, "bootstrap_x_sq": [2.0] * 200}
     loaded = Stats.from_dict(old)
-    assert loaded.runs_missing and not stats.runs_missing
+    assert loaded.runs_missing is True and stats.runs_missing is False
     assert loaded.token_nmse == loaded.nmse == stats.nmse != stats.token_nmse
     with pytest.raises(ValueError, match="fields \\['err_abs'\\] differ"):
         Stats.from_dict({k: v for k, v in old.items() if k != "err_abs"})
