@@ -96,6 +96,18 @@ class Impact(Saved):
             recipe, over, role, kl, interval, every[over].kl, self.tokens, needed, unit, self.judged_by, spread
         )
 
+    def called_as(self, recipes: dict[str, Recipe]) -> Impact:
+        """The same under the names that a sweep has for its recipes, where they are the same by another name."""
+        names = {}
+        for mine, recipe in self.recipes.items():
+            same = [n for n, r in recipes.items() if r == recipe]
+            names[mine] = mine if mine in same else next(iter(same), mine)
+        if len(set(names.values())) < len(names):  # another recipe has that name here
+            return self
+        effects = [replace(e, recipe=names.get(e.recipe, e.recipe)) for e in self.effects]
+        controls = tuple(names[n] for n in self.controls)
+        return replace(self, effects=effects, recipes={names[n]: r for n, r in self.recipes.items()}, controls=controls)
+
     @property
     def best(self) -> str | None:
         """The recipe of the least KL among those that an engine runs, or of all where none does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..nvfp4 import study_only
 from ..shown import quantity
@@ -23,6 +23,7 @@ class Outlook:
     better: tuple[str, ...] = ()  # recipes under which the measured KL is surely less than under the named one
     worse: tuple[str, ...] = ()  # ... surely more
     how: str = ""  # how it was measured, and what of it is resolved
+    part: str = ""  # "1 of 2 inputs", where only so many have a prediction
     routed: bool = False  # predicted of a mixture of experts: what tokens lose by going to others is not in it
 
     def rival(self, recipe: str) -> str | None:
@@ -30,9 +31,9 @@ class Outlook:
         measured = self.measured_against(recipe)
         if measured:
             return measured
-        least = min(self.predicted, key=self.predicted.get, default=recipe)
-        clear = self.predicted.get(least, 0) < CLEAR * self.predicted.get(recipe, 0)
-        return least if clear and least not in self.worse else None
+        open_ = [n for n in self.predicted if n not in self.worse]  # a measurement overrules a prediction
+        least = min(open_, key=self.predicted.get, default=recipe)
+        return least if self.predicted.get(least, 0) < CLEAR * self.predicted.get(recipe, 0) else None
 
     def measured_against(self, recipe: str) -> str | None:
         """The recipe of the least measured KL of those that are surely better than the named one."""
@@ -43,7 +44,8 @@ class Outlook:
         text = []
         if self.predicted:
             more = "; more where tokens go to other experts, which a recording does not predict" if self.routed else ""
-            text.append(f"Predicted KL of the output: {_by_recipe(self.predicted, recipe)}{more}.")
+            of = f" by {self.part}" if self.part else ""
+            text.append(f"Predicted KL of the output{of}: {_by_recipe(self.predicted, recipe)}{more}.")
             text.append(f"Worst layers by predicted effect: {shortened(list(self.worst))}.")
         if self.measured:
             text.append(f"Measured KL of the output: {_by_recipe(self.measured, recipe)}; {self.how}.")
@@ -54,18 +56,14 @@ class Outlook:
 
 def outlook(sweep: Sweep, found: Voices, best: str, impact: Impact | None) -> Outlook:
     """What a sweep that was recorded with `sensitivity` predicts, and what `impact` measured of the same recipes."""
-    predicted, worst = _predicted(sweep, found, best)
-    routed = any(map(EXPERT.fullmatch, sweep.stats))
+    predicted, worst, part = _predicted(sweep, found, best)
+    known = Outlook(predicted, worst, part=part, routed=any(map(EXPERT.fullmatch, sweep.stats)))
     if impact is None:
-        return Outlook(predicted, worst, routed=routed)
+        return known
+    impact = impact.called_as(sweep.recipes)
     same = [n for n in impact.kl if sweep.recipes.get(n) == impact.recipes[n] and (n == best or _runs(sweep, n))]
     if best not in same:
-        return Outlook(
-            predicted,
-            worst,
-            how=f"What {best} does to the output was not measured: impact has no such recipe",
-            routed=routed,
-        )
+        return replace(known, how=f"What {best} does to the output was not measured: impact has no such recipe")
     against = {n: impact.difference(best, n, "") for n in same if n != best}
     better = tuple(n for n, d in against.items() if d.finding and d.kl > 0)
     worse = tuple(n for n, d in against.items() if d.finding and d.kl < 0)
@@ -73,18 +71,20 @@ def outlook(sweep: Sweep, found: Voices, best: str, impact: Impact | None) -> Ou
     nearest = min(against, key=lambda n: abs(against[n].kl), default=None)
     shown = [n for n in dict.fromkeys((impact.default, nearest)) if n in against]
     parts += [f"{best} against {n} {against[n].percent()}: {against[n].enough()}" for n in shown]
-    return Outlook(predicted, worst, {n: impact.kl[n] for n in same}, better, worse, "; ".join(parts), routed)
+    measured = {n: impact.kl[n] for n in same}
+    return replace(known, measured=measured, better=better, worse=worse, how="; ".join(parts))
 
 
-def _predicted(sweep: Sweep, found: Voices, best: str) -> tuple[dict[str, float], tuple[str, ...]]:
-    """KL by recipe, summed over the inputs that vote or have too few tokens to; and the worst of them."""
+def _predicted(sweep: Sweep, found: Voices, best: str) -> tuple[dict[str, float], tuple[str, ...], str]:
+    """KL by recipe, summed over the inputs that vote or have too few tokens to; the worst; and which part they are."""
     seen = [t for t in sweep.stats if t in found.weights or "too few" in found.left_out.get(t, "")]
     known = [t for t in seen if sweep.stats[t][best].kl_tokens]
     if not known:
-        return {}, ()
+        return {}, (), ""
     names = [n for n in sweep.recipes if n == best or _runs(sweep, n)]
     kl = {name: sum(sweep.stats[t][name].predicted_kl for t in known) for name in names}
-    return kl, tuple(sorted(known, key=lambda t: -sweep.stats[t][best].kl)[:10])
+    part = f"{len(known):,} of {quantity(len(seen), 'input')}" if len(known) < len(seen) else ""
+    return kl, tuple(sorted(known, key=lambda t: -sweep.stats[t][best].kl)[:10]), part
 
 
 def _runs(sweep: Sweep, name: str) -> bool:

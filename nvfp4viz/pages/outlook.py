@@ -35,7 +35,7 @@ def outlook_rows(sweep: Sweep, verdict: Verdict | None, impact: Impact | None) -
         })  # fmt: skip
     judged = f"{impact.provenance.get('quantized', impact.quantize)}; {impact.judged_by}" if known.measured else ""
     return {"rows": rows, "best": best, "predicted": bool(known.predicted), "measured": bool(known.measured),
-            "judged": judged, "worst": _worst(sweep, verdict)}  # fmt: skip
+            "judged": judged, "worst": _worst(sweep, verdict), "part": known.part}  # fmt: skip
 
 
 def _worst(sweep: Sweep, verdict: Verdict) -> list[dict]:

@@ -94,6 +94,7 @@ def render(
     output: dict | None = None,
 ) -> str:  # fmt: skip
     """The page as a string; planned: the section on plan and drift; output: what the explorer has of them."""
+    impact = impact and impact.called_as(sweep.recipes)
     try:
         verdict = recommend(sweep, impact=impact)
     except ValueError as error:  # nothing but zeros or nothing at all: the table still says so
@@ -108,7 +109,7 @@ def render(
         short=SHORT,
         measured=_measured(sweep), skipped=sweep.skipped, interrupted=sweep.provenance.get("interrupted"),
         margins=_margins(sweep, verdict.comparisons) if verdict else [],
-        output=outlook_rows(sweep, verdict, impact), not_measured="" if impact else NOT_MEASURED,
+        output=outlook_rows(sweep, verdict, impact), not_measured=_not_measured(verdict, impact),
         settings=_settings(sweep, verdict) if verdict else None,
         figures=_figures(sweep, best), shown=_shown(sweep, verdict, best), columns=_columns(sweep),
         provenance=_provenance(sweep), recipes=_recipes(sweep),
@@ -183,6 +184,13 @@ def _measured(sweep: Sweep) -> list[str]:
         quantity(len(sweep.recipes), "recipe"), f"engine {', '.join(sweep.engines)}",
         *(f"{name} {versions[name]}" for name in ("nvfp4viz", "torch", "flashinfer-python") if versions.get(name)),
     ]  # fmt: skip
+
+
+def _not_measured(verdict: Verdict | None, impact: Impact | None) -> str:
+    """Where no measurement speaks of the named recipe: how to make one, or what the one that was given lacks."""
+    if impact is None or verdict is None:
+        return NOT_MEASURED if impact is None else ""
+    return "" if verdict.outlook.measured else f"{verdict.outlook.how}."
 
 
 def _margins(sweep: Sweep, comparisons: tuple[Comparison, ...]) -> list[dict]:

@@ -421,6 +421,48 @@ def test_the_head_joins_tensor_error_predicted_and_measured_kl(measured, tmp_pat
     assert load_report(tmp_path / "r.html").stats.keys() == measured.stats.keys()
 
 
+def test_a_measured_recipe_counts_whatever_it_is_called(measured):
+    """A disagreement does not get lost since impact, or the sweep, has a name of its own for a recipe."""
+    best = recommend(measured).recipe
+    found = _measured_kl({best: 0.2, "standard": 0.1})
+    mine = Impact([replace(e, recipe=f"my {e.recipe}") for e in found.effects], found.sequences,
+                  {f"my {n}": r for n, r in found.recipes.items()}, "activations")  # fmt: skip
+    verdict = recommend(measured, impact=mine)
+    assert verdict.contradicted == "standard" == recommend(measured, impact=found).contradicted
+    assert verdict.outlook == recommend(measured, impact=found).outlook
+    page = render(measured, impact=mine)
+    assert "the measured output standard" in page and "-50 % (95 %" in re.sub("<[^>]*>", "", page).replace("−", "-")
+    other = {best: found.recipes["standard"], "s": found.recipes[best]}  # each is called as the sweep calls the other
+    swapped = Impact([replace(e, recipe=n) for e, n in zip(found.effects, ("s", best), strict=True)],
+                     found.sequences, other, "activations")  # fmt: skip
+    assert recommend(measured, impact=swapped).outlook == verdict.outlook
+
+
+def test_an_impact_without_the_named_recipe_says_so_where_the_output_stands(measured):
+    page = render(measured, impact=_measured_kl({"standard": 0.1}))
+    best = recommend(measured).recipe
+    assert f'<p class="note">What {best} does to the output was not measured: impact has no such recipe.</p>' in page
+
+
+def test_a_prediction_of_some_inputs_says_of_how_many(measured):
+    kl = _with_kl(measured, dict.fromkeys(measured.recipes, 0.1))
+    one = measured.tensors[0]
+    part = Sweep.of(measured.stats | {one: kl.stats[one]}, measured.recipes)
+    inputs = recommend(measured).inputs
+    assert f"Predicted KL of the output by 1 of {inputs} inputs: " in recommend(part).sentence()
+    assert f"predicted KL of 1 of {inputs} inputs, nats a token" in render(part)
+    assert "output by" not in recommend(kl).sentence()
+
+
+def test_a_measurement_overrules_only_the_predictions_that_it_is_about(measured):
+    """Of two recipes that are predicted to do less harm one was measured to do more; the other stands."""
+    best = recommend(measured).recipe
+    open_ = next(n for n in measured.recipes if n not in (best, "standard"))
+    kl = dict.fromkeys(measured.recipes, 0.2) | {"standard": 0.05, open_: 0.1}
+    verdict = recommend(_with_kl(measured, kl), impact=_measured_kl({best: 0.1, "standard": 0.2}))
+    assert verdict.contradicted == open_
+
+
 def test_where_the_output_disagrees_nothing_is_recommended_on_tensor_error_alone(measured):
     best = recommend(measured).recipe
     other = next(n for n in measured.recipes if n != best)
