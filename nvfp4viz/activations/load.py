@@ -56,7 +56,7 @@ def load(*paths: str | os.PathLike, lengths: Iterable[int] | None = None) -> Act
     have gets as much of the path before it as tells them apart. Nothing in a file is executed.
 
     `lengths` are the tokens of each sequence, one after another, for intervals over sequences (of which they take at
-    least eight, of 128 tokens in the mean). Where it is None they are read from the metadata of a .safetensors, a JSON
+    least eight, of 16 tokens in the mean). Where it is None they are read from the metadata of a .safetensors, a JSON
     list under "sequence_lengths". A tensor of other tokens has no sequences known, one of [B, T, K] has B of them.
     Squares of gradients that `capture` kept are in `.squares`.
 

@@ -21,6 +21,7 @@ STEADY = 3.0  # runs that scatter by this times what shorter ones say may well b
 PLENTY, SCARCE = 512, 3.0  # tokens below which passages of 128 are too few to be told apart, and the widening then
 CAP_DB = 120.0  # what is stored exactly has this SQNR, not infinity: FP32 itself ends near 140
 DB = 10 / math.log(10)
+LONG = 512  # tokens of a sequence, or of a group of them; shorter ones may be neighbours in one passage
 FINER = 3  # levels of shorter runs that a level is compared with
 
 
@@ -67,9 +68,20 @@ def margin_interval(
     share = np.full(len(named), 1 / len(named)) if weights is None else np.asarray(weights) / np.sum(weights)
     margins = [decibels(b.token_nmse) - decibels(a.token_nmse) for a, b in zip(named, other, strict=True)]
     margin = float(share @ margins)
-    groups = None if any(a.runs_missing for a in named) else _groups([a.run_tokens for a in named])
-    if groups is None:
+    if any(a.runs_missing for a in named):
         return margin, None
+    tokens = [a.run_tokens for a in named]
+    ways = [_groups(tokens)]
+    if any(row == LEVELS and _mean(t) < LONG for t, (row, _) in zip(tokens, ways[0] or (), strict=False)):
+        ways.append(_groups(tokens, sequences=False))
+    if None in ways:
+        return margin, None
+    half = max(_half(named, other, share, groups, comparisons) for groups in ways)
+    return margin, (margin - half, margin + half)
+
+
+def _half(named, other, share, groups, comparisons: int) -> float:
+    """Half of the interval over groups of tokens, in dB."""
     moves = np.zeros(max(g.max() for _, g in groups) + 1)  # what each group of tokens adds to the margin's error
     shorter = np.zeros((FINER, RUNS))  # and what each run of a half, a quarter, an eighth adds
     for w, a, b, (row, group) in zip(share, named, other, groups, strict=True):
@@ -78,8 +90,12 @@ def margin_interval(
         if row < LEVELS:  # sequences are draws of their own
             finer = slice(max(0, row - FINER), row)
             shorter[: finer.stop - finer.start] += w * (_part(b, finer) - _part(a, finer))
-    half = half_width(moves, comparisons, WIDENING * _passages(moves, shorter) * _scarcity(named, groups))
-    return margin, (margin - half, margin + half)
+    return half_width(moves, comparisons, WIDENING * _passages(moves, shorter) * _scarcity(named, groups))
+
+
+def _mean(tokens: np.ndarray) -> float:
+    """Tokens of a recorded sequence, or of a group of them."""
+    return tokens[LEVELS].sum() / max(1, np.count_nonzero(tokens[LEVELS]))
 
 
 def decibels(nmse: float) -> float:
@@ -125,14 +141,14 @@ def _part(stats: Stats, row: int | slice) -> np.ndarray:
     return DB * stats.run_nmse[row] / total if total else np.zeros_like(stats.run_nmse[row])
 
 
-def _groups(tokens: list[np.ndarray]) -> list[tuple[int, np.ndarray]] | None:
+def _groups(tokens: list[np.ndarray], sequences: bool = True) -> list[tuple[int, np.ndarray]] | None:
     """For each tensor its row and the group of each slot, -1 where it is empty; None where one has too few runs.
 
     Tensors of the same tokens have the same groups; those of fewer or more, such as experts, are divided into as many,
     in the order of the stream.
     """
     kinds = {t.tobytes(): t for t in tokens}  # inputs of a model have the same tokens, but for experts'
-    rows = {key: chosen_row(t) for key, t in kinds.items()}
+    rows = {key: chosen_row(t, sequences) for key, t in kinds.items()}
     if len(set(rows.values())) > 1:  # sequences are known of some only
         rows = {key: chosen_row(t, sequences=False) for key, t in kinds.items()}
     if None in rows.values():

@@ -13,7 +13,7 @@ from ..engine import analyze_all
 from ..nvfp4 import Recipe, Tokens, as_tensor, tensor_scales
 from ..stats import Stats
 
-SHORTEST_SEQUENCE = 128  # tokens: shorter ones may be parts of one passage of a text, and are judged by runs
+SHORTEST_SEQUENCE = 16  # tokens: shorter ones are steps of decoding, neighbours in a text, and are judged by runs
 
 
 def with_sequences(x: Tensor) -> Tokens:

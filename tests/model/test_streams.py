@@ -88,12 +88,12 @@ def test_rows_of_several_sequences_keep_theirs(monkeypatch):
         monkeypatch.setattr(streams, "ROWS", rows)
         with torch.no_grad(), nvfp4viz.record(model, recipes=RECIPES, engine="reference") as recorder:
             for i, shape in enumerate(
-                [(2, 130, 32), (1, 129, 32), (1, 1, 32), (1, 3, 32), (2, 128, 32), (2, 1, 32), (1, 127, 32)]
+                [(2, 40, 32), (1, 30, 32), (1, 1, 32), (1, 3, 32), (2, 20, 32), (2, 1, 32), (1, 15, 32)]
             ):
                 model(torch.randn(shape, generator=torch.Generator().manual_seed(i)))
         found.append(recorder.sweep().stats)
     assert_same(*found)
-    assert found[0]["0"]["standard"].run_tokens[-1].tolist() == [130, 130, 133, 128, 128 + 2 + 127] + [0] * 11
+    assert found[0]["0"]["standard"].run_tokens[-1].tolist() == [40, 40, 34, 20, 20 + 2 + 15] + [0] * 11
 
 
 def test_steps_of_a_few_tokens_are_no_sequences():
