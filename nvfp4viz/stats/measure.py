@@ -209,7 +209,7 @@ def measure(
 
 def _measure_rows(tokens: Tokens, quantized: Quantized) -> Stats:
     recipe, x, (m, k) = quantized.recipe, tokens.x, tokens.shape
-    raw = blocks(x.float())  # [m, n, 16]
+    raw = blocks(x.float().contiguous())  # [m, n, 16]; sums of one order, whatever the layout
     element, block = raw != 0, (raw != 0).any(-1)  # [m, n, 16], [m, n]
     encode = encode_scale_of(x, quantized).unsqueeze(-1)  # [m or 1, 1, 1]
     bmax = flush(raw.abs().amax(-1, keepdim=True))  # [m, n, 1]

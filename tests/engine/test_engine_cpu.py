@@ -382,3 +382,14 @@ def test_kernels_return_no_array():
             made = [ast.unparse(call.func) for call in returned if ast.unparse(call.func)[0].isupper()]
             assert not made, f"{function.name} returns {made}: @spliced"
     assert kernels > 20
+
+
+@pytest.mark.parametrize("recipe", ["standard-tensor-fast", "4/6-mse-256-tensor"])
+def test_a_transposed_tensor_has_the_statistics_of_its_copy(recipe):
+    """A token that one scale for all loses wholly has an NMSE of exactly 1, the edge of a bin, in every layout."""
+    x = torch.randn((300, 128), generator=torch.Generator().manual_seed(0))
+    x[7] *= 1e6
+    transposed, recipe = x.t().contiguous().t(), nvfp4viz.Recipe.parse(recipe)
+    for engine in ("reference", "cpu"):
+        (a,), (b,) = (nvfp4viz.engine.analyze_all(y, [recipe], engine=engine) for y in (x, transposed))
+        assert a == b
