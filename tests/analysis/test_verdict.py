@@ -363,6 +363,13 @@ def test_a_difference_that_is_there_but_perhaps_not_worth_having_is_said_so():
     assert "no difference that" not in verdict.sentence()
 
 
+def test_an_input_is_one_whether_its_sequences_are_known_or_not():
+    """The same tokens, as rows and in sequences: who told where they end is no other input."""
+    x = synthetic("crowded", 1024, 256)
+    verdict = recommend(_sweep({"rows": x, "sequences": x.reshape(8, 128, 256), "other": x.flip(0)}))
+    assert verdict.inputs == 2 and verdict.comparisons[0].interval_db
+
+
 def test_a_head_of_few_tokens_does_not_void_the_verdict():
     """An output head has often the last token alone; other tensors of few tokens leave the vote all the same."""
     data = {"a": synthetic("crowded", 512, 256), "few": synthetic("crowded", 4, 256),
