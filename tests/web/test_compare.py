@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nvfp4viz import sweep, synthetic
-from nvfp4viz.analysis import finite, middle, obstacles, pairs, sentence
+from nvfp4viz.analysis import Sweep, finite, middle, obstacles, pairs, sentence
 from nvfp4viz.nvfp4 import study_only
 from nvfp4viz.pages import packing
 
@@ -27,8 +27,10 @@ def test_the_page_compares_as_python_does():
     other = sweep({"a": LOGNORMAL * 1.01, "constructor": SPIKES}, names, engine="cpu")
     zeros = sweep({"a": ZEROS, "constructor": SPIKES}, {"mine": names[0], "studied": "4/6-mae-300"}, engine="cpu")
     skipped = replace(strict, skipped={str(i): "no float" for i in range(5)})
+    old = Sweep.of({t: {n: replace(s, run_tokens=0 * s.run_tokens, run_nmse=0 * s.run_nmse) for n, s in row.items()}
+                    for t, row in strict.stats.items()}, strict.recipes)  # fmt: skip
     cases = [(strict, strict), (strict, fast), (strict, short), (short, strict), (strict, other), (zeros, strict),
-             (strict, zeros), (skipped, fast), (zeros, zeros)]  # fmt: skip
+             (strict, zeros), (skipped, fast), (zeros, zeros), (old, strict), (other, old), (old, old)]  # fmt: skip
     packed = json.dumps(finite([[packing.page_data(one) for one in case] for case in cases]), allow_nan=False)
     run = subprocess.run(["node", str(Path(__file__).with_name("compare.mjs"))], input=packed, capture_output=True,
                          text=True, timeout=60)  # fmt: skip

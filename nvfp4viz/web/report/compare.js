@@ -30,11 +30,19 @@ function unshuffled(text, from, to) {
 
 const sum = (numbers) => numbers.reduce((p, q) => p + q, 0);
 
-// NMSE of a typical token: the mean over tokens, each counting alike; the whole tensor's where a file has no other
-function typicalNmse(data, tensor, recipe) {
+const measuredTokens = (data, tensor, recipe) => sum(exactOf(data, tensor, recipe).run_tokens?.[0] || []);
+
+// Whether release 0.1.0 saved this, or a part of it, which did not measure single tokens
+function runsMissing(data, tensor, recipe) {
+  const [, ...counts] = data.stats[tensor][recipe].token_nmse || [0];
+  return measuredTokens(data, tensor, recipe) < sum(counts);
+}
+
+// NMSE of a typical token, the mean over tokens, each counting alike; of the whole tensor where `whole`
+function nmseOf(data, tensor, recipe, whole) {
   const { run_nmse, run_tokens } = exactOf(data, tensor, recipe);
-  const tokens = sum(run_tokens?.[0] || []);
-  if (!tokens) return num(own(own(data.stats, tensor), recipe).nmse);
+  const tokens = measuredTokens(data, tensor, recipe);
+  if (whole || !tokens) return num(own(own(data.stats, tensor), recipe).nmse);
   return sum(unshuffled(run_nmse, 0, run_tokens[0].length)) / tokens;
 }
 
@@ -49,7 +57,7 @@ function twins(a, b) {
   return mine.map((r) => [r, same(r) || like(r)]).filter(([, twin]) => twin !== undefined);
 }
 
-// [{tensor, recipe, before, after, gain, sameInput, identical}], in A's order
+// [{tensor, recipe, before, after, gain, change, whole, sameInput, tokens}], in A's order
 export function pairsOf(a, b) {
   const recipes = twins(a, b);
   const shared = a.catalog.tensors.map((t) => t.name).filter((t) => own(a.stats, t) && own(b.stats, t));
@@ -62,12 +70,13 @@ export function pairsOf(a, b) {
 function pairOf(a, b, tensor, { name, settings }, twin) {
   const [p, q] = [exactOf(a, tensor, name), exactOf(b, tensor, twin)];
   const [s, t] = [a.stats[tensor][name], b.stats[tensor][twin]];
-  const [before, after] = [dB(typicalNmse(a, tensor, name)), dB(typicalNmse(b, tensor, twin))];
+  const whole = runsMissing(a, tensor, name) || runsMissing(b, tensor, twin);
+  const [before, after] = [dB(nmseOf(a, tensor, name, whole)), dB(nmseOf(b, tensor, twin, whole))];
   const gain = before === after ? 0 : after - before;
   const sameInput = s.tokens === t.tokens && p.x_sq === q.x_sq && s.x_amax === t.x_amax;
   const change = changeOf(gain, statistics({ ...s, ...p }) === statistics({ ...t, ...q }));
   const study = studyOnly(settings);
-  return { tensor, recipe: name, study, before, after, gain, change, sameInput, tokens: [s.tokens, t.tokens] };
+  return { tensor, recipe: name, study, before, after, gain, change, whole, sameInput, tokens: [s.tokens, t.tokens] };
 }
 
 // Which way a pair went, as far as a reader could see: one of CHANGES
@@ -94,6 +103,8 @@ export function obstacles(a, b, pairs) {
   const other = paired.filter(([mine, twin]) => !sameSettings(mine.settings, twin.settings));
   const beside = other.map(([mine, twin]) => `${mine.name} in A beside ${twin.name} in B`);
   if (other.length) lines.push(`Other arithmetic: ${beside.join(", ")}.`);
+  if (pairs.some((p) => p.whole))
+    lines.push("Errors are of whole tensors, without intervals: an earlier release saved no single tokens.");
   return [...lines, ...otherData(pairs)];
 }
 
@@ -152,5 +163,6 @@ export function sentence(pairs) {
   }
   const middle = median(pairs.map((p) => p.gain));
   if (Math.abs(middle) < LEAST_DB) return `No difference in the median: ${counted}.`;
-  return `A typical token is ${short(Math.abs(middle), 2)} dB ${middle > 0 ? "better" : "worse"} in B, in the median: ${counted}.`;
+  const what = pairs.some((p) => p.whole) ? "A tensor" : "A typical token";
+  return `${what} is ${short(Math.abs(middle), 2)} dB ${middle > 0 ? "better" : "worse"} in B, in the median: ${counted}.`;
 }

@@ -53,7 +53,7 @@ function page(a, b) {
     recipesTable(pairs) +
     listed("What got worse", worse) +
     listed("What got better", better) +
-    '<p class="note">SQNR of a typical token. <code>nvfp4viz report a.html b.html</code> adds intervals.</p>'
+    `<p class="note">SQNR of ${pairs.some((p) => p.whole) ? "whole tensors" : "a typical token"}. <code>nvfp4viz report a.html b.html</code> adds intervals.</p>`
   );
 }
 
