@@ -63,8 +63,8 @@ def voices(sweep: Sweep, head: bool = False) -> Voices:
 def _fingerprint(row) -> tuple:
     """The same for two tensors only if their values are, as far as sums tell."""
     first = next(iter(row.values()))
-    seen = (first.features, first.tokens, first.nonzero_elements, first.x_sq, first.x_amax, first.run_tokens[0].tobytes())
-    return seen + tuple((s.err_sq, s.err_abs, s.x_hat_sq) for s in row.values())
+    shape, runs = (first.features, first.tokens, first.nonzero_elements), first.run_tokens[0].tobytes()
+    return *shape, first.x_sq, first.x_amax, runs, *((s.err_sq, s.err_abs, s.x_hat_sq) for s in row.values())
 
 
 def _is_head(name: str, sweep: Sweep) -> bool:

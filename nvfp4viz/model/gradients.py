@@ -32,6 +32,8 @@ OUT_OF_MEMORY = (
 class Gradients:
     """Draws labels at the end of each call of a model, goes back, and sums g^2 d^2 / 2 by input and recipe."""
 
+    at_once = True  # an input's squares are used as they come, if there is one draw, and not held to the end
+
     def __init__(self, recipes: list[Recipe], draws: int, seed: int, engine: str):
         if draws < 1:
             raise ValueError(f"draws={draws}: at least one backward pass")
@@ -41,7 +43,7 @@ class Gradients:
         self.tokens = 0  # predicted, of all calls
         self.problem: str | None = None  # why there are none
         self._generators: dict = {}
-        self._watched: dict[tuple, list] = {}  # (tensor, rows) -> [Seen, labels of this call, summed g^2]
+        self._watched: dict[tuple, list] = {}  # (tensor, rows) -> [Seen, labels of this call, g^2 or parts]
         self._views: dict[tuple, tuple[Tensor, Tensor]] = {}  # tensor and version -> itself, what observed layers read
         self._hooks: list = []  # on those tensors; each holds its tensor until it is removed
 
@@ -81,7 +83,10 @@ class Gradients:
         def hook(gradient: Tensor) -> None:
             with torch.no_grad(), torch._C.DisableTorchFunction():
                 square = seen.read(gradient.float()).square()
-                entry[2] = square if entry[2] is None else entry[2].add_(square)
+                if self.at_once and self.draws == 1:
+                    entry[2] = self._of_input(seen, entry[1], square)
+                else:
+                    entry[2] = square if entry[2] is None else entry[2].add_(square)
 
         self._hooks.append(seen.given.register_hook(hook))
         return True
@@ -172,9 +177,9 @@ class Gradients:
         with torch.no_grad():
             parts = [
                 part
-                for seen, labels, square in self._watched.values()
-                if square is not None
-                for part in self._of_input(seen, labels, square)
+                for seen, labels, found in self._watched.values()
+                if found is not None
+                for part in (self._of_input(seen, labels, found) if isinstance(found, Tensor) else found)
             ]
         by_label = torch.stack([row.to(parts[0][1].device) for _, row in parts]).tolist() if parts else ()  # waits once
         if not all(map(math.isfinite, itertools.chain(*by_label))):
@@ -196,6 +201,8 @@ class Gradients:
 
 class Squares(Gradients):
     """Hands on an input's rows with the squares of their gradients, float32 [M, K]: take(label, rows, squares)."""
+
+    at_once = False  # a backward pass that fails midway must have handed on nothing
 
     def __init__(self, seed: int, take: Callable[[str, Tensor, Tensor | None], None]):
         super().__init__([], 1, seed, "auto")
