@@ -81,6 +81,18 @@ test("rates stand with their counts", () => {
   assert.ok(drawn.length >= 12);
 });
 
+test("a rate that was not measured is no 0", () => {
+  const c = context("real");
+  const without = (stats) => ({ ...stats, rates: { ...stats.rates, four_saturated_chosen: undefined } });
+  const sides = c.sides.map((s, k) => (k ? s : { ...s, stats: without(s.stats) }));
+  const picture = drawClipping({ ...c, sides }, 700);
+  wellFormed(picture);
+  const drawn = marks(picture.out, "rate").filter((m) => m.rate === "four_saturated_chosen");
+  assert.deepEqual(drawn.map((m) => m.side), ["b"]);
+  assert.match(picture.out, /A not measured   ·   B \d/);
+  assert.match(picture.label, /4 saturates, chosen A –, B \d/);
+});
+
 test("gains are B's SQNR less A's, and a click goes to the tensor under it", () => {
   const c = context("real");
   const picture = drawTensors(c, 900, ["sqnr_db", "gain"], 40);

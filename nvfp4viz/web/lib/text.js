@@ -28,6 +28,7 @@ export function signed(v, n = 2) {
 
 export function percent(v) {
   if (v === 0) return "0 %";
+  if (Number.isNaN(v)) return "–";
   if (v < 0.00095) return `${short(100 * v, 1)} %`;
   return `${(100 * v).toFixed(v < 0.0995 ? 2 : 1)} %`;
 }

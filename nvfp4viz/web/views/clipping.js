@@ -15,6 +15,7 @@ const RATE_MARKS = [
   [1, "100 %"],
 ];
 const FIRST_MARKS = [0, 1, 1e-2]; // they have the room, where it is scarce
+const NOT_MEASURED = [NaN, 0, 0]; // by the release that saved these statistics
 
 export function drawClipping(c, W) {
   const rates = ratesOf(c.catalog);
@@ -50,18 +51,19 @@ function rateHead(W, X) {
 function rateRow(c, W, X, i, rate) {
   const { name, heading, definition } = rate;
   const y = RATES_TOP + i * RATE_ROW + 10;
-  const values = c.sides.map((s) => s.stats.rates[name] || [0, 0, 0]);
+  const values = c.sides.map((s) => s.stats.rates[name] || NOT_MEASURED);
   const one = ({ side }, k) => {
     const [rate, count, of] = values[k];
     const at = { "data-side": side, "data-rate": name, "data-value": rate, "data-count": count, "data-of": of };
     const shown = text(sideColumn(W, k), y + 4, percent(rate), `end ${rate ? side + "-ink" : "soft"}`);
-    return tag("g", at, dot(X(rate), y, side, 4) + shown);
+    return values[k] === NOT_MEASURED ? shown : tag("g", at, dot(X(rate), y, side, 4) + shown);
   };
-  const counted = c.sides.map((s, k) => `${s.side.toUpperCase()} ${int(values[k][1])} of ${int(values[k][2])}`);
+  const count = (v) => (v === NOT_MEASURED ? "not measured" : `${int(v[1])} of ${int(v[2])}`);
+  const counted = c.sides.map((s, k) => `${s.side.toUpperCase()} ${count(values[k])}`);
   return (
     RATE_MARKS.map(([v]) => line(X(v), y - 6, X(v), y + 6, "grid")).join("") +
     text(0, y + 4, heading, "label") +
-    line(X(values[0][0]), y, X(values[1][0]), y, "join") +
+    (values.includes(NOT_MEASURED) ? "" : line(X(values[0][0]), y, X(values[1][0]), y, "join")) +
     c.sides.map(one).join("") +
     text(0, y + 19, definition, "soft meaning", { "data-row": i }) +
     text(0, y + 19, `${counted.join("   ·   ")} ${wholeOf(rate)}`, "counts", { "data-row": i })
@@ -69,6 +71,6 @@ function rateRow(c, W, X, i, rate) {
 }
 
 function ratesText(c, { name, heading }) {
-  const [a, b] = c.sides.map((s) => percent(s.stats.rates[name]?.[0] ?? 0));
+  const [a, b] = c.sides.map((s) => percent(s.stats.rates[name]?.[0] ?? NaN));
   return `${heading} A ${a}, B ${b}`;
 }
