@@ -45,19 +45,24 @@ def _checksum(batch, row: int, rows: int) -> bytes | None:
     for name, value in _leaves(batch):
         if value is mask and mask is not None:
             continue
-        if isinstance(value, np.ndarray):
-            value = torch.as_tensor(value)
-        if isinstance(value, Tensor):
-            value = value.detach()
-            mine = value[row] if value.ndim and len(value) == rows else value
-            if mask is not None and value.shape[:2] == mask.shape:
-                mine = mine[mask[row].to(mine.device).bool()]
-            mine = mine.double() if mine.is_floating_point() else mine.long()
-            value = mine.cpu().numpy().tobytes()
+        if isinstance(value, (Tensor, np.ndarray)):
+            try:
+                value = _bytes(torch.as_tensor(value).detach(), row, rows, mask)
+            except (RuntimeError, TypeError):  # a layout or numbers that have no rows, such as a sparse tensor's
+                return None
         elif not (value is None or isinstance(value, (str, Number))):
             return None
         digest.update(repr((name, value)).encode())
     return digest.digest()
+
+
+def _bytes(x: Tensor, row: int, rows: int, mask: Tensor | None) -> bytes:
+    """A row of a tensor, without what the mask leaves out; all of it where it has no such rows."""
+    mine = x[row] if x.ndim and len(x) == rows else x
+    if mask is not None and x.shape[:2] == mask.shape:
+        mine = mine[mask[row].to(mine.device).bool()]
+    mine = torch.view_as_real(mine) if mine.is_complex() else mine
+    return (mine.double() if mine.is_floating_point() else mine.long()).cpu().numpy().tobytes()
 
 
 def _leaves(batch, name: str = "") -> Iterator[tuple[str, object]]:

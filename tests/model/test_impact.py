@@ -219,6 +219,9 @@ def test_copies_of_the_only_sequence_resolve_nothing(model):
     assert impact(model, nested, PAIR, forward=forward).copies == 2
     nested[1]["scale"] = 3.0
     assert impact(model, nested, PAIR, forward=forward).copies == 0
+    odd = {"x": [ids(2, 64)], "sparse": torch.eye(3).to_sparse(), "complex": torch.ones(2, dtype=torch.complex64)}
+    assert impact(model, [odd, odd], PAIR, forward=forward).copies == 0  # who knows what a sparse tensor's rows are
+    assert impact(model, [{**odd, "sparse": None}] * 2, PAIR, forward=forward).copies == 2
     unknown = [types.SimpleNamespace(ids=ids(1, 64)) for _ in range(8)]  # nobody can tell; but all of them are alike
     found = impact(model, unknown, PAIR, forward=forward)
     assert (found.copies, found.judged_by) == (0, "too few tokens")
