@@ -51,6 +51,7 @@ def decode_packed(packed: Tensor) -> Tensor:
     >>> decode_packed(torch.tensor([0x72], dtype=torch.uint8)).tolist()
     [1.0, 6.0]
     """
-    byte = torch.arange(256, dtype=torch.uint8, device=packed.device)
-    pairs = e2m1_decode(unpack(byte.unsqueeze(-1))).view(torch.float64).flatten()  # [256], two float32 in each
-    return pairs.index_select(0, packed.flatten().int()).view(packed.shape).view(torch.float32)
+    return _PAIRS.to(packed.device).index_select(0, packed.flatten().int()).view(packed.shape).view(torch.float32)
+
+
+_PAIRS = e2m1_decode(unpack(torch.arange(256, dtype=torch.uint8)[:, None])).view(torch.float64).flatten()  # by byte

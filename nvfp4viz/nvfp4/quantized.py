@@ -36,8 +36,7 @@ class Quantized:
 
     def dequantize(self) -> Tensor:
         """The decoded tensor, float32 [M, K]: E2M1 value * block scale (exact) * decode scale (rounded once)."""
-        elements = blocks(decode_packed(self.codes))  # [M, K/16, 16]
-        scaled = elements.mul_(self.block_scales.float().unsqueeze(-1))
+        scaled = blocks(decode_packed(self.codes)).mul_(self.block_scales.float().unsqueeze(-1))  # [M, K/16, 16]
         return scaled.mul_(self.decode_scale.unsqueeze(-1)).flatten(-2)
 
     @classmethod
