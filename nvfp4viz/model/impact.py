@@ -16,8 +16,9 @@ from ..nvfp4 import RECIPES, Recipe, as_recipe
 from .choose import describe, unwrapped
 from .copies import Sequences
 from .inputs import eager
+from .outputs import Outputs
 from .presets import MODES, Plan, check_weights, plan_of, quantized_already
-from .swap import Decoded, Outputs, Swap, one_ulp
+from .swap import Decoded, Swap, one_ulp
 from .task import Survey, Task
 
 CONTROLS = (240, 288)  # ceilings under which SQNR is about that of 256
@@ -94,13 +95,13 @@ def _measure(task: Task, batches, plan: Plan, recipes: dict, per_layer: bool, en
         for batch in batches:
             survey = Survey(plan, task.model) if coverage is None else contextlib.nullcontext()
             with Outputs().watching(outputs_of(chosen)) as original, survey:
-                before, shape = task.before(batch)
+                before, counts = task.before(batch)
             coverage = coverage or survey.coverage.to_dict(survey.problems)
             for name, recipe, only in group:
                 if progress:
                     progress(done, len(batches) * len(todo), f"{name} {only.name if only else ''}".strip())
                 some, swap = outputs_of([only] if only else chosen), Swap(plan, recipe, made, engine, skipped, only)
-                with swap, Outputs(original, len(given), shape).watching(some) as changed:
+                with swap, Outputs(original, len(given), counts).watching(some) as changed:
                     after = task.outcomes(batch)
                 runs[name, only] += task.by_run(before, after, batch, len(given))
                 for module, sums in changed.sums.items():

@@ -1,8 +1,9 @@
-"""Run a model with quantized inputs and weights in some of its products, and watch how layers' outputs change."""
+"""Run a model with quantized inputs and weights in some of its products."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,6 @@ from .inputs import computed, module_input
 from .presets import Plan, stored_names
 from .products import Product, Watch
 from .weights import Weight
-
-RUN = 64  # consecutive tokens whose sums are kept together
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Swap:
         by_hand = [w for w in self.some if not w.is_called]
         for w in self.some:
             if w.is_called:
-                hook = w.module.register_forward_pre_hook(_named(self._hook, w), with_kwargs=True)
+                hook = w.module.register_forward_pre_hook(functools.partial(self._hook, w), with_kwargs=True)
                 self._undo.callback(hook.remove)
                 if self.weights is not None:
                     self._place(w) if self.weights.room is None else self._place_in_passing(w)
@@ -284,46 +283,3 @@ class Swap:
         if product.offsets is not None or (n == len(made) and product.dense):
             return made
         return made[product.experts[:: max(1, len(product.experts) // n)]]
-
-
-class Outputs:
-    """Keeps what layers return; or, given `before`, sums by run their squared change since and its squared output.
-
-    first: number of the batch's first sequence; shape: (B, T) of the batch.
-    """
-
-    def __init__(self, before: Outputs | None = None, first: int = 0, shape: tuple[int, int] = (0, 0)):
-        self.before, self.first, self.shape = before, first, shape
-        self.kept: dict[str, list[tuple[Tensor, Tensor]]] = {}  # layer -> a call's output and its norm by row
-        self.calls: dict[str, int] = {}
-        self.sums: dict[str, list[list[float]]] = {}  # layer -> by run: sequence (-1: unknown), rows, change, output
-
-    @contextlib.contextmanager
-    def watching(self, layers: dict[str, nn.Module]):
-        with contextlib.ExitStack() as undo:
-            for name, module in layers.items():
-                undo.callback(module.register_forward_hook(_named(self._see, name)).remove)
-            yield self
-
-    def _see(self, name, module, args, output) -> None:
-        y = output[0] if isinstance(output, tuple) else output
-        y = y.detach().reshape(-1, y.shape[-1])
-        if self.before is None:
-            self.kept.setdefault(name, []).append((y.clone(), y.norm(dim=-1, dtype=torch.float32)))
-            return
-        call = self.calls[name] = self.calls.get(name, -1) + 1
-        kept = self.before.kept.get(name, [])
-        if call >= len(kept) or kept[call][0].shape != y.shape:  # an expert that was routed other tokens
-            return
-        y0, norm = kept[call]
-        change = torch.sub(y, y0) if y.dtype == torch.float32 else y.float().sub_(y0)
-        rows = torch.stack([change.norm(dim=-1), norm], 1).double().square()  # [M, 2]
-        known = len(rows) == self.shape[0] * self.shape[1]  # else rows are sorted by expert, or left out
-        sums = self.sums.setdefault(name, [])
-        for i, sequence in enumerate(rows.split(self.shape[1]) if known else (rows,)):
-            of = self.first + i if known else -1
-            sums.extend([of, len(run), *run.sum(0).tolist()] for run in sequence.split(RUN))
-
-
-def _named(hook, name):
-    return lambda *args: hook(name, *args)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from .hooks import Observer
 from .inputs import logits_of
+from .outputs import RUN
 from .presets import Plan
-from .swap import RUN
 
 CHUNK = 128  # positions whose probabilities are compared at a time
 PROBE = 16  # tokens of the check that the model looks at none to come
@@ -82,10 +82,12 @@ class Task:
                 "perplexity; give forward= (and loss=)"
             )
 
-    def before(self, batch) -> tuple[Tensor, tuple[int, int]]:
-        """Log-probabilities of the model as it is, and (B, T) of the batch's outcomes."""
+    def before(self, batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the model as it is, and bool [B, T] of the batch's tokens, False for padding."""
         outcomes = self.outcomes(batch)
-        return self.log_probabilities(outcomes), tuple(outcomes.shape[:2])
+        mask = batch.get("attention_mask") if isinstance(batch, dict) and self.forward is None else None
+        every = torch.ones(outcomes.shape[:2], dtype=torch.bool)
+        return self.log_probabilities(outcomes), every if mask is None else mask.bool()
 
     def log_probabilities(self, outcomes: Tensor) -> Tensor:
         """float32 [B, T, C] of what is compared: of a language model, the tokens that follow."""

@@ -237,6 +237,16 @@ def test_sequences_that_share_a_beginning_or_padding_alone_are_no_copies(model):
     assert found.copies == 1 and found.judged_by.startswith("3 sequences")
 
 
+def test_padding_has_no_part_in_the_error_of_a_layers_output(model):
+    x = ids(2, 80)
+    mask = torch.ones_like(x)
+    mask[1, 40:] = 0
+    padded = impact(model, [{"input_ids": x, "attention_mask": mask}], ["standard"]).layers()
+    apart = impact(model, [x[:1], x[1:, :40]], ["standard"]).layers()
+    assert len(padded) > 2
+    pd.testing.assert_frame_equal(padded, apart, rtol=1e-5)
+
+
 def test_control_ceilings_and_the_floor_of_bf16(model):
     found = impact(model.bfloat16(), [ids(4, 64)], ["4/6-mse-256", "standard"], controls=True, modules="*.gate",
                    per_layer=True)  # fmt: skip
