@@ -82,7 +82,7 @@ def _lines(found) -> list[str]:
     from ..analysis import marked
 
     about = found.provenance
-    lines = [f"{about['quantized']}; {about['passes']} passes over {about['tokens']:,} tokens", ""]
+    lines = [f"{about['quantized']}; {about['passes']} passes over {found.text}", ""]
     lines += [f"{'recipe':24} {'KL, nats':>10}  cost of quantizing"]
     lines += [f"{marked(r['recipe']):24} {r['kl']:10.4g}  {_cost(r['cost'])}" for r in found.recipes]
     lines += ["", f"{'kept':>4} {'bits':>6} {'FP4':>5} {'KL, nats':>10} {'95 %':>20} {'if added up':>12}  last kept"]

@@ -95,7 +95,7 @@ def measured(plan: LayerPlan) -> str:
     """On how much, and by what, a plan was measured."""
     about = plan.provenance
     return (
-        f"{about['quantized']}; {about['passes']} forward passes over {about['tokens']:,} tokens; "
+        f"{about['quantized']}; {about['passes']} forward passes over {plan.text}; "
         f"nvfp4viz {about['versions']['nvfp4viz']}, torch {about['versions']['torch']}"
     )
 

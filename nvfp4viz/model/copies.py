@@ -27,6 +27,10 @@ class Sequences:
             n, key = len(self._first), _checksum(batch, row, rows)
             self._first.append(n if key is None else self._seen.setdefault(key, n))
 
+    @property
+    def copies(self) -> int:
+        return sum(first != n for n, first in enumerate(self._first))
+
     def once(self, sums: np.ndarray) -> tuple[np.ndarray, int]:
         """Sums by run, float64 [n, columns], without those of copies; and how many copies there were.
 

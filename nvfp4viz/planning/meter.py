@@ -82,7 +82,7 @@ class Meter:
         return {
             **versions(), "model": type(self.model).__name__, "quantized": self.scheme.sentence(),
             "coverage": self.coverage, "already": quantized_already(self.model), "passes": self.passes,
-            "tokens": sum(int(b["input_ids"].numel()) for b in self.batches),
+            "tokens": sum(int(b["input_ids"].numel()) for b in self.batches), "copies": self._given.copies,
             "skipped": {**self._plain, **self.skipped},
         }  # fmt: skip
 

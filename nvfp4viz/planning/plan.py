@@ -15,7 +15,7 @@ from ..analysis import marked
 from ..files import replacing
 from ..model import NothingQuantizedError
 from ..nvfp4 import RECIPES, as_recipes, study_only
-from ..shown import error_text
+from ..shown import error_text, quantity
 from .cost import recipe_cost
 from .families import by_family
 from .meter import AS_IS, FP8, Meter
@@ -65,6 +65,13 @@ class LayerPlan:
     def point(self) -> Point:
         """The knee."""
         return self.frontier[self.knee]
+
+    @property
+    def text(self) -> str:
+        """On how much it was measured: "4,096 tokens", and which of them had no say."""
+        copies = self.provenance.get("copies", 0)
+        left = f" ({quantity(copies, 'copied sequence')} left out)" if copies else ""
+        return quantity(self.provenance["tokens"], "token") + left
 
     def choose(self, *, kl: float | None = None, bits: float | None = None, layers: int | None = None) -> Point:
         """The cheapest point of at most that KL, or the best of at most so many bits a weight or kept units."""

@@ -33,6 +33,14 @@ def test_every_kl_of_the_frontier_is_what_impact_measures(planned):
     assert planned.frontier[-1].kl == 0 and len(planned.frontier[-1].kept) == len(planned.units) == 8
 
 
+def test_copied_sequences_are_left_out_and_said(planned):
+    assert planned.text == "128 tokens"
+    found = nvfp4viz.plan(small_model(), [*BATCHES, BATCHES[0][:2]], ["4/6-mse-256"], budget=12)
+    assert found.text == "160 tokens (2 copied sequences left out)" and found.recipes[0]["kl"] == pytest.approx(
+        next(r["kl"] for r in planned.recipes if r["recipe"] == "4/6-mse-256"), rel=1e-5
+    )
+
+
 def test_the_price_is_counted(planned):
     none, every = planned.frontier[0], planned.frontier[-1]
     assert (none.bits, every.bits, every.fp4_share) == (4.5, 16, 0)
