@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..analysis import Pair, Sweep
+from ..analysis import Pair, Sweep, known
 from ..catalog import RATES, looks
 from ..shown import INK, expect, label_tensors
 from ..stats import Stats, nmse_bins
@@ -25,12 +25,12 @@ def clipping_rates(stats: Mapping[str, Stats] | Stats, ax: Axes | None = None) -
     stats = {stats.recipe.name: stats} if isinstance(stats, Stats) else expect(stats, Mapping, BY_RECIPE, Stats)
     ax = ax or new_axes(7.4, 3.9)
     rows = list(RATES)[::-1]
-    rates = {name: np.array([getattr(one, r) for r in rows]) for name, one in stats.items()}
+    rates = {name: np.array([known(one, r) for r in rows]) for name, one in stats.items()}
     positive = [v for r in rates.values() for v in r if v > 0]
     least = np.floor(np.log10(min(positive, default=0.1)))
     shown = looks({name: one.recipe for name, one in stats.items()})
     for i, (name, one) in enumerate(stats.items()):
-        x = np.where(rates[name] > 0, np.log10(np.maximum(rates[name], 1e-30)), least - 0.5)
+        x = np.maximum(np.log10(np.maximum(rates[name], 1e-30)), least - 0.5)  # NaN, which was not measured, stays
         y = np.arange(len(rows)) - (i - (len(stats) - 1) / 2) * 0.15
         ax.plot(x, y, **mark(shown[name]), markersize=5.5, label=named(name, one.recipe), linestyle="none")
     for row in range(0, len(rows), 2):

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib
@@ -153,6 +154,14 @@ def test_marks_stand_at_their_rates():
             assert 10**x == pytest.approx(value) if value else x == ax.get_xticks()[0]
     assert ax.get_xticklabels()[0].get_text() == "0"
     assert plots.clipping_rates(STATS["standard"]).get_legend_handles_labels()[1] == ["standard"]
+
+
+def test_a_rate_that_an_old_release_did_not_measure_has_no_mark():
+    one = STATS["4/6-mse-448"]
+    old = replace(one, run_tokens=np.zeros_like(one.run_tokens), n_four_saturated_chosen=0)
+    (line,) = (line for line in plots.clipping_rates(old).lines if line.get_label() == "4/6-mse-448")
+    missing = np.isnan(line.get_xdata()).tolist()
+    assert missing == [rate == "four_saturated_chosen" for rate in list(RATES)[::-1]]
 
 
 @pytest.mark.parametrize("baseline", [None, "standard"])
