@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..engine import feel
 from ..nvfp4 import Recipe, Tokens
@@ -176,27 +177,27 @@ class Gradients:
     def _add(self) -> None:
         with torch.no_grad():
             parts = [
-                part
+                self._of_input(seen, labels, found) if isinstance(found, Tensor) else found
                 for seen, labels, found in self._watched.values()
                 if found is not None
-                for part in (self._of_input(seen, labels, found) if isinstance(found, Tensor) else found)
             ]
-        by_label = torch.stack([row.to(parts[0][1].device) for _, row in parts]).tolist() if parts else ()  # waits once
-        if not all(map(math.isfinite, itertools.chain(*by_label))):
+            every = [label for labels, _ in parts for label in labels]
+            sums = torch.cat([rows.to(parts[0][1].device) for _, rows in parts]).tolist() if every else []  # waits once
+        if not all(map(math.isfinite, itertools.chain(*sums))):
             raise RuntimeError("a gradient is NaN or infinite")
-        for (label, _), row in zip(parts, by_label, strict=True):
-            self.names.setdefault(label, (label,))
-            total = self.sums.setdefault(label, [0.0] * len(self.recipes))
-            self.sums[label] = [t + s for t, s in zip(total, row, strict=True)]
+        for label, row in zip(every, sums, strict=True):
+            if label is not None:  # of an expert that was not asked for
+                self.names.setdefault(label, (label,))
+                total = self.sums.setdefault(label, [0.0] * len(self.recipes))
+                self.sums[label] = [t + s for t, s in zip(total, row, strict=True)]
 
-    def _of_input(self, seen: Seen, labels: list[str], squares: Tensor) -> list[tuple[str, Tensor]]:
-        """Labels, and float64 [recipes] of each: weighted errors of this call. squares: [M, K], of all draws."""
+    def _of_input(self, seen: Seen, labels: list[str], squares: Tensor) -> tuple[list[str | None], Tensor | None]:
+        """Labels, and float64 [labels, recipes]: weighted errors of this call. squares: [M, K], of all draws."""
         by_row = feel(Tokens.of(seen.x), squares, self.recipes, self.engine) / (2 * self.draws)
         if seen.offsets is None:
-            return [(seen.name, by_row.sum(1))]
-        ends = [0, *seen.offsets.tolist()]
-        parts = zip(seen.labels, ends[:-1], ends[1:], strict=True)
-        return [(label, by_row[:, a:b].sum(1)) for label, a, b in parts if label is not None]  # None: not asked for
+            return [seen.name], by_row.sum(1)[None]
+        ends = functional.pad(seen.offsets.long(), (1, 0)).to(by_row.device)  # unsafe below: they are not looked at
+        return seen.labels, torch.segment_reduce(by_row.T.contiguous(), "sum", offsets=ends, unsafe=True)
 
 
 class Squares(Gradients):
@@ -208,15 +209,15 @@ class Squares(Gradients):
         super().__init__([], 1, seed, "auto")
         self.take = take
 
-    def _of_input(self, seen: Seen, labels: list[str], squares: Tensor) -> list:
+    def _of_input(self, seen: Seen, labels: list[str], squares: Tensor) -> tuple[list, None]:
         if seen.offsets is None:
             for label in labels:
                 self.take(label, seen.x, squares)
-            return []
+            return [], None
         starts = dict(zip(seen.labels, [0, *seen.offsets.tolist()], strict=False))
         for label, x in seen.parts():
             self.take(label, x, squares[starts[label] : starts[label] + len(x)])
-        return []
+        return [], None
 
     def _leave(self, module, args, kwargs, output):
         waiting = [] if self.problem else list(self._watched.values())
