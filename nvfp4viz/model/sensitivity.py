@@ -275,7 +275,7 @@ def _at_level(found: Sensitivity, model, batches: list, before: list[Tensor], mo
         batches = task.batches(batches)
         plan = plan_of(model, MODES[0], modules, None, None)
         plan = plan.of({w: taken for w, taken in plan.choice.observed.items() if not w.head})
-        changed = recipe if found.part == 1 else lambda x: decoded(x, recipe, engine).sub_(x).mul_(found.part).add_(x)
+        changed = recipe if found.part == 1 else lambda x: decoded(x, recipe, engine).lerp_(x, 1 - found.part)
         measured = 0.0
         with torch.no_grad(), eager():
             for i, batch in enumerate(batches):

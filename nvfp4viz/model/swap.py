@@ -232,14 +232,13 @@ class Swap:
         if experts is None:
             return decoded(rows, self.recipe, self.engine, self._encode_scale(w.name))
         served = self._served_scale(product)
-        new = rows.clone()
         if self.by_row:  # a row has its own scale, whoever computes it
             picked = torch.tensor([self.plan.choice.takes(w, e) for e in range(w.experts)] + [False])  # and of no one
             keep = picked.to(experts.device)[experts]
             if keep.all():  # as they lie, not picked and put back
                 return decoded(rows, self.recipe, self.engine)
-            new[keep] = decoded(rows[keep], self.recipe, self.engine)
-            return new
+            return rows.index_put((keep,), decoded(rows[keep], self.recipe, self.engine))
+        new = rows.clone()
         for e in range(w.experts):
             mine = experts == e
             if self.plan.choice.takes(w, e) and mine.any():
