@@ -8,7 +8,7 @@ from ..nvfp4 import study_only
 from ..shown import quantity
 from .impact import Impact
 from .sweep import Sweep
-from .voices import EXPERT, Voices
+from .voices import EXPERT, TOO_FEW, Voices
 
 CLEAR = 0.98  # a predicted KL below this share of another is less
 
@@ -77,7 +77,7 @@ def outlook(sweep: Sweep, found: Voices, best: str, impact: Impact | None) -> Ou
 
 def _predicted(sweep: Sweep, found: Voices, best: str) -> tuple[dict[str, float], tuple[str, ...], str]:
     """KL by recipe, summed over the inputs that vote or have too few tokens to; the worst; and which part they are."""
-    seen = [t for t in sweep.stats if t in found.weights or "too few" in found.left_out.get(t, "")]
+    seen = [t for t in sweep.stats if t in found.weights or found.left_out.get(t) == TOO_FEW]
     known = [t for t in seen if sweep.stats[t][best].kl_tokens]
     if not known:
         return {}, (), ""

@@ -12,7 +12,7 @@ from .sweep import Sweep
 
 HEADS = ("lm_head", "embed_out", "output_layer", "unembed", "output_projection")  # what makes logits, by its last name
 EXPERT = re.compile(r"(.*experts)\.\d+\.(.+)")  # model.layers.3.mlp.experts.7.down_proj
-FEW, UNMEASURED = "it has too few tokens", "it was saved by a release that measured no single tokens"
+TOO_FEW, UNMEASURED = "it has too few tokens", "it was saved by a release that measured no single tokens"
 TOWERS = 0.2  # a token that holds more of a tensor's signal than this is named
 
 
@@ -50,7 +50,7 @@ def voices(sweep: Sweep, head: bool = False) -> Voices:
     one = {t: next(iter(sweep.stats[t].values())) for t in names}
     old = [t for t in names if one[t].runs_missing]
     few = [t for t in names if t not in old and chosen_row(one[t].run_tokens) is None]
-    for tensors, why in ((heads, "the output head is rarely quantized"), (old, UNMEASURED), (few, FEW)):
+    for tensors, why in ((heads, "the output head is rarely quantized"), (old, UNMEASURED), (few, TOO_FEW)):
         if set(names) - set(tensors):  # where they are all there is, they vote
             left_out |= {name: why for t in tensors for name in names.pop(t, ())}
     weights, inputs = _weights(names, sweep)

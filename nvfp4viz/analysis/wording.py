@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..shown import fixed, quantity, short
 from .defaults import STUDY, called
 from .outlook import shortened
-from .voices import EXPERT, UNMEASURED
+from .voices import EXPERT, TOO_FEW, UNMEASURED
 
 FEW, UNSAVED = "too few tokens", "no interval was saved"  # why a comparison has none
 RUNS_MISSING = "saved by a release that did not measure it: sweep again for intervals"
@@ -128,7 +128,7 @@ def _remarks(verdict) -> str:
     text = [f"{verdict.recipe}: {verdict.study}."] if verdict.study else []
     if verdict.judged_by == RUNS_MISSING:
         text.append("Errors are of whole tensors, that of a typical token was " + RUNS_MISSING + ".")
-    few = [t for t, why in verdict.left_out.items() if "too few" in why]
+    few = [t for t, why in verdict.left_out.items() if why == TOO_FEW]
     if few:
         text.append(f"Without a vote for too few tokens: {shortened(few)}.")
     old = [t for t, why in verdict.left_out.items() if why == UNMEASURED]

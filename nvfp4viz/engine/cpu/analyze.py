@@ -195,13 +195,19 @@ def count_segment(memory, stride, kind, row_blocks, start, end, plan, tokens, wo
             spread(scales_of(tokens, plan.rule[c]), tile.token, work.lanes)
             found[c] = evaluate(tile, work.lanes, plan, kind, c, work.candidates, work.small)
         for r in range(plan.six.shape[0]):
-            six, four = found[plan.six[r]], found[plan.four[r]]
-            for i in range(LANES):
-                chosen.is_four[i] = 0
-            if plan.flags[r, 0]:
-                unit, slack, rules = tokens.scales[r, 3], tokens.slack[r], rules_of(plan, r)
-                choose(tile, six, four, work.candidates, unit, slack, rules, chosen.is_four, work.doubts, work.few)
+            choose_for(r, tile, plan, tokens, work)
             record(tile, n, r, found, plan, work.candidates, chosen, s, tally, tokens.err_sq[r])
+
+
+@inlined
+def choose_for(r, tile, plan, tokens, work):
+    """Fill is_four of work.chosen by what recipe r takes of the candidates, which are all there."""
+    is_four, six, four = work.chosen.is_four, work.found[plan.six[r]], work.found[plan.four[r]]
+    for i in range(LANES):
+        is_four[i] = 0
+    if plan.flags[r, 0]:
+        unit, slack, rules = tokens.scales[r, 3], tokens.slack[r], rules_of(plan, r)
+        choose(tile, six, four, work.candidates, unit, slack, rules, is_four, work.doubts, work.few)
 
 
 @jit

@@ -184,6 +184,16 @@ def is_ordinary(bmax, scale, output_scale, decode):
     return odd == 0
 
 
+@jit
+def careful_step(x, output_scale, scale, decode):
+    """An element scaled, rounded to E2M1 and decoded, and x as it is measured against it: magnitudes, whatever x."""
+    value = abs(x)
+    scaled = flush(value) * output_scale
+    element = e2m1(scaled)
+    against = (x < ZERO) & (scaled != scaled)  # NaN becomes +6, whatever the sign of x
+    return scaled, element, (element * scale) * decode, np.float64(-value if against else value)
+
+
 @kernel
 def careful(x, output_scale, scale, decode, counts, sums):
     """What `encode` and the sums give, element by element as quantizing and decoding do it, whatever the values."""
@@ -193,18 +203,13 @@ def careful(x, output_scale, scale, decode, counts, sums):
         sums[i] = 0.0
     for c in range(BLOCK):
         for i in range(LANES):
-            value = abs(x[c * LANES + i])
-            scaled = flush(value) * output_scale[i]
-            element = e2m1(scaled)
-            decoded = (element * scale[i]) * decode[i]
+            scaled, element, decoded, signed = careful_step(x[c * LANES + i], output_scale[i], scale[i], decode[i])
             bits = to_bits(element)
             code = max((bits >> 22) - 252, min(bits, 1))  # a half has no exponent of its own in E2M1
             one, at = np.int32(1 << 8 * (code >> 1)), (code & 1) * LANES + i
             counts[at] += one
             if to_bits(x[c * LANES + i]) < 0 and scaled == scaled:
                 counts[NEGATIVE_EVEN * LANES + at] += one
-            against = (x[c * LANES + i] < ZERO) & (scaled != scaled)  # NaN becomes +6, whatever the sign of x
-            signed = np.float64(-value if against else value)
             error = np.float64(decoded) - signed
             sums[ERR_SQ * LANES + i] += error * error
             sums[ERR_ABS * LANES + i] += abs(error)
@@ -213,4 +218,4 @@ def careful(x, output_scale, scale, decode, counts, sums):
             sums[X_HAT_SQ * LANES + i] += np.float64(decoded) * np.float64(decoded)
             sums[DOT * LANES + i] += signed * np.float64(decoded)
             counts[CLIPPED * LANES + i] += (scaled > LIMIT) & (scale[i] != ZERO)
-            counts[FLUSHED * LANES + i] += (decoded == ZERO) & (value != ZERO)
+            counts[FLUSHED * LANES + i] += (decoded == ZERO) & (signed != 0.0)

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ...nvfp4 import BLOCK, Recipe, Tokens
 from . import engine as cpu
-from .analyze import new_tokens, new_work, rules_of, scale_candidate, scales_of
-from .choose import choose
-from .evaluate import ERR_ABS, ERR_SQ, careful, is_ordinary, step
-from .numbers import ZERO, e2m1, flush, from_bits, inlined, jit, kernel
+from .analyze import choose_for, new_tokens, new_work, scale_candidate, scales_of
+from .evaluate import ERR_ABS, ERR_SQ, careful, careful_step, is_ordinary, step
+from .numbers import from_bits, inlined, jit, kernel
 from .scales import spread
 from .tile import LANES, fill_plain, gather, row_amax
 
@@ -48,14 +47,10 @@ def weigh_tiles(memory, stride, kind, row_blocks, weights, plan, tokens, work, t
             if found[c] == c:
                 weigh_candidate(tile, c, theirs, work.candidates, scratch, weighted[c])
         for r in range(plan.six.shape[0]):
-            six, four = found[plan.six[r]], found[plan.four[r]]
-            for i in range(LANES):
-                chosen.is_four[i] = 0
-            if plan.flags[r, 0]:
-                unit, slack, rules = tokens.scales[r, 3], tokens.slack[r], rules_of(plan, r)
-                choose(tile, six, four, work.candidates, unit, slack, rules, chosen.is_four, work.doubts, work.few)
+            choose_for(r, tile, plan, tokens, work)
+            six, four = weighted[found[plan.six[r]]], weighted[found[plan.four[r]]]
             for i in range(n):
-                total[r, tile.token[i]] += weighted[four, i] if chosen.is_four[i] else weighted[six, i]
+                total[r, tile.token[i]] += four[i] if chosen.is_four[i] else six[i]
 
 
 @inlined
@@ -101,11 +96,8 @@ def weigh_carefully(x, theirs, output_scale, scale, decode, weighted):
         weighted[i] = 0.0
     for c in range(BLOCK):
         for i in range(LANES):
-            value = abs(x[c * LANES + i])
-            scaled = flush(value) * output_scale[i]
-            decoded = np.float64((e2m1(scaled) * scale[i]) * decode[i])
-            against = (x[c * LANES + i] < ZERO) & (scaled != scaled)  # NaN becomes +6, whatever the sign of x
-            error = decoded + np.float64(value) if against else decoded - np.float64(value)
+            _, _, decoded, signed = careful_step(x[c * LANES + i], output_scale[i], scale[i], decode[i])
+            error = np.float64(decoded) - signed
             weighted[i] += error * error * np.float64(from_bits(theirs[c * LANES + i]))
 
 
